@@ -1,0 +1,16 @@
+"""Train robust image classifiers, and measure how robust any classifier is, exactly.
+
+The rooms, each a folder; imports point down this list only:
+
+- ``bench`` and ``cli``: the commands; may import everything
+- ``report``: results files to tables, plots and one page
+- ``callbacks``: which measure on which test set, and the results file
+- ``modules``: the LightningModules, one a training scheme
+- ``data``: the typed batches, data modules, one a data set
+- ``models``, ``attacks``, ``metrics``, ``stimuli``, ``shards``: the pure parts
+- ``reference``: published constants
+
+Beneath them lie four files that every room may import: ``errors``, ``files``, ``batch`` and ``results``.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,67 @@
+"""What travels from data to networks and callbacks: a batch, and what a test set says of itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """One batch of images with their labels and places in the data set.
+
+    Attributes:
+        image: ``[B, 3, H, W]``; uint8 on the loader's side, float32 in [0, 1] after ``as_float``.
+        label: ``[B]`` int64 class; for cue-conflict images the category of the shape.
+        index: ``[B]`` int64, the sample's number in its data set.
+        valid: ``[B]`` bool, false for the copies that pad the last evaluation batches.
+        group: ``[B]`` int64, the ImageNet-C cell, the severity or the variant, where a set has one.
+        texture: ``[B]`` int64, the category of the texture, for cue-conflict images.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+    valid: Tensor
+    group: Tensor | None = None
+    texture: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: function(tensor) for name, tensor in present.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Return the batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory; torch's loaders call this."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def as_float(self) -> "Batch":
+        """Return the batch with its images as float32 in [0, 1]."""
+        if self.image.dtype != torch.uint8:
+            return self
+        return replace(self, image=self.image.float().div_(255.0))
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What one named test loader says of itself; every result measured on it carries this.
+
+    Attributes:
+        name: the loader's name and the second part of a metric's key, such as ``imagenet``.
+        count: how many samples it delivers, each once; a result with another count is an error.
+        protocol: plain values: split, resize, crop, decoder, digest of the shard index, restrictions.
+        categories: for cue-conflict sets, category name to class numbers, in label order.
+    """
+
+    name: str
+    count: int
+    protocol: Mapping[str, Any]
+    categories: Mapping[str, Sequence[int]] = field(default_factory=dict)

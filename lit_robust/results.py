@@ -1,0 +1,112 @@
+"""The results file: what a test run measured, and everything needed to believe it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_robust.errors import UserError
+from lit_robust.files import write_text
+
+SCHEMA = 1
+FILE_NAME = "results.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured value with its protocol.
+
+    Attributes:
+        dataset: the test loader's name, such as ``imagenet``.
+        metric: name of the measure, such as ``top1`` or ``shape_bias``; the loggers' key is
+            ``test/<dataset>/<metric>``.
+        value: the value; a fraction stays a fraction. NaN where the measure is undefined.
+        unit: ``fraction`` or ``count``.
+        count: how many samples the value was measured on.
+        protocol: plain values that settle how it was measured.
+    """
+
+    dataset: str
+    metric: str
+    value: float
+    unit: str
+    count: int
+    protocol: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The logger's key, ``test/<dataset>/<metric>``."""
+        return f"test/{self.dataset}/{self.metric}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image kept for a reader's eyes, with what the network said of it.
+
+    Attributes:
+        dataset: the test loader's name.
+        kind: ``adversarial`` (a pair: clean and attacked) or ``cue-conflict`` (a single image).
+        index: the sample's number in its data set.
+        images: role to PNG file, relative to the results file: ``clean``, ``adversarial``.
+        captions: role to words, such as ``{"clean": "disc", "adversarial": "square"}``.
+    """
+
+    dataset: str
+    kind: str
+    index: int
+    images: Mapping[str, str]
+    captions: Mapping[str, str]
+
+
+@dataclass
+class RunResults:
+    """A whole results file.
+
+    Attributes:
+        run: name, command, seed, versions, hardware, start, duration.
+        model: module, network, weights hash, training settings.
+        results: the values.
+        examples: images to look at.
+    """
+
+    run: dict[str, Any]
+    model: dict[str, Any]
+    results: list[Result]
+    examples: list[Example] = field(default_factory=list)
+
+    def save(self, folder: Path) -> Path:
+        """Write ``results.json`` into ``folder``, all of it or nothing, and return its path."""
+        content = {"schema": SCHEMA, **asdict(self)}
+        for entry in content["results"]:
+            # JSON has no NaN; null says "undefined" to every reader.
+            entry["value"] = None if math.isnan(entry["value"]) else entry["value"]
+        path = folder / FILE_NAME
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "RunResults":
+        """Read a results file, or the one inside a run's folder.
+
+        Raises:
+            UserError: there is none, it is not JSON, or its schema is another.
+        """
+        file = path / FILE_NAME if path.is_dir() else path
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA:
+                raise UserError(f"{file} has schema {content['schema']!r}; this version reads schema {SCHEMA}.")
+            results = [
+                Result(**{**entry, "value": math.nan if entry["value"] is None else float(entry["value"])})
+                for entry in content["results"]
+            ]
+            examples = [Example(**entry) for entry in content["examples"]]
+            return cls(run=content["run"], model=content["model"], results=results, examples=examples)
+        except FileNotFoundError:
+            raise UserError(f"No results file at {file}: name a folder that `lit-robust test` wrote into.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file} is not a results file ({error}): write it again with `lit-robust test`."
+            ) from error
