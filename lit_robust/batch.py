@@ -43,6 +43,10 @@ class Batch:
         """Return the batch in page-locked memory; torch's loaders call this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def select(self, mask: Tensor) -> "Batch":
+        """Return the samples where ``mask``, ``[B]`` bool, is true."""
+        return self._map(lambda tensor: tensor[mask])
+
     def as_float(self) -> "Batch":
         """Return the batch with its images as float32 in [0, 1]."""
         if self.image.dtype != torch.uint8:
@@ -59,9 +63,15 @@ class EvaluationSet:
         count: how many samples it delivers, each once; a result with another count is an error.
         protocol: plain values: split, resize, crop, decoder, digest of the shard index, restrictions.
         categories: for cue-conflict sets, category name to class numbers, in label order.
+        class_names: what to call each class where a person reads; empty where nobody said.
     """
 
     name: str
     count: int
     protocol: Mapping[str, Any]
     categories: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
+
+    def class_name(self, number: int) -> str:
+        """Return what to call class ``number``."""
+        return self.class_names[number] if number < len(self.class_names) else f"class {number}"

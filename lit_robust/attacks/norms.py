@@ -1,0 +1,94 @@
+"""The two norms attacks live in: how a step is scaled, how an offset is kept in the ball, where a search starts.
+
+Everything here works image by image on ``[B, ...]`` float32 tensors of any memory format.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_robust.attacks.draws import Generators, draw_normal, draw_uniform
+
+
+class Norm(ABC):
+    """A norm on images, with the geometry of its ball."""
+
+    @abstractmethod
+    def length(self, offset: Tensor) -> Tensor:
+        """Return each image's norm, ``[B, 1, ...]`` so that it multiplies ``offset`` ``[B, ...]``."""
+
+    @abstractmethod
+    def normalise(self, gradient: Tensor) -> Tensor:
+        """Return the direction of steepest ascent, of length 1; 0 where the gradient is 0."""
+
+    @abstractmethod
+    def project(self, offset: Tensor, eps: float) -> Tensor:
+        """Return the nearest offset (in L2) in the closed ball of radius ``eps``; what is inside stays as it is."""
+
+    @abstractmethod
+    def ball(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+        """Return offsets of the shape of ``images``, uniform in the volume of the ball of radius ``eps``."""
+
+    @abstractmethod
+    def diameter(self, shape: Sequence[int]) -> float:
+        """Return the largest distance of two images ``[C, H, W]`` in [0, 1]; no ball need be larger."""
+
+
+class L2(Norm):
+    """Euclidean norm over all pixels and channels of an image."""
+
+    def length(self, offset: Tensor) -> Tensor:
+        """Return the Euclidean norms ``[B, 1, ...]``."""
+        norms: Tensor = torch.linalg.vector_norm(offset, dim=tuple(range(1, offset.ndim)), keepdim=True)
+        return norms
+
+    def normalise(self, gradient: Tensor) -> Tensor:
+        """Return the gradient over its norm plus 1e-10, as MadryLab/robustness does (``attack_steps.py``)."""
+        return gradient / (self.length(gradient) + 1e-10)
+
+    def project(self, offset: Tensor, eps: float) -> Tensor:
+        """Shrink offsets longer than ``eps`` to ``eps``."""
+        # Inside the ball the quotient is eps / eps, exactly 1; the tiny number keeps eps = 0 from being 0 / 0.
+        return offset * (eps / self.length(offset).clamp_min(max(eps, 1e-30)))
+
+    def sphere(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+        """Return offsets of length ``eps`` in uniform directions; the random start of MadryLab/robustness."""
+        direction = draw_normal(images.shape, generator, images.device)
+        return direction * (eps / self.length(direction))
+
+    def ball(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+        """Return a uniform direction times ``eps`` times a uniform number to the power 1 / dimension."""
+        direction = self.sphere(images, eps, generator)
+        radius = draw_uniform(images.shape[:1], generator, images.device)
+        return direction * radius.view(-1, *[1] * (images.ndim - 1)) ** (1 / math.prod(images.shape[1:]))
+
+    def diameter(self, shape: Sequence[int]) -> float:
+        """Return the square root of the number of values in an image: 388 for 3 channels of 224 by 224."""
+        return math.sqrt(math.prod(shape))
+
+
+class Linf(Norm):
+    """Largest absolute change of any value of an image."""
+
+    def length(self, offset: Tensor) -> Tensor:
+        """Return the largest absolute values ``[B, 1, ...]``."""
+        return offset.abs().amax(dim=tuple(range(1, offset.ndim)), keepdim=True)
+
+    def normalise(self, gradient: Tensor) -> Tensor:
+        """Return the sign of the gradient (Goodfellow et al. 2015, section 4)."""
+        return gradient.sign()
+
+    def project(self, offset: Tensor, eps: float) -> Tensor:
+        """Clamp every value to [-eps, eps]."""
+        return offset.clamp(-eps, eps)
+
+    def ball(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+        """Return values uniform in [-eps, eps)."""
+        return (2 * draw_uniform(images.shape, generator, images.device) - 1) * eps
+
+    def diameter(self, shape: Sequence[int]) -> float:
+        """Return 1, the range of a pixel."""
+        return 1.0

@@ -1,0 +1,45 @@
+"""The verdict on images: fp32, whatever precision they were found in."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_robust.attacks.attack import Model
+from lit_robust.attacks.losses import Loss
+from lit_robust.errors import UserError
+
+
+class Score(NamedTuple):
+    """What a network makes of some images.
+
+    Attributes:
+        success: bool ``[B]``, true where the image is misclassified; ties go to the lower class number.
+        loss: float32 ``[B]``.
+    """
+
+    success: Tensor
+    loss: Tensor
+
+
+def score(model: Model, images: Tensor, labels: Tensor, loss: Loss) -> Score:
+    """Run the network once, without gradients and with autocast off; its mode is the caller's business."""
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        logits = model(images).float()
+        return Score(success=logits.argmax(1) != labels, loss=loss(logits, labels).float())
+
+
+def check_numbers(loss: Tensor) -> None:
+    """Refuse a verdict on logits that are not numbers; reads values, so it waits for an accelerator.
+
+    An infinite loss is a legal answer: a class may have probability 0.
+
+    Raises:
+        UserError: some loss is NaN.
+    """
+    undefined = int(loss.isnan().sum())
+    if undefined:
+        raise UserError(
+            f"The loss is not a number for {undefined} of {len(loss)} attacked images: the network's logits or "
+            "gradients overflow, so take a checkpoint from before it diverged, or attack it in float32."
+        )

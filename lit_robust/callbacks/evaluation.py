@@ -1,0 +1,126 @@
+"""The base of all evaluations: one measure on one named test set, counted exactly."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.errors import DataError, UserError
+from lit_robust.results import Example, Result
+
+
+class EvaluationCallback(Callback, ABC):
+    """Follows one test loader, and gives results when all its samples were seen once.
+
+    A subclass keeps sums in ``update`` and turns them into results in ``compute``. The base hands it only valid
+    samples, refuses logits that are not numbers, checks the count, logs, and keeps the results for the results file.
+
+    Args:
+        dataset: name of the test loader, such as ``imagenet``.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+        self.results: list[Result] = []
+        self.examples: list[Example] = []
+
+    @abstractmethod
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set all sums to zero on the module's device, before the first batch."""
+
+    @abstractmethod
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch of valid samples.
+
+        Args:
+            module: the module under test.
+            batch: float images in [0, 1]; possibly empty.
+            logits: fp32 ``[B, num_classes]``.
+        """
+
+    @abstractmethod
+    def compute(self) -> list[Result]:
+        """Return the results over all ranks; every rank calls this, and gets the same."""
+
+    def illustrate(self, trainer: Trainer) -> list[Example]:
+        """Show images and tables to the loggers, and return the examples for the report; every rank calls this."""
+        return []
+
+    def result(self, metric: str, value: Tensor | float, unit: str = "fraction", **protocol: Any) -> Result:
+        """Return a result of this test set, its protocol joined with the data's."""
+        return Result(
+            self.dataset, metric, float(value), unit, self.described.count, {**self.described.protocol, **protocol}
+        )
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the loader by its name."""
+        sets: Mapping[str, EvaluationSet] = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
+        if self.dataset not in sets:
+            names = ", ".join(sets) or "no test set"
+            raise UserError(
+                f"{type(self).__name__} evaluates {self.dataset!r}, but the data have {names}: "
+                "add that data module, or take the callback out."
+            )
+        self.described = sets[self.dataset]
+        self.loader_number = list(sets).index(self.dataset)
+        self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+        self.results, self.examples = [], []
+        self.prepare(pl_module, self.described)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Hand the valid part of this set's batches to ``update``."""
+        if dataloader_idx != self.loader_number:
+            return
+        kept = batch.select(batch.valid)
+        logits: Tensor = outputs[batch.valid]
+        broken = ~logits.isfinite().all(1)
+        if broken.any():
+            raise DataError(
+                f"The network gives logits that are not finite for sample {int(kept.index[broken][0])} of "
+                f"{self.dataset}: check its weights and precision."
+            )
+        self.seen += len(kept)
+        self.update(pl_module, kept, logits)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the count over all ranks, then compute, log and keep the results."""
+        seen = int(trainer.strategy.reduce(self.seen.clone(), reduce_op="sum"))
+        if seen != self.described.count:
+            if trainer.limit_test_batches == 1.0:
+                raise DataError(
+                    f"{seen} samples of {self.dataset} were evaluated where its index has {self.described.count}: "
+                    "no result is given."
+                )
+            protocol = {**self.described.protocol, "partial": True, "full_count": self.described.count}
+            self.described = replace(self.described, count=seen, protocol=protocol)
+        self.results = self.compute()
+        for result in self.results:
+            pl_module.log(result.key, result.value, rank_zero_only=False)
+        self.examples = self.illustrate(trainer)
+
+
+def log_images(trainer: Trainer, key: str, images: Sequence[Any], captions: Sequence[str]) -> None:
+    """Show images to every logger that takes them (W&B does; CSV does not)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=key, images=list(images), caption=list(captions))
+
+
+def log_table(trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Show a table to every logger that takes one (W&B does; CSV does not)."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_table"):
+            logger.log_table(key=key, columns=list(columns), data=[list(row) for row in rows])

@@ -1,0 +1,66 @@
+"""A few images of a test set, the same ones on any number of ranks, kept for a reader's eyes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from lit_robust.files import atomic_path
+
+FOLDER = "examples"
+
+
+@dataclass
+class Gallery:
+    """Collects chosen samples on whichever rank they turn up, and brings them together.
+
+    Attributes:
+        wanted: sample numbers to keep.
+        kept: sample number to its images by role, uint8 ``[H, W, 3]``, and its captions by role.
+    """
+
+    wanted: frozenset[int]
+    kept: dict[int, tuple[dict[str, NDArray[np.uint8]], dict[str, str]]] = field(default_factory=dict)
+
+    @classmethod
+    def spread(cls, count: int, size: int) -> "Gallery":
+        """Choose ``size`` sample numbers evenly over ``count``."""
+        return cls(frozenset(np.linspace(0, count - 1, min(size, count)).round().astype(int).tolist()))
+
+    def places(self, index: Tensor) -> list[tuple[int, int]]:
+        """Return (place in the batch, sample number) of the wanted samples among ``index`` ``[B]``."""
+        return [(place, number) for place, number in enumerate(index.tolist()) if number in self.wanted]
+
+    def gather(self) -> None:
+        """Bring all ranks' images together, in sample order; a collective call."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[dict[int, tuple[dict[str, NDArray[np.uint8]], dict[str, str]]]]
+            parts = [{} for _ in range(torch.distributed.get_world_size())]
+            torch.distributed.all_gather_object(parts, self.kept)
+            self.kept = {number: entry for part in parts for number, entry in part.items()}
+        self.kept = dict(sorted(self.kept.items()))
+
+    def save(self, trainer: Trainer, prefix: str) -> dict[int, dict[str, str]]:
+        """Write every image as a PNG into ``examples/`` of the run's folder, on rank 0.
+
+        Returns:
+            Sample number to role to the file, relative to the run's folder.
+        """
+        files: dict[int, dict[str, str]] = {}
+        for number, (images, _) in self.kept.items():
+            files[number] = {role: f"{FOLDER}/{prefix}-{number}-{role}.png" for role in images}
+            for role, image in images.items() if trainer.is_global_zero else ():
+                with atomic_path(Path(trainer.default_root_dir) / files[number][role]) as beside:
+                    Image.fromarray(image).save(beside, format="PNG")
+        return files
+
+
+def to_uint8(image: Tensor) -> NDArray[np.uint8]:
+    """Return ``[H, W, 3]`` uint8 of a float image ``[3, H, W]`` in [0, 1]."""
+    pixels: NDArray[np.uint8] = image.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return pixels

@@ -1,0 +1,76 @@
+"""Writes the results of a test run into its folder."""
+
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+import lit_robust
+from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.results import RunResults
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
+
+
+class ResultsFile(Callback):
+    """Collects what the run's evaluation callbacks found, and writes ``results.json`` into the run's folder.
+
+    Args:
+        command: the command line, to be kept with the results.
+    """
+
+    def __init__(self, command: str = "") -> None:
+        self.command = command
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the time."""
+        self.started = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file, on rank 0."""
+        if not trainer.is_global_zero:
+            return
+        evaluations = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback)]  # type: ignore[attr-defined]
+        folder = Path(trainer.default_root_dir).resolve()
+        run = {
+            "name": folder.name,
+            "command": self.command,
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 1),
+            "precision": str(trainer.precision),
+            "ranks": trainer.world_size,
+            "hardware": hardware(pl_module.device),
+            "versions": versions(),
+        }
+        found = RunResults(
+            run=run,
+            model=pl_module.describe(),
+            results=[result for callback in evaluations for result in callback.results],
+            examples=[example for callback in evaluations for example in callback.examples],
+        )
+        found.save(folder)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this package, of Python, and of everything a number may depend on."""
+    return {
+        "lit_robust": lit_robust.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what the run was computed on."""
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device)}
+    return {"device": "cpu", "machine": platform.machine(), "threads": torch.get_num_threads()}

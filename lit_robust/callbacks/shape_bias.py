@@ -1,0 +1,80 @@
+"""Shape bias on cue-conflict images."""
+
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.evaluation import EvaluationCallback, log_images, log_table
+from lit_robust.callbacks.gallery import Gallery, to_uint8
+from lit_robust.errors import UserError
+from lit_robust.metrics import ShapeBias, shape_bias
+from lit_robust.metrics.shape_bias import Aggregation
+from lit_robust.results import Example, Result
+
+COLUMNS = ("category", "shape", "texture", "other", "right without conflict", "images without conflict")
+
+
+class ShapeBiasEvaluation(EvaluationCallback):
+    """Shape, texture and other decisions, and the shape bias, overall and per category (Geirhos et al. 2019).
+
+    Args:
+        dataset: name of the test loader; its set must have categories.
+        aggregation: how a category's probability follows from its classes': the authors' ``mean``, ``max`` or ``sum``.
+        examples: how many images to keep for the report and for W&B.
+    """
+
+    def __init__(self, dataset: str = "cue-conflict", aggregation: Aggregation = "mean", examples: int = 12) -> None:
+        super().__init__(dataset)
+        self.aggregation: Aggregation = aggregation
+        self.number_of_examples = examples
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the counts to zero."""
+        if not described.categories:
+            raise UserError(f"The test set {described.name!r} has no categories: evaluate shape bias on cue-conflict.")
+        self.metric = ShapeBias(described.categories, self.aggregation).to(module.device)
+        self.gallery = Gallery.spread(described.count, self.number_of_examples)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch."""
+        assert batch.texture is not None
+        self.metric.update(logits, batch.label, batch.texture)
+        names = list(self.metric.categories)
+        for place, number in self.gallery.places(batch.index):
+            shape, texture = names[int(batch.label[place])], names[int(batch.texture[place])]
+            decision = names[int(self.metric.decide(logits[place, None]))]
+            captions = {"image": f"shape {shape}, texture {texture}: says {decision}"}
+            self.gallery.kept[number] = ({"image": to_uint8(batch.image[place])}, captions)
+
+    def compute(self) -> list[Result]:
+        """Return the bias, the decision counts, the accuracy without conflict, and each category's bias."""
+        computed = self.metric.compute()
+        self.counts = computed["counts"]
+        shape, texture, other, right, same = self.counts.sum(0).tolist()
+        kind = {"aggregation": self.aggregation, "categories": len(self.metric.categories)}
+        results = [
+            self.result("shape_bias", computed["shape_bias"], **kind),
+            self.result("shape_decisions", shape, "count", **kind),
+            self.result("texture_decisions", texture, "count", **kind),
+            self.result("other_decisions", other, "count", **kind),
+        ]
+        if same:
+            results.append(self.result("accuracy_without_conflict", right / same, images=same, **kind))
+        for name, row in zip(self.metric.categories, self.counts, strict=True):
+            decided = {"shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
+            results.append(self.result(f"shape_bias_{name}", shape_bias(row[0], row[1]), **kind, **decided))
+        return results
+
+    def illustrate(self, trainer: Trainer) -> list[Example]:
+        """Log the table of decisions and some images."""
+        rows = [[name, *row.tolist()] for name, row in zip(self.metric.categories, self.counts, strict=True)]
+        log_table(trainer, f"test/{self.dataset}/decisions", COLUMNS, rows)
+        self.gallery.gather()
+        files = self.gallery.save(trainer, self.dataset)
+        kept = self.gallery.kept
+        images = [entry[0]["image"] for entry in kept.values()]
+        log_images(trainer, f"test/{self.dataset}/examples", images, [entry[1]["image"] for entry in kept.values()])
+        return [
+            Example(self.dataset, "cue-conflict", number, files[number], captions)
+            for number, (_, captions) in kept.items()
+        ]

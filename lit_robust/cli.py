@@ -1,0 +1,92 @@
+"""The ``lit-robust`` command: finds the tool asked for, and turns users' mistakes into one sentence.
+
+Nothing heavy is imported before the tool is known, so that ``lit-robust --help`` answers at once.
+"""
+
+import re
+import shlex
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+
+from lit_robust import __version__
+from lit_robust.errors import UserError
+
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+HELP = """\
+usage: lit-robust COMMAND [OPTIONS]
+
+Train robust image classifiers, and measure how robust any classifier is.
+
+see it work:
+  demo        draw toy data, train a standard and a robust network, compare them (about 5 minutes)
+
+train and evaluate, each with -c CONFIG.yaml and any option of it on the command line:
+  fit         train a network
+  validate    accuracy on the validation images
+  test        every evaluation the config names; writes results.json into the run's folder
+  predict     a class for every validation image; writes predictions.csv into the run's folder
+
+data and reports:
+  data toy    draw the toy data, as shards in the layouts of the real sets
+  data shard  pack folders of images into shards
+  report      compare runs on one page
+
+options:
+  -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options
+  --version   show the version
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        args: the words after ``lit-robust``; those of the process where null.
+
+    Returns:
+        0 if all went well, 2 after a user's mistake, which was explained in one sentence on standard error.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        if words[0] in TRAINER_COMMANDS:
+            from lit_robust.trainer_cli import run_trainer
+
+            run_trainer(words, command=shlex.join(["lit-robust", *words]))
+        else:
+            from lit_robust.tools import run_tool
+
+            run_tool(words)
+    except KeyboardInterrupt:
+        print("lit-robust: interrupted; what was finished is kept.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"lit-robust: {sentence}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def explain(error: BaseException | None) -> str | None:
+    """Return the sentence for a user's mistake, however deep a library has wrapped it; null for anything else."""
+    outermost = error
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return one_sentence(str(outermost)) if isinstance(outermost, ArgumentError) else None
+
+
+def one_sentence(message: str) -> str:
+    """Return the innermost reason of a parser's message, on one line, with what to do about it."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reason = re.sub(r"\s+", " ", " ".join(lines))
+    return f"{reason.rstrip('.')}; `--help` shows the options and their types."

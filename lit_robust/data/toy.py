@@ -1,0 +1,100 @@
+"""The toy data on disk: drawn figures in the layouts of the real image sets."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lit_robust.seeds import stream_seed
+from lit_robust.shards import ShardWriter
+from lit_robust.stimuli.figures import (
+    CLASS_NAMES,
+    HARD,
+    OUTLINES,
+    PLAIN,
+    Layout,
+    agreeing_cues,
+    conflicting_cues,
+    draw_figure,
+    novel_cues,
+    stylized_cues,
+)
+
+SHARD_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class ToySet:
+    """One split of one set: where it lies, and the cues of its figures."""
+
+    folder: str
+    split: str
+    cues: Sequence[tuple[int, int]]
+    layout: Layout = PLAIN
+
+
+def toy_sets(train: int, test: int) -> list[ToySet]:
+    """Return what `write_toy_data` draws.
+
+    Args:
+        train: figures of each training split.
+        test: figures of every other split; one in eight cue-conflict figures is without conflict.
+    """
+    same = test // len(CLASS_NAMES)
+    return [
+        ToySet("imagenet", "train", agreeing_cues(train)),
+        ToySet("imagenet", "val", agreeing_cues(test)),
+        ToySet("stylized-imagenet", "train", stylized_cues(train)),
+        ToySet("stylized-imagenet", "val", stylized_cues(test)),
+        ToySet("cue-conflict", "test", [*conflicting_cues(test - same), *agreeing_cues(same)]),
+        ToySet("imagenet-a", "test", agreeing_cues(test), HARD),
+        ToySet("imagenet-o", "test", novel_cues(test)),
+    ]
+
+
+def write_toy_data(output: Path, seed: int, train: int, test: int, size: int) -> None:
+    """Draw all sets and write them as shards; the same bytes for the same arguments.
+
+    Labels are the class of the outline; in ``imagenet-o``, whose outlines have no class, the number of the outline
+    among those never trained.
+
+    Args:
+        output: folder for the sets.
+        seed: of the figures; every split draws from a stream of its own.
+        train: figures of each training split.
+        test: figures of every other split.
+        size: side of a figure in pixels.
+
+    Raises:
+        UserError: one of the splits is there already, or the folder cannot be written.
+    """
+    sets = toy_sets(train, test)
+    with tqdm(total=sum(len(toy.cues) for toy in sets), desc="drawing", unit="figure") as progress:
+        for toy in sets:
+            _write_set(output / toy.folder, toy, size, seed, progress)
+
+
+def _write_set(folder: Path, toy: ToySet, size: int, seed: int, progress: "tqdm[None]") -> None:
+    trained = toy.folder != "imagenet-o"
+    names = CLASS_NAMES if trained else OUTLINES[len(CLASS_NAMES) :]
+    categories = {name: [number] for number, name in enumerate(names)} if toy.folder == "cue-conflict" else None
+    with ShardWriter(folder, toy.split, shard_size=SHARD_SIZE, class_names=names, categories=categories) as writer:
+        for number, (outline, texture) in enumerate(toy.cues):
+            stream = np.random.SeedSequence(stream_seed(seed, f"figure {toy.folder} {toy.split}", number))
+            figure = draw_figure(outline=outline, texture=texture, size=size, seed=stream, layout=toy.layout)
+            file = io.BytesIO()
+            Image.fromarray(figure).save(file, format="PNG")
+            label = outline if trained else outline - len(CLASS_NAMES)
+            writer.write(_key(toy, number, names[label], texture), {"png": file.getvalue(), "cls": b"%d" % label})
+            progress.update()
+
+
+def _key(toy: ToySet, number: int, name: str, texture: int) -> str:
+    if toy.folder == "cue-conflict":
+        # The published images' form: shape and texture as the classes they are of, each with a number.
+        return f"{name}/{name}{number}-{CLASS_NAMES[texture]}{number}"
+    return f"{name}/{number:06d}"

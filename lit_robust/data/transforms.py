@@ -1,0 +1,117 @@
+"""Decoded images to one size: the evaluation and training crops, on uint8, one image at a time."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Crop = Literal["none", "random_resized", "padded"]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class EvaluationCrop:
+    """Resize the shorter side, then cut out the centre; either may be left out.
+
+    Attributes:
+        resize: length of the shorter side in pixels; null keeps the image as it is.
+        crop: side of the central square in pixels; null keeps the whole image.
+    """
+
+    resize: int | None = 256
+    crop: int | None = 224
+
+    def __call__(self, image: Image) -> Tensor:
+        """Return uint8 ``[3, H, W]`` of an RGB image ``[H, W, 3]``."""
+        pixels = as_tensor(image)
+        if self.resize is not None:
+            height, width = pixels.shape[1:]
+            short = min(height, width)
+            # torchvision's Resize rounds the longer side down.
+            size = (int(self.resize * height / short), int(self.resize * width / short))
+            pixels = resize(pixels, size)
+        return pixels if self.crop is None else centre_crop(pixels, self.crop)
+
+    def protocol(self) -> dict[str, object]:
+        """Return plain values for the results file."""
+        return {"resize": self.resize, "crop": self.crop, "interpolation": "bilinear with antialias"}
+
+
+@dataclass(frozen=True)
+class TrainingCrop:
+    """Draw a crop and a flip from a generator.
+
+    Attributes:
+        crop: ``random_resized`` (8 to 100 % of the area, aspect 3/4 to 4/3), ``padded`` (a random place after padding
+            by an eighth of the size), or ``none``.
+        size: side of the result in pixels.
+        flip: mirror every second image, left to right.
+    """
+
+    crop: Crop = "random_resized"
+    size: int = 224
+    flip: bool = True
+
+    def __call__(self, image: Image, random: np.random.Generator) -> Tensor:
+        """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``."""
+        pixels = as_tensor(image)
+        if self.crop == "random_resized":
+            top, left, height, width = random_box(pixels.shape[1], pixels.shape[2], random)
+            pixels = resize(pixels[:, top : top + height, left : left + width], (self.size, self.size))
+        elif self.crop == "padded":
+            pad = self.size // 8
+            pixels = F.pad(pixels, (pad, pad, pad, pad))
+            top, left = random.integers(0, 2 * pad + 1, 2)
+            pixels = pixels[:, top : top + self.size, left : left + self.size]
+        if self.flip and random.random() < 0.5:
+            pixels = pixels.flip(2)
+        return pixels
+
+
+def as_tensor(image: Image) -> Tensor:
+    """Return ``[3, H, W]`` that shares memory with the image ``[H, W, 3]``."""
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize uint8 ``[3, H, W]`` to ``size`` (height, width): bilinear, with antialias when it shrinks."""
+    if pixels.shape[1:] == size:
+        return pixels
+    return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def centre_crop(pixels: Tensor, side: int) -> Tensor:
+    """Cut the central square out of ``[3, H, W]``, padding with black where the image is smaller."""
+    height, width = pixels.shape[1:]
+    if height < side or width < side:
+        down, across = max(side - height, 0), max(side - width, 0)
+        pixels = F.pad(pixels, (across // 2, (across + 1) // 2, down // 2, (down + 1) // 2))
+        height, width = pixels.shape[1:]
+    # Rounds half to even, as torchvision's CenterCrop does.
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return pixels[:, top : top + side, left : left + side]
+
+
+def random_box(height: int, width: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw the box of a random resized crop (Szegedy et al. 2015, as torchvision draws it).
+
+    Returns:
+        Top, left, height and width in pixels; after ten misses the largest central box of an allowed aspect.
+    """
+    area = height * width
+    for _ in range(10):
+        target = area * random.uniform(0.08, 1.0)
+        aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        box_width, box_height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(random.integers(0, height - box_height + 1))
+            left = int(random.integers(0, width - box_width + 1))
+            return top, left, box_height, box_width
+    box_width = min(width, round(height * 4 / 3))
+    box_height = min(height, round(width * 4 / 3))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width

@@ -1,0 +1,73 @@
+"""Top-k accuracy with an exact count."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def topk_correct(logits: Tensor, labels: Tensor, top_k: Sequence[int]) -> Tensor:
+    """Count the samples whose label is among the ``k`` highest logits, for each ``k``.
+
+    Ties go to the lower class number, as with ``argmax``; a NaN logit beats every number, so it never helps.
+
+    Args:
+        logits: ``[B, num_classes]``; ``B`` may be 0.
+        labels: ``[B]`` int64.
+        top_k: how many answers are allowed.
+
+    Returns:
+        ``[len(top_k)]`` int64 counts.
+
+    Example:
+        >>> topk_correct(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]]), torch.tensor([1, 2]), (1, 2))
+        tensor([1, 2])
+    """
+    own = logits.gather(1, labels[:, None])
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
+    rank = (~behind).sum(1)
+    return torch.stack([(rank < k).sum() for k in top_k])
+
+
+class TopKAccuracy(Metric):
+    """Fractions of samples whose label is among the k highest logits; exact over ranks.
+
+    Args:
+        top_k: how many answers are allowed, such as ``(1, 5)``.
+
+    Example:
+        >>> metric = TopKAccuracy(top_k=(1, 2))
+        >>> metric.update(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+        >>> metric.compute()
+        tensor([0.5000, 1.0000], dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, top_k: Sequence[int] = (1, 5)) -> None:
+        super().__init__()
+        self.top_k = tuple(top_k)
+        self.add_state("correct", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: logits ``[B, num_classes]``, labels ``[B]``; ``B`` may be 0."""
+        self.correct += topk_correct(logits, labels, self.top_k)
+        self.total += len(labels)
+
+    def compute(self) -> Tensor:
+        """Return the fractions ``[len(top_k)]``, a scalar for a single k; NaN where nothing was counted."""
+        return self.correct.double() / self.total
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one or several computed values; see torchmetrics."""
+        return self._plot(val, ax)

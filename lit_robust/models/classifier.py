@@ -1,0 +1,57 @@
+"""A network with its normalisation inside."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lit_robust.errors import UserError
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] to logits, with the channel normalisation as the first layer.
+
+    Attacks and corruptions work on what goes in here, so eps is always in pixel units of [0, 1].
+
+    Args:
+        network: takes normalised images ``[B, 3, H, W]`` and returns logits ``[B, num_classes]``.
+        mean: per-channel mean, in [0, 1] pixel units.
+        std: per-channel standard deviation, in [0, 1] pixel units.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        # Not in the state dict: they belong to the network's description, which a checkpoint keeps by itself.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1]."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+    def features(self, images: Tensor, layer: str) -> Tensor:
+        """Return what the sub-module named ``layer`` gives out for ``images``.
+
+        Args:
+            images: float ``[B, 3, H, W]`` in [0, 1].
+            layer: dotted name inside the network, such as ``avgpool`` or ``layer4.1``.
+
+        Raises:
+            UserError: the network has no such layer.
+        """
+        layers = dict(self.network.named_modules())
+        if layer not in layers or not layer:
+            names = ", ".join(name for name, _ in self.network.named_children())
+            raise UserError(f"The network has no layer {layer!r}: its first-level layers are {names}.")
+        seen: list[Tensor] = []
+        handle = layers[layer].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            self(images)
+        finally:
+            handle.remove()
+        return seen[0]

@@ -1,0 +1,105 @@
+"""Networks by name: torchvision's, timm's, and a small one of ours."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from lit_robust.errors import UserError
+from lit_robust.models.classifier import Classifier
+from lit_robust.models.resnet_small import resnet_small, resnet_tiny
+from lit_robust.models.weights import load_weights
+
+OURS: dict[str, Callable[[int], nn.Module]] = {"resnet_small": resnet_small, "resnet_tiny": resnet_tiny}
+FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Which network, with which weights, and how it normalises.
+
+    Attributes:
+        name: ``torchvision/<name>``, ``timm/<name>`` or ``lit_robust/resnet_small``.
+        num_classes: number of classes it tells apart.
+        weights: null for random weights, ``pretrained`` for the library's default ones, the name of one of
+            torchvision's entries such as ``IMAGENET1K_V1``, or a file (.pt, .pth, .safetensors, or a Lightning .ckpt).
+        mean: per-channel mean the network expects, in [0, 1] pixel units; ImageNet's by default.
+        std: per-channel standard deviation the network expects, in [0, 1] pixel units; ImageNet's by default.
+    """
+
+    name: str = "torchvision/resnet50"
+    num_classes: int = 1000
+    weights: str | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def build_classifier(spec: Network) -> Classifier:
+    """Build the network, load its weights strictly, and put the normalisation in front.
+
+    Raises:
+        UserError: unknown library or name, a class count the weights do not have, or weights of another network.
+    """
+    library, _, name = spec.name.partition("/")
+    builders = {"torchvision": _torchvision, "timm": _timm, "lit_robust": _ours}
+    if library not in builders or not name:
+        raise UserError(
+            f"Unknown network {spec.name!r}: write torchvision/<name>, timm/<name>, or lit_robust/{'|'.join(OURS)}."
+        )
+    is_file = spec.weights is not None and spec.weights.endswith(FILE_ENDINGS)
+    entry = None if is_file else spec.weights
+    network = builders[library](name, spec.num_classes, entry)
+    if is_file and spec.weights is not None:
+        load_weights(network, Path(spec.weights), spec.name, spec.num_classes)
+    return Classifier(network, spec.mean, spec.std)
+
+
+def _ours(name: str, num_classes: int, entry: str | None) -> nn.Module:
+    if name not in OURS:
+        raise UserError(f"Unknown network lit_robust/{name}: choose one of {', '.join(OURS)}.")
+    if entry is not None:
+        raise UserError(f"lit_robust/{name} has no pretrained weights {entry!r}: give a file, or null.")
+    return OURS[name](num_classes)
+
+
+def _torchvision(name: str, num_classes: int, entry: str | None) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise UserError(f"torchvision has no classifier {name!r}: `torchvision.models.list_models()` lists its names.")
+    weights = None
+    if entry is not None:
+        entries = models.get_model_weights(name)
+        known = ["pretrained", *entries.__members__]
+        if entry not in known:
+            raise UserError(
+                f"torchvision/{name} has no weights {entry!r}: choose one of {', '.join(known)}, or a file."
+            )
+        weights = entries.DEFAULT if entry == "pretrained" else entries[entry]
+        if len(weights.meta["categories"]) != num_classes:
+            raise UserError(
+                f"The weights {entry} of torchvision/{name} have {len(weights.meta['categories'])} classes, "
+                f"but num_classes is {num_classes}: set num_classes to match, or weights to null."
+            )
+    # Auxiliary classifiers make the output a tuple in train mode only; neither our losses nor attacks want that.
+    if name in ("googlenet", "inception_v3"):
+        network = models.get_model(name, weights=weights, num_classes=num_classes, aux_logits=False)
+    else:
+        network = models.get_model(name, weights=weights, num_classes=num_classes)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def _timm(name: str, num_classes: int, entry: str | None) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name[:6]}*")[:3]
+        hint = f"; close names are {', '.join(close)}" if close else ""
+        raise UserError(f"timm has no network {name!r}{hint}: `timm.list_models()` lists its names.")
+    if entry not in (None, "pretrained"):
+        raise UserError(f"timm/{name} knows no weights {entry!r}: write pretrained, a file, or null.")
+    network = timm.create_model(name, pretrained=entry == "pretrained", num_classes=num_classes)
+    assert isinstance(network, nn.Module)
+    return network

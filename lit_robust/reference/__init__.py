@@ -1,0 +1,33 @@
+"""Published constants as data, each file with its source here, and the one loader for them.
+
+- ``imagenet_classes.csv``: the 1,000 classes of ILSVRC-2012 in the order of their sorted WordNet ids, which is the
+  order of torchvision's and timm's logits; names as in torchvision.
+- ``imagenet_categories_16.json``: the 16 entry-level categories of Geirhos et al. 2019 and their 207 ImageNet classes,
+  as in rgeirhos/texture-vs-shape ``code/helper/human_categories.py``.
+"""
+
+import csv
+import json
+from functools import cache
+from importlib.resources import files
+
+
+def _read(name: str) -> str:
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def imagenet_wnids() -> tuple[str, ...]:
+    """Return the 1,000 WordNet ids; the place of each is its class number."""
+    return tuple(row["wnid"] for row in csv.DictReader(_read("imagenet_classes.csv").splitlines()))
+
+
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """Return the 1,000 English class names in class order."""
+    return tuple(row["name"] for row in csv.DictReader(_read("imagenet_classes.csv").splitlines()))
+
+
+def imagenet_categories() -> dict[str, tuple[int, ...]]:
+    """Return the 16 categories in alphabetical order, each with its ImageNet class numbers."""
+    return {name: tuple(classes) for name, classes in json.loads(_read("imagenet_categories_16.json")).items()}

@@ -1,0 +1,97 @@
+"""fit, validate, test and predict: LightningCLI with the run's folder as the place for everything."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+
+from lit_robust import callbacks, data, modules
+from lit_robust.data import RobustDataModule
+from lit_robust.files import write_text
+from lit_robust.modules import ClassifierModule
+from lit_robust.report import compare, load_runs
+from lit_robust.report.table import markdown
+from lit_robust.results import FILE_NAME
+
+__all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes the whole configuration into the run's folder, and hands it to the loggers as nested values."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config-<command>.yaml``, on rank 0."""
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        command = trainer.state.fn.value if trainer.state.fn else stage
+        write_text(Path(trainer.default_root_dir) / f"config-{command}.yaml", text)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+
+class RobustCLI(LightningCLI):
+    """LightningCLI whose loggers and checkpoints live in the run's folder, ``trainer.default_root_dir``."""
+
+    def before_test(self) -> None:
+        """Silence Lightning's table, which repeats every value for every loader."""
+        self.config_init["test"]["verbose"] = False
+
+    def after_test(self) -> None:
+        """Print the results, and where they are."""
+        folder = Path(self.trainer.default_root_dir)
+        if self.trainer.is_global_zero:
+            runs = {run.label: run.found for run in load_runs([folder])}
+            print(f"\n{markdown(compare(runs))}\nResults are in {folder / FILE_NAME}")
+
+    def before_instantiate_classes(self) -> None:
+        """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
+        trainer = self.config[self.config.subcommand].trainer
+        root = Path(trainer.default_root_dir)
+        for entry in [*_listed(trainer.logger), *_listed(trainer.callbacks)]:
+            arguments = entry.get("init_args") or Namespace()
+            for key in ("save_dir", "dirpath"):
+                if arguments.get(key) is not None:
+                    arguments[key] = str(root / arguments[key])
+
+
+def _listed(value: Any) -> list[Namespace]:
+    entries = value if isinstance(value, list) else [value]
+    return [entry for entry in entries if isinstance(entry, Namespace)]
+
+
+def run_trainer(words: Sequence[str], command: str) -> None:
+    """Run one of Lightning's commands.
+
+    Args:
+        words: the command and its options.
+        command: the whole command line, kept with the results.
+    """
+    # Lightning 2.6.6 calls three names that jsonargparse 4.49 deprecates; it is theirs to mend.
+    warnings.filterwarnings("ignore", message=".*", category=DeprecationWarning, module="jsonargparse")
+    raises = {"exit_on_error": False}
+    try:
+        RobustCLI(
+            ClassifierModule,
+            RobustDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=KeepConfig,
+            save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
+            trainer_defaults={
+                "default_root_dir": "runs/unnamed",
+                "callbacks": [callbacks.ResultsFile(command), callbacks.PredictionFile()],
+            },
+            parser_kwargs={**raises, **{name: dict(raises) for name in ("fit", "validate", "test", "predict")}},
+            args=list(words),
+        )
+    finally:
+        # Lightning leaves an open W&B run open; a second command in this process would write into it.
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish()

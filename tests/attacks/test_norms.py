@@ -1,0 +1,107 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lit_robust.attacks.norms import L2, Linf, Norm
+
+
+def offsets(scale: float) -> torch.Tensor:
+    return torch.randn(40, 3, 5, 4, generator=torch.Generator().manual_seed(0)) * scale
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.1, 1.0, 300.0])
+@pytest.mark.parametrize("eps", [0.0, 0.05, 1.0, 12.0])
+def test_l2_projection_is_the_float64_one(scale: float, eps: float) -> None:
+    offset = offsets(scale)
+    exact = offset.double().numpy().reshape(40, -1)
+    norms = np.linalg.norm(exact, axis=1, keepdims=True)
+    exact = exact * np.minimum(1, eps / norms)
+    projected = L2().project(offset, eps).numpy().reshape(40, -1)
+    # fp32 keeps 7 digits; the norm of 60 values adds a rounding error or two.
+    np.testing.assert_allclose(projected, exact, rtol=1e-6, atol=1e-30)
+    inside = norms[:, 0] < eps * (1 - 1e-6)
+    np.testing.assert_array_equal(projected[inside], offset.numpy().reshape(40, -1)[inside])
+
+
+def test_linf_projection_is_numpy_clip() -> None:
+    offset = offsets(1.0)
+    np.testing.assert_array_equal(Linf().project(offset, 0.25).numpy(), np.clip(offset.numpy(), -0.25, 0.25))
+
+
+@pytest.mark.parametrize("norm", [L2(), Linf()])
+def test_projection_of_zero_offset_onto_empty_ball_is_zero(norm: Norm) -> None:
+    assert torch.equal(norm.project(torch.zeros(2, 3, 2, 2), 0.0), torch.zeros(2, 3, 2, 2))
+
+
+def test_normalised_gradients_have_length_one_and_zero_stays_zero() -> None:
+    gradient = offsets(3.0)
+    gradient[7] = 0
+    for norm in (L2(), Linf()):
+        lengths = norm.length(norm.normalise(gradient)).flatten()
+        expected = torch.ones(40)
+        expected[7] = 0
+        torch.testing.assert_close(lengths, expected, rtol=1e-6, atol=0)
+
+
+def test_l2_guard_is_added_to_the_norm() -> None:
+    gradient = torch.zeros(1, 3, 2, 2)
+    gradient[0, 0, 0, 0] = 1e-10
+    # 1e-10 / (1e-10 + 1e-10)
+    assert L2().normalise(gradient)[0, 0, 0, 0].item() == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", [L2(), Linf()])
+def test_channels_last_changes_nothing(norm: Norm) -> None:
+    offset = offsets(1.0)
+    last = offset.to(memory_format=torch.channels_last)
+    assert not last.is_contiguous()
+    # The order of a sum may differ, so one part in 1e6.
+    torch.testing.assert_close(norm.length(last), norm.length(offset), rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm.project(last, 0.3), norm.project(offset, 0.3), rtol=1e-6, atol=0)
+    torch.testing.assert_close(norm.normalise(last), norm.normalise(offset), rtol=1e-6, atol=0)
+
+
+def kolmogorov_distance(sample: torch.Tensor) -> float:
+    """Largest gap between the empirical distribution of ``sample`` and the uniform one on [0, 1]."""
+    ordered = sample.double().sort().values
+    steps = torch.arange(len(ordered) + 1, dtype=torch.float64) / len(ordered)
+    return float(torch.maximum((ordered - steps[:-1]).abs(), (ordered - steps[1:]).abs()).max())
+
+
+# A true uniform sample of n passes 1.95 / sqrt(n) once in a thousand times; the seeds are fixed.
+COUNT = 4000
+LIMIT = 1.95 / math.sqrt(COUNT)
+
+
+def test_sphere_has_exact_norm_and_uniform_directions() -> None:
+    images = torch.zeros(COUNT, 3, 1, 1)
+    offset = L2().sphere(images, 2.5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(offset.flatten(1).norm(dim=1), torch.full((COUNT,), 2.5), rtol=1e-6, atol=0)
+    # Archimedes: each coordinate of a uniform point on the sphere in three dimensions is itself uniform.
+    for coordinate in (offset.flatten(1) / 2.5).T:
+        assert kolmogorov_distance((coordinate + 1) / 2) < LIMIT
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_l2_ball_is_uniform_in_volume(side: int) -> None:
+    images = torch.zeros(COUNT, 3, side, side)
+    offset = L2().ball(images, 0.7, torch.Generator().manual_seed(1))
+    radius = offset.flatten(1).norm(dim=1) / 0.7
+    assert radius.max() <= 1 + 1e-6
+    assert kolmogorov_distance(radius ** (3 * side * side)) < LIMIT
+    # The test can tell: a uniform radius, as in torchattacks, is far from it.
+    assert kolmogorov_distance(torch.rand(COUNT) ** (3 * side * side)) > 5 * LIMIT
+
+
+def test_linf_ball_is_uniform_in_each_value() -> None:
+    offset = Linf().ball(torch.zeros(COUNT, 1, 1, 2), 0.1, torch.Generator().manual_seed(2))
+    for value in offset.flatten(1).T:
+        assert kolmogorov_distance((value / 0.1 + 1) / 2) < LIMIT
+
+
+def test_diameter_is_black_to_white() -> None:
+    white = torch.ones(1, 3, 6, 5)
+    for norm in (L2(), Linf()):
+        assert norm.diameter(white.shape[1:]) == pytest.approx(norm.length(white).item(), rel=1e-6)

@@ -1,0 +1,70 @@
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_robust.metrics import ShapeBias, category_probabilities, shape_bias
+from lit_robust.metrics.shape_bias import decision_counts
+from lit_robust.reference import imagenet_categories
+
+REAL = Path(__file__).parents[3] / "shared" / "real"
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "max", "sum"])
+def test_category_probabilities_by_brute_force(aggregation):
+    categories = {"a": (0, 3), "b": (1,), "c": (2, 4, 5)}
+    logits = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
+    exponentials = np.exp(logits.double().numpy())
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    aggregate = {"mean": np.mean, "max": np.max, "sum": np.sum}[aggregation]
+    expected = np.stack([aggregate(probabilities[:, list(c)], axis=1) for c in categories.values()], 1)
+    # fp32 softmax against float64.
+    np.testing.assert_allclose(category_probabilities(logits, categories, aggregation).numpy(), expected, rtol=1e-5)
+
+
+def test_mean_and_sum_decide_differently():
+    # Mass spread over a large category wins by sum, one sure class wins by mean.
+    categories = {"large": (0, 1, 2), "small": (3,)}
+    logits = torch.tensor([[0.25, 0.25, 0.2, 0.3]]).log()
+    assert int(category_probabilities(logits, categories, "mean").argmax()) == 1
+    assert int(category_probabilities(logits, categories, "sum").argmax()) == 0
+
+
+def test_metric_counts_by_hand():
+    categories = {"x": (0,), "y": (1,), "z": (2,)}
+    metric = ShapeBias(categories)
+    decide = torch.eye(3) * 10
+    # shape x, texture y: says x, y, z; then no conflict: x right, x wrong.
+    metric.update(decide[[0, 1, 2]], torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]))
+    metric.update(decide[[0, 2]], torch.tensor([0, 0]), torch.tensor([0, 0]))
+    computed = metric.compute()
+    assert computed["counts"].tolist() == [[1, 1, 1, 1, 2], [0] * 5, [0] * 5]
+    assert float(computed["shape_bias"]) == 0.5
+
+
+def test_undefined_without_shape_or_texture_decisions():
+    assert math.isnan(float(shape_bias(torch.tensor(0), torch.tensor(0))))
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs the published decisions in shared/real")
+def test_published_decisions_by_an_independent_count():
+    rows = list(csv.DictReader((REAL / "cue-conflict-decisions.csv").open()))
+    names = list(imagenet_categories())
+    for network in {row["model"] for row in rows}:
+        counted = {"shape": 0, "texture": 0, "other": 0}
+        decisions, shapes, textures = [], [], []
+        for row in (row for row in rows if row["model"] == network):
+            stem = row["image"].removesuffix(".png")
+            shape, texture = ("".join(c for c in part if c.isalpha()) for part in stem.split("-"))
+            said = row["decision"]
+            if shape != texture:
+                counted["shape" if said == shape else "texture" if said == texture else "other"] += 1
+            decisions.append(names.index(said) if said in names else len(names))
+            shapes.append(names.index(shape))
+            textures.append(names.index(texture))
+        counts = decision_counts(*(torch.tensor(c) for c in (decisions, shapes, textures)), num_categories=16).sum(0)
+        assert counts[:3].tolist() == list(counted.values())
+        assert sum(counted.values()) == 408

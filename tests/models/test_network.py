@@ -1,0 +1,95 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lit_robust.errors import UserError
+from lit_robust.models import Network, build_classifier, weights_digest
+
+SMALL = Network("lit_robust/resnet_tiny", num_classes=5)
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/resnet18", "torchvision/googlenet", "torchvision/squeezenet1_1", "timm/resnet10t",
+             "lit_robust/resnet_small"]
+)  # fmt: skip
+def test_networks_by_name(name):
+    model = build_classifier(Network(name, num_classes=7)).train()
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_normalises_inside():
+    spec = Network("lit_robust/resnet_tiny", 5, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    model = build_classifier(spec).eval()
+    images = torch.rand(2, 3, 32, 32)
+    by_hand = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
+    assert torch.equal(model(images), model.network(by_hand))
+
+
+def test_features_are_the_layers_output():
+    model = build_classifier(SMALL).eval()
+    images = torch.rand(2, 3, 32, 32)
+    features = model.features(images, "avgpool")
+    assert features.shape == (2, 64, 1, 1)
+    assert torch.allclose(model.network.fc(features.flatten(1)), model(images))
+    with pytest.raises(UserError, match="no layer 'pool'.*avgpool"):
+        model.features(images, "pool")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_from_a_file(tmp_path, suffix):
+    source = build_classifier(SMALL)
+    file = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(source.network.state_dict(), file)
+    loaded = build_classifier(Network(SMALL.name, 5, weights=str(file)))
+    assert weights_digest(loaded) == weights_digest(source) != weights_digest(build_classifier(SMALL))
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (Network("resnet50"), "Unknown network 'resnet50': write torchvision/<name>"),
+        (Network("torchvision/resnet5"), "torchvision has no classifier 'resnet5'"),
+        (Network("timm/resnetfifty"), "timm has no network 'resnetfifty'"),
+        (Network("lit_robust/vgg"), "Unknown network lit_robust/vgg"),
+        (Network("torchvision/resnet18", weights="IMAGENET"), "has no weights 'IMAGENET'.*IMAGENET1K_V1"),
+        (Network("torchvision/resnet18", 10, weights="pretrained"), "1000 classes, but num_classes is 10"),
+        (Network("lit_robust/resnet_tiny", weights="nowhere.pt"), "no weights file nowhere.pt"),
+    ],
+)
+def test_mistakes_in_one_sentence(spec, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        build_classifier(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_or_class_count(tmp_path):
+    file = tmp_path / "weights.pt"
+    torch.save(build_classifier(SMALL).network.state_dict(), file)
+    with pytest.raises(UserError, match="has 5 classes.*set num_classes to 5"):
+        build_classifier(Network(SMALL.name, 8, weights=str(file)))
+    with pytest.raises(UserError, match="of another network"):
+        build_classifier(Network("lit_robust/resnet_small", 5, weights=str(file)))
+    with pytest.raises(UserError, match="of another network"):
+        build_classifier(Network("torchvision/resnet18", 5, weights=str(file)))
+
+
+def test_files_that_hold_code_or_nothing(tmp_path):
+    file = tmp_path / "code.pt"
+    torch.save({"model": build_classifier(SMALL)}, file)
+    with pytest.raises(UserError, match="never run here"):
+        build_classifier(Network(SMALL.name, 5, weights=str(file)))
+    torch.save([1, 2], file)
+    with pytest.raises(UserError, match="holds no state dict"):
+        build_classifier(Network(SMALL.name, 5, weights=str(file)))
+    file.write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match="code.pt"):
+        build_classifier(Network(SMALL.name, 5, weights=str(file)))
+
+
+def test_digest_depends_on_values_alone():
+    model = build_classifier(SMALL)
+    before = weights_digest(model)
+    assert before == weights_digest(model.to(memory_format=torch.channels_last))
+    with torch.no_grad():
+        model.network.fc.bias[0] += 1e-3
+    assert weights_digest(model) != before
