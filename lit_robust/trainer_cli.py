@@ -53,7 +53,7 @@ class RobustCLI(LightningCLI):
         trainer = self.config[self.config.subcommand].trainer
         root = Path(trainer.default_root_dir)
         for entry in [*_listed(trainer.logger), *_listed(trainer.callbacks)]:
-            arguments = entry.get("init_args") or Namespace()
+            arguments = entry.get("init_args", {})
             for key in ("save_dir", "dirpath"):
                 if arguments.get(key) is not None:
                     arguments[key] = str(root / arguments[key])

@@ -32,5 +32,6 @@ class CleanAccuracy(EvaluationCallback):
     def compute(self) -> list[Result]:
         """Return ``top1`` and ``top5``."""
         return [
-            self.result(f"top{k}", value) for k, value in zip(self.metric.top_k, self.metric.compute(), strict=True)
+            self.result(f"top{k}", value, "fraction", {})
+            for k, value in zip(self.metric.top_k, self.metric.compute(), strict=True)
         ]

@@ -45,12 +45,13 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Attack what is still classified right, from the smallest eps to the largest."""
+        model = module.get_submodule("model")
         survives = logits.argmax(1) == batch.label
         verdicts = []
         for attack in self.attacks:
             standing = batch.select(survives)
             if len(standing):
-                found = attack(module.model, standing.image, standing.label, generator=self._generators(standing))
+                found = attack(model, standing.image, standing.label, generator=self._generators(standing))
                 survives = survives.index_put((survives.nonzero()[:, 0],), ~found.success)
             verdicts.append(survives)
         self.metric.update(torch.stack(verdicts))
@@ -72,9 +73,10 @@ class AdversarialAccuracy(EvaluationCallback):
         mask = torch.zeros(len(batch), dtype=torch.bool, device=batch.image.device)
         mask[[place for place, _ in places]] = True
         chosen = batch.select(mask)
-        found = self.attack(module.model, chosen.image, chosen.label, generator=self._generators(chosen))
+        model = module.get_submodule("model")
+        found = self.attack(model, chosen.image, chosen.label, generator=self._generators(chosen))
         with torch.no_grad():
-            answers = module.model(found.images).argmax(1)
+            answers = model(found.images).argmax(1)
         for row, number in enumerate(chosen.index.tolist()):
             images = {"clean": to_uint8(chosen.image[row]), "adversarial": to_uint8(found.images[row])}
             captions = {
@@ -86,13 +88,13 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def compute(self) -> list[Result]:
         """Return the accuracy at each eps."""
+        rule = "broken at the attack's result; clean errors and images broken at a smaller eps count as broken"
         return [
             self.result(
                 f"adversarial_accuracy_{attack.norm}_eps_{attack.eps:.4g}",
                 value,
-                attack=attack.protocol(),
-                threat_model="white-box",
-                verdict="broken at the attack's result; clean errors and images broken at a smaller eps count",
+                "fraction",
+                {"attack": attack.protocol(), "threat_model": "white-box", "verdict": rule},
             )
             for attack, value in zip(self.attacks, self.metric.compute().reshape(-1), strict=True)
         ]

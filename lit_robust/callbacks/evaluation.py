@@ -51,7 +51,7 @@ class EvaluationCallback(Callback, ABC):
         """Show images and tables to the loggers, and return the examples for the report; every rank calls this."""
         return []
 
-    def result(self, metric: str, value: Tensor | float, unit: str = "fraction", **protocol: Any) -> Result:
+    def result(self, metric: str, value: Tensor | float, unit: str, protocol: Mapping[str, Any]) -> Result:
         """Return a result of this test set, its protocol joined with the data's."""
         return Result(
             self.dataset, metric, float(value), unit, self.described.count, {**self.described.protocol, **protocol}

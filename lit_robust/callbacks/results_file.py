@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -16,6 +16,13 @@ from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.results import RunResults
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
+
+
+class Describes(Protocol):
+    """A module that can tell which network it is."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values."""
 
 
 class ResultsFile(Callback):
@@ -53,7 +60,7 @@ class ResultsFile(Callback):
         }
         found = RunResults(
             run=run,
-            model=pl_module.describe(),
+            model=cast(Describes, pl_module).describe(),
             results=[result for callback in evaluations for result in callback.results],
             examples=[example for callback in evaluations for example in callback.examples],
         )

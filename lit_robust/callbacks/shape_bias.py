@@ -51,18 +51,19 @@ class ShapeBiasEvaluation(EvaluationCallback):
         computed = self.metric.compute()
         self.counts = computed["counts"]
         shape, texture, other, right, same = self.counts.sum(0).tolist()
-        kind = {"aggregation": self.aggregation, "categories": len(self.metric.categories)}
+        protocol = {"aggregation": self.aggregation, "number_of_categories": len(self.metric.categories)}
         results = [
-            self.result("shape_bias", computed["shape_bias"], **kind),
-            self.result("shape_decisions", shape, "count", **kind),
-            self.result("texture_decisions", texture, "count", **kind),
-            self.result("other_decisions", other, "count", **kind),
+            self.result("shape_bias", computed["shape_bias"], "fraction", protocol),
+            self.result("shape_decisions", shape, "count", protocol),
+            self.result("texture_decisions", texture, "count", protocol),
+            self.result("other_decisions", other, "count", protocol),
         ]
         if same:
-            results.append(self.result("accuracy_without_conflict", right / same, images=same, **kind))
+            value = right / same
+            results.append(self.result("accuracy_without_conflict", value, "fraction", {**protocol, "images": same}))
         for name, row in zip(self.metric.categories, self.counts, strict=True):
-            decided = {"shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
-            results.append(self.result(f"shape_bias_{name}", shape_bias(row[0], row[1]), **kind, **decided))
+            decided = {**protocol, "shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
+            results.append(self.result(f"shape_bias_{name}", shape_bias(row[0], row[1]), "fraction", decided))
         return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:

@@ -48,6 +48,8 @@ class ShardDataModule(RobustDataModule, ABC):
         seed: of order and augmentation; null takes that of ``seed_everything``.
     """
 
+    name: str
+
     def __init__(
         self, root: Path, name: str, batch_size: int, eval_batch_size: int, num_workers: int, seed: int | None
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -92,7 +93,7 @@ class ClassifierModule(LightningModule, ABC):
         if data is not None and hasattr(data, "check_classes"):
             data.check_classes(self.network.num_classes)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return SGD and a schedule that moves every step."""
         optimizer = build_optimizer(self.optimisation, self.model.parameters())
         scheduler = LambdaLR(optimizer, self._rate_factor)
@@ -104,7 +105,7 @@ class ClassifierModule(LightningModule, ABC):
         if step == 0:
             return rate_factor(self.optimisation, 0.0, 1.0)
         steps_an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        epochs = self.trainer.max_epochs or -1
+        epochs = float(self.trainer.max_epochs or -1)
         if epochs < 0:
             epochs = self.trainer.max_steps / steps_an_epoch
         return rate_factor(self.optimisation, step / steps_an_epoch, epochs)

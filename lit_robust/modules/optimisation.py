@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import SGD
@@ -72,7 +72,7 @@ def build_optimizer(settings: Optimisation, parameters: Iterable[nn.Parameter]) 
     everything = list(parameters)
     decayed = [p for p in everything if settings.norm_decay or p.ndim > 1]
     free = [p for p in everything if not settings.norm_decay and p.ndim <= 1]
-    groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
     return SGD(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,

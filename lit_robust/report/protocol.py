@@ -1,0 +1,98 @@
+"""How values were measured: what settles it, in which points two values differ, and which curves belong together."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lit_robust.results import Result
+
+# These tell what is wrong with a value, and the reader gets them in other ways.
+_APART = ("partial", "full_count", "restricted")
+_LONGEST = 40
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings on one level, their names joined by spaces.
+
+    Example:
+        >>> flat({"attack": {"step_size": 1.0}, "crop": 224})
+        {'attack step size': 1.0, 'crop': 224}
+    """
+    levels: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping) and value:
+            levels.update(flat(value, f"{name} "))
+        else:
+            levels[name] = value
+    return levels
+
+
+def plain(value: Any) -> str:
+    """Return a setting as a reader writes it: no quotes, numbers without a needless end.
+
+    Example:
+        >>> plain(1.0), plain(None), plain([1, 2]), plain("bilinear")
+        ('1', 'none', '1, 2', 'bilinear')
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Sequence):
+        return ", ".join(plain(part) for part in value)
+    return json.dumps(value) if value != {} else "none"
+
+
+def attack_settings(result: Result) -> dict[str, Any]:
+    """Return the attack's settings that are one for a whole sweep over eps: its step size in units of eps."""
+    attack = result.protocol.get("attack")
+    settings = dict(attack) if isinstance(attack, Mapping) else {}
+    eps, step = settings.pop("eps", None), settings.get("step_size")
+    if isinstance(eps, int | float) and isinstance(step, int | float) and eps > 0:
+        del settings["step_size"]
+        settings["step_size_over_eps"] = float(f"{step / eps:.6g}")
+    return settings
+
+
+def facts(result: Result) -> dict[str, str]:
+    """Return all that settles how a value was measured, as words; equal facts mean values that can be compared."""
+    settings = {key: value for key, value in result.protocol.items() if key not in _APART}
+    if isinstance(settings.get("attack"), Mapping):
+        settings["attack"] = {"eps": settings["attack"].get("eps"), **attack_settings(result)}
+    # A partial value's count is told where it stands; here counts what its test set holds.
+    settings["images"] = settings.get("images", result.protocol.get("full_count", result.count))
+    settings["unit"] = result.unit
+    return {name: plain(value) for name, value in flat(settings).items()}
+
+
+def usual(results: Sequence[Result]) -> Result:
+    """Return a result measured as most of ``results`` are; the earliest where there is no majority."""
+    counts = Counter(tuple(sorted(facts(result).items())) for result in results)
+    most = max(counts.values())
+    return next(result for result in results if counts[tuple(sorted(facts(result).items()))] == most)
+
+
+def differences(result: Result, reference: Result) -> str:
+    """Say in which points a value was measured otherwise than a reference; empty if in none.
+
+    Example:
+        >>> a = Result("imagenet", "top1", 0.5, "fraction", 10, {"resize": 256})
+        >>> b = Result("imagenet", "top1", 0.5, "fraction", 10, {"resize": 232})
+        >>> differences(b, a)
+        'resize 232 instead of 256'
+    """
+    own, other = facts(result), facts(reference)
+    points = []
+    for name in dict.fromkeys([*own, *other]):
+        mine, theirs = own.get(name, "not stated"), other.get(name, "not stated")
+        if mine != theirs and max(len(mine), len(theirs)) > _LONGEST:
+            points.append(f"another {name}")
+        elif mine != theirs:
+            points.append(f"{name} {mine} instead of {theirs}")
+    return "; ".join(points)

@@ -1,0 +1,133 @@
+import copy
+
+import pytest
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch.nn import functional as F
+
+from lit_robust.attacks import PGD
+from lit_robust.batch import Batch
+from lit_robust.errors import UserError
+from lit_robust.models import Network
+from lit_robust.modules import AdversarialModule, Optimisation, StandardModule
+
+NETWORK = Network("lit_robust/resnet_tiny", num_classes=4)
+SETTINGS = Optimisation(learning_rate=0.05, schedule="constant", weight_decay=1e-3, label_smoothing=0.1)
+ATTACK = PGD(norm="l2", eps=0.5, step_size=0.25, steps=3)
+
+
+class Loader:
+    """Three batches of four images."""
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(5)
+        for number in range(3):
+            image = torch.rand(4, 3, 32, 32, generator=generator)
+            index = torch.arange(4 * number, 4 * number + 4)
+            yield Batch(image, index % 4, index, torch.ones(4, dtype=torch.bool))
+
+    def __len__(self):
+        return 3
+
+
+def fit(module, tmp_path, **options):
+    settings = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    settings |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path}
+    trainer = Trainer(**(settings | options))
+    trainer.fit(module, Loader())
+    return trainer
+
+
+def by_hand(network, attack=None):
+    """Train as the papers write it: a plain loop, nothing of Lightning's or ours but the attack."""
+    network = copy.deepcopy(network).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    for batch in Loader():
+        images = batch.image
+        if attack is not None:
+            network.eval()
+            adversarial = images.clone()
+            for _ in range(attack.steps):
+                adversarial.requires_grad_(True)
+                loss = F.cross_entropy(network(adversarial), batch.label, reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, adversarial)
+                gradient = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+                offset = adversarial.detach() + attack.step_size * gradient - images
+                length = offset.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+                adversarial = (images + offset * (attack.eps / length).clamp(max=1)).clamp(0, 1)
+            images = adversarial
+            network.train()
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), batch.label, label_smoothing=0.1).backward()
+        optimizer.step()
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("attack", [None, ATTACK])
+def test_training_is_the_papers_loop(tmp_path, attack):
+    seed_everything(1)
+    if attack is None:
+        module = StandardModule(NETWORK, SETTINGS)
+    else:
+        module = AdversarialModule(NETWORK, SETTINGS, attack)
+    expected = by_hand(module.model, attack)
+    fit(module, tmp_path)
+    # The order of floating-point sums differs: three steps of SGD, batch norm's statistics included, agree to 1e-4.
+    for name, tensor in module.model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_random_starts_follow_from_seed_and_step(tmp_path):
+    def train(seed):
+        seed_everything(3)
+        module = AdversarialModule(NETWORK, SETTINGS, PGD(eps=0.5, step_size=0.25, steps=1, start="sphere"))
+        seed_everything(seed)
+        fit(module, tmp_path)
+        return module.model.state_dict()["network.fc.weight"]
+
+    assert torch.equal(train(1), train(1))
+    assert not torch.equal(train(1), train(2))
+
+
+@pytest.mark.parametrize("scheme", [StandardModule, AdversarialModule])
+def test_bf16_mixed_trains_with_fp32_weights(tmp_path, scheme):
+    module = scheme(NETWORK, SETTINGS)
+    before = module.model.network.fc.weight.clone()
+    fit(module, tmp_path, precision="bf16-mixed")
+    assert module.model.network.fc.weight.dtype == torch.float32
+    assert not torch.equal(before, module.model.network.fc.weight)
+
+
+def test_ema_averages_the_weights(tmp_path):
+    seed_everything(1)
+    plain = StandardModule(NETWORK, SETTINGS)
+    averaged = copy.deepcopy(plain)
+    fit(plain, tmp_path)
+    fit(averaged, tmp_path, callbacks=[EMAWeightAveraging(decay=0.5)])
+    assert not torch.equal(plain.model.network.fc.weight, averaged.model.network.fc.weight)
+
+
+def test_checkpoint_holds_plain_values_and_builds_the_module_again(tmp_path):
+    module = AdversarialModule(NETWORK, SETTINGS, ATTACK)
+    trainer = fit(module, tmp_path)
+    path = tmp_path / "module.ckpt"
+    trainer.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    again = AdversarialModule.load_from_checkpoint(path)
+    assert (again.network, again.optimisation, again.attack) == (NETWORK, SETTINGS, ATTACK)
+    assert again.describe() == module.describe()
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path):
+    trainer = fit(StandardModule(NETWORK, SETTINGS), tmp_path)
+    path = tmp_path / "module.ckpt"
+    trainer.save_checkpoint(path)
+    with pytest.raises(UserError, match="of another network"):
+        fit_from(StandardModule(Network("lit_robust/resnet_small", 4)), path, tmp_path)
+    with pytest.raises(UserError, match="has 4 classes.*set num_classes to 4"):
+        fit_from(StandardModule(Network("lit_robust/resnet_tiny", 7)), path, tmp_path)
+
+
+def fit_from(module, path, tmp_path):
+    Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path).fit(module, Loader(), ckpt_path=path)

@@ -1,0 +1,207 @@
+"""The page as a browser's parser sees it."""
+
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lit_robust.errors import UserError
+from lit_robust.report import load_runs, report, write_report
+from lit_robust.report.runs import read_picture, unique_labels
+from lit_robust.results import Example, Result, RunResults
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects elements and text, and fails on a tag that closes another."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def png(width: int = 3, height: int = 2) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + bytes(3 * width) for _ in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def write_run(folder: Path, name: str = "standard", top1: float = 0.7613, image: str = "examples/a.png") -> Path:
+    (folder / "examples").mkdir(parents=True)
+    (folder / "examples" / "a.png").write_bytes(png())
+    protocol = {"resize": 256, "crop": 224}
+    attack = {"name": "PGD", "norm": "l2", "eps": 2.0, "step_size": 1.0, "steps": 3, "start": "none"}
+    nan = float("nan")
+    results = [
+        Result("imagenet", "top1", top1, "fraction", 50_000, protocol),
+        Result("imagenet", "adversarial_accuracy_l2_eps_2", 0.25, "fraction", 50_000, {**protocol, "attack": attack}),
+        Result("cue-conflict", "shape_bias", nan, "fraction", 1_280, protocol),
+        Result("cue-conflict", "shape_bias_cat", nan, "fraction", 1_280, protocol),
+    ]
+    examples = [
+        Example(
+            "imagenet",
+            "adversarial",
+            7,
+            {"clean": image, "adversarial": image},
+            {"label": "cat", "clean": "cat", "adversarial": "<dog>"},
+        )
+    ]
+    RunResults({"name": name, "seed": 3, "new_key": {"a": [1, 2]}}, {"network": "n/<et>"}, results, examples).save(
+        folder
+    )
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 2, 12])
+def test_the_page_is_well_formed_and_holds_all_it_needs(tmp_path, count):
+    folders = [write_run(tmp_path / str(number), f"run <{number}> & more") for number in range(count)]
+    page = Page(write_report(folders, tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == 2 * count
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "link", "iframe", "object", "base"}
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for number in range(count):
+        assert f"run <{number}> & more" in page.words
+    assert "says" not in page.words
+    assert "<dog>" in page.words
+    assert "n/<et>" in page.words
+
+
+def test_styles_fetch_nothing(tmp_path):
+    html = write_report([write_run(tmp_path / "a")], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "@import" not in html
+    assert all(address.startswith(("data:", "#")) for address in re.findall(r"url\(['\"]?([^)]*)\)", html))
+    # Every fragment that something points at exists.
+    ids = set(re.findall(r'\bid="([^"]+)"', html))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= ids
+
+
+def test_values_of_the_page(tmp_path):
+    words = Page(write_report([write_run(tmp_path / "a")], tmp_path / "r.html").read_text(encoding="utf-8")).words
+    assert "76.1" in words  # for readers, a percentage
+    assert "0.7613 fraction 50,000" in words  # in the record, as it was measured
+    assert "25.0" in words
+    assert "undefined" in words  # a NaN bias
+    assert "nan" not in words.lower().split()
+    assert "new key a 1, 2" in words  # unknown keys are shown
+
+
+def test_a_page_without_examples_or_plots(tmp_path):
+    RunResults({}, {}, [Result("mine", "my_metric", 1.5, "ratio", 3, {})]).save(tmp_path / "bare")
+    words = Page(write_report([tmp_path / "bare"], tmp_path / "r.html").read_text(encoding="utf-8")).words
+    assert "Robustness of bare" in words  # named by its folder
+    assert "My metric" in words
+    assert "Plots" not in words
+    assert "Images How" not in words
+
+
+def test_an_attack_that_names_no_eps_or_settings(tmp_path):
+    odd = [
+        Result("imagenet", "adversarial_accuracy_l2_eps_big", 0.5, "fraction", 3, {"attack": "autoattack"}),
+        Result("imagenet", "adversarial_accuracy_linf_eps_0.01569", 0.4, "fraction", 3, {}),
+    ]
+    RunResults({"name": 5}, {}, odd).save(tmp_path / "odd")
+    words = Page(write_report([tmp_path / "odd"], tmp_path / "r.html").read_text(encoding="utf-8")).words
+    assert "Adversarial accuracy l2 eps big" in words
+    assert "Adversarial, L\N{INFINITY}, eps 4/255" in words
+
+
+@pytest.mark.parametrize("image", ["../secret.png", "examples/../../secret.png"])
+def test_an_image_outside_the_run_is_refused(tmp_path, image):
+    (tmp_path / "secret.png").write_bytes(png())
+    run = write_run(tmp_path / "run", image=image)
+    with pytest.raises(UserError, match="lies outside"):
+        write_report([run], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_absolute_paths_and_links_out_of_the_run_are_refused(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png())
+    (run,) = load_runs([write_run(tmp_path / "run")])
+    (tmp_path / "run" / "link.png").symlink_to(secret)
+    for name in (str(secret), "link.png"):
+        with pytest.raises(UserError, match="lies outside"):
+            read_picture(run, name)
+
+
+def test_an_image_knows_its_size_and_must_be_a_png(tmp_path):
+    (run,) = load_runs([write_run(tmp_path / "run")])
+    picture = read_picture(run, "examples/a.png")
+    assert (picture.width, picture.height) == (3, 2)
+    (tmp_path / "run" / "b.png").write_text("<script>")
+    with pytest.raises(UserError, match="no PNG"):
+        read_picture(run, "b.png")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_picture(run, "gone.png")
+
+
+def test_a_missing_run_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"No results file at .*nowhere") as caught:
+        write_report([tmp_path / "nowhere"], tmp_path / "r.html")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run_and_an_unknown_suffix_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No run is named"):
+        write_report([], tmp_path / "r.html")
+    with pytest.raises(UserError, match=r"\.html, \.md, \.csv"):
+        write_report([write_run(tmp_path / "a")], tmp_path / "r.pdf")
+
+
+def test_a_protocol_that_is_no_object_is_refused(tmp_path):
+    RunResults({}, {}, [Result("imagenet", "top1", 0.5, "fraction", 3, [])]).save(tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="has no protocol object"):
+        load_runs([tmp_path / "a"])
+
+
+def test_labels_are_unique(tmp_path):
+    a, b = write_run(tmp_path / "x" / "1"), write_run(tmp_path / "x" / "2")
+    assert [run.label for run in load_runs([a, b])] == ["standard (1)", "standard (2)"]
+    assert [run.label for run in load_runs([a, a / "results.json"])] == ["standard", "standard #2"]
+    folders = [Path("/x/a"), Path("/x/b"), Path("/x/c")]
+    labels = unique_labels(["m", "m", "m (a)"], folders)
+    assert len(set(labels)) == 3
+
+
+def test_the_command_says_what_it_wrote(tmp_path, capsys):
+    report([write_run(tmp_path / "a")], tmp_path / "table.md")
+    assert capsys.readouterr().out == f"{tmp_path / 'table.md'}\n"
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith("| Run | ImageNet: Top-1 accuracy (%)")

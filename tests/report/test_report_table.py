@@ -1,0 +1,147 @@
+"""Values, marks and notes of the comparison, against what was put in."""
+
+import csv
+import json
+import math
+from io import StringIO
+
+import pytest
+
+from lit_robust.report.protocol import differences, facts, usual
+from lit_robust.report.table import compare, csv_text, markdown
+from lit_robust.report.titles import metric_title, value_text
+from lit_robust.results import Result, RunResults
+
+
+def top1(value: float = 0.7613, count: int = 50_000, **protocol: object) -> Result:
+    return Result("imagenet", "top1", value, "fraction", count, {"resize": 256, **protocol})
+
+
+def attacked(eps: float, value: float = 0.5, norm: str = "l2", **attack: object) -> Result:
+    settings = {"name": "PGD", "norm": norm, "eps": eps, "step_size": eps / 2, "steps": 3, **attack}
+    return Result(
+        "imagenet", f"adversarial_accuracy_{norm}_eps_{eps:.4g}", value, "fraction", 50_000, {"attack": settings}
+    )
+
+
+def runs(*results: list[Result]) -> dict[str, RunResults]:
+    return {f"run{number}": RunResults({}, {}, part) for number, part in enumerate(results)}
+
+
+def test_columns_stand_in_reading_order_whatever_the_files_order():
+    bias = Result("cue-conflict", "shape_bias", 0.2207, "fraction", 1280, {})
+    shape = Result("cue-conflict", "shape_decisions", 1162, "count", 1280, {})
+    category = Result("cue-conflict", "shape_bias_cat", 0.5, "fraction", 1280, {})
+    own = Result("zoo", "top1", 0.1, "fraction", 5, {})
+    table = compare(runs([own, shape, category, bias, attacked(10), attacked(2), attacked(0.5), top1()]))
+    assert [(column.dataset, column.title, column.unit) for column in table.columns] == [
+        ("ImageNet", "Top-1 accuracy", "%"),
+        ("ImageNet", "Adversarial, L2, eps 0.5", "%"),
+        ("ImageNet", "Adversarial, L2, eps 2", "%"),
+        ("ImageNet", "Adversarial, L2, eps 10", "%"),
+        ("Cue conflict", "Shape bias", "%"),
+        ("Cue conflict", "Shape decisions", "count"),
+        ("zoo", "Top-1 accuracy", "%"),
+    ]
+    texts = [cell.text for cell in table.rows["run0"] if cell]
+    assert texts == ["76.1", "50.0", "50.0", "50.0", "22.1", "1,162", "10.0"]
+    assert table.notes == []
+
+
+def test_linf_eps_is_written_as_people_write_it():
+    assert metric_title(attacked(4 / 255, norm="linf")) == "Adversarial, L\N{INFINITY}, eps 4/255"
+    assert metric_title(attacked(0.03, norm="linf")) == "Adversarial, L\N{INFINITY}, eps 0.03"
+
+
+def test_a_value_measured_otherwise_gets_the_dagger_the_majority_does_not():
+    table = compare(runs([top1(0.1, resize=232)], [top1(0.2)], [top1(0.3)]))
+    assert [row[0].notes for row in table.rows.values()] == [(0,), (), ()]
+    assert table.notes[0].text == "resize 232 instead of 256 (as for run1)."
+    assert table.mark(0) == "\N{DAGGER}"
+
+
+def test_one_note_for_a_whole_sweep_and_another_for_another_difference():
+    usual_run = [top1(), attacked(1), attacked(2)]
+    other = [top1(count=1000), attacked(1, steps=20), attacked(2, steps=20)]
+    table = compare(runs(usual_run, usual_run, other))
+    assert [cell.notes for cell in table.rows["run2"]] == [(0,), (1,), (1,)]
+    assert [table.mark(0), table.mark(1)] == ["\N{DAGGER}1", "\N{DAGGER}2"]
+    assert table.notes[0].text == "images 1000 instead of 50000 (as for run0)."
+    assert table.notes[1].text == "attack steps 20 instead of 3 (as for run0)."
+
+
+def test_another_step_size_is_seen_though_it_scales_with_eps():
+    assert differences(attacked(1, step_size=0.25), attacked(1)) == "attack step size over eps 0.25 instead of 0.5"
+
+
+def test_a_long_setting_is_named_not_quoted():
+    assert differences(top1(shards_sha256="a" * 64), top1(shards_sha256="b" * 64)) == "another shards sha256"
+
+
+def test_an_unstated_setting_is_a_difference():
+    assert differences(top1(crop=224), top1()) == "crop 224 instead of not stated"
+
+
+def test_the_first_is_the_reference_where_there_is_no_majority():
+    first, second = top1(), top1(resize=232)
+    assert usual([first, second]) is first
+    assert usual([second, first]) is second
+
+
+def test_partial_is_marked_and_is_no_difference_by_itself():
+    table = compare(runs([top1()], [top1(count=512, partial=True, full_count=50_000)]))
+    assert [cell.partial for row in table.rows.values() for cell in row] == [False, True]
+    assert table.notes == []
+    text = markdown(table)
+    assert "| run1 | 76.1 (partial) |" in text
+    assert "- partial: measured on a part of the test set only" in text
+    assert facts(top1(count=512, partial=True, full_count=50_000)) == facts(top1())
+
+
+def test_a_restricted_test_set_is_said():
+    restricted = Result("cue-conflict", "shape_bias", 0.5, "fraction", 448, {"restricted": "448 of 1280 images"})
+    text = markdown(compare(runs([restricted])))
+    assert "| run0 | 50.0 \N{DOUBLE DAGGER} |" in text
+    assert "- \N{DOUBLE DAGGER} Cue conflict: 448 of 1280 images." in text
+
+
+def test_an_undefined_bias_and_a_missing_value():
+    bias = Result("cue-conflict", "shape_bias", math.nan, "fraction", 1280, {})
+    text = markdown(compare(runs([bias], [top1()])))
+    assert "| run0 | \N{EN DASH} | undefined |" in text
+    assert "| run1 | 76.1 | \N{EN DASH} |" in text
+
+
+def test_two_attacks_with_one_name_have_a_column_each():
+    table = compare(runs([attacked(2, 0.5), attacked(2, 0.4, steps=20)]))
+    assert [cell.text for cell in table.rows["run0"]] == ["50.0", "40.0"]
+
+
+def test_markdown_keeps_strange_names_inside_their_cells():
+    table = compare({"a|b\n*c* <d>": RunResults({}, {}, [top1()])})
+    lines = markdown(table).splitlines()
+    assert lines[2] == r"| a\|b \*c\* \<d\> | 76.1 |"
+    assert len(lines) == 3
+
+
+def test_csv_gives_every_value_back_exactly():
+    results = [top1(0.1 + 0.2), attacked(4 / 255, 1 / 3, "linf"), top1(math.nan, partial=True)]
+    results[2] = Result("cue-conflict", "shape_bias_cat", math.nan, "fraction", 12, {"partial": True})
+    found = {'quo"te, and\nline': RunResults({}, {}, results)}
+    rows = list(csv.DictReader(StringIO(csv_text(found))))
+    assert len(rows) == 3
+    for row, result in zip(rows, results, strict=True):
+        value = math.nan if row["value"] == "" else float(row["value"])
+        read = Result(row["dataset"], row["metric"], value, row["unit"], int(row["count"]), json.loads(row["protocol"]))
+        assert repr(read) == repr(result)  # equal to the last bit; NaN is not equal to itself
+        assert row["run"] == 'quo"te, and\nline'
+    assert [row["partial"] for row in rows] == ["", "", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(0.0, "fraction", "0.0"), (1.0, "fraction", "100.0"), (0.99996, "fraction", "100.0"), (123456, "count", "123,456"),
+     (0.767, "ratio", "0.767"), (math.inf, "fraction", "undefined")],
+)  # fmt: skip
+def test_values_for_readers(value, unit, text):
+    assert value_text(value, unit) == text
