@@ -1,5 +1,6 @@
 """fit, validate, test and predict: LightningCLI with the run's folder as the place for everything."""
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -71,8 +72,11 @@ def run_trainer(words: Sequence[str], command: str) -> None:
         words: the command and its options.
         command: the whole command line, kept with the results.
     """
-    # Lightning 2.6.6 calls three names that jsonargparse 4.49 deprecates; it is theirs to mend.
-    warnings.filterwarnings("ignore", message=".*", category=DeprecationWarning, module="jsonargparse")
+    # Lightning 2.6.6 calls three names that jsonargparse 4.49 deprecates (Lightning issue 21900): theirs to mend.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # The words are handed on explicitly, so that a test or the demo may call in the same process.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
     raises = {"exit_on_error": False}
     try:
         RobustCLI(

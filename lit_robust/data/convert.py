@@ -12,6 +12,7 @@ from lit_robust.data.cue_conflict import cues, read_categories
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import ShardWriter
+from lit_robust.shards.listing import read_info
 
 Layout = Literal["class-folders", "wnid-names", "cue-conflict"]
 Labels = Literal["sorted", "imagenet"]
@@ -74,6 +75,7 @@ def shard_images(
         listing = _cue_conflict(source, categories)
     if not listing.images:
         raise UserError(f"No images in {source} in the layout {layout}: look at `lit-robust data shard --help`.")
+    _check_classes(output, split, listing.class_names)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(listing.images))
     with ShardWriter(
         output,
@@ -85,8 +87,21 @@ def shard_images(
         for place in tqdm(order, desc=f"packing {split}", unit="image"):
             image = listing.images[place]
             ending = image.file.suffix[1:].lower()
-            writer.write(image.key, {ending: image.file.read_bytes(), "cls": str(image.label).encode()})
+            # WebDataset ends a key at the first dot of its last part.
+            folder, slash, base = image.key.rpartition("/")
+            writer.write(
+                folder + slash + base.replace(".", "_"),
+                {ending: image.file.read_bytes(), "cls": str(image.label).encode()},
+            )
     return len(order)
+
+
+def _check_classes(output: Path, split: str, names: Sequence[str]) -> None:
+    for other, entry in read_info(output)[1].get("splits", {}).items():
+        if other != split and entry.get("class_names", list(names)) != list(names):
+            raise UserError(
+                f"The split {other!r} in {output} has other classes than these images: give each set its own folder."
+            )
 
 
 def _images_in(folder: Path) -> Iterator[Path]:

@@ -10,23 +10,29 @@ from lit_robust.errors import DataError
 
 
 class Reader:
-    """Stands for an indexed reader; sample 13 is broken."""
-
-    def image_bytes(self, row):
-        return bytes([row])
+    """Stands for an indexed reader."""
 
     def key(self, row):
         return f"sample{row}"
 
 
 class Drawn(Samples):
+    """Images whose pixels are their number."""
+
+    def _image(self, epoch, number):
+        return torch.full((3, 2, 2), number, dtype=torch.uint8)
+
+    def prepare(self, image, epoch, number):
+        raise AssertionError
+
+
+class Flawed(Drawn):
+    """The same, but sample 13 is broken and sample 14 is wider."""
+
     def _image(self, epoch, number):
         if number == 13:
             raise DataError("sample13 is broken: draw it again.")
         return torch.full((3, 2, 2 + (number == 14)), number, dtype=torch.uint8)
-
-    def prepare(self, image, epoch, number):
-        raise AssertionError
 
 
 def loader(count=10, batch_size=4, world=1, rank=0, workers=0):
@@ -90,7 +96,7 @@ def test_a_finished_epoch_is_followed_by_the_next():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_workers_error_is_one_sentence(workers):
-    samples = Drawn(Reader(), np.arange(20), np.arange(20))
+    samples = Flawed(Reader(), np.arange(20), np.arange(20))
     numbers, valid = evaluation_plan(20, 4, 0, 1)
     planned = PlannedLoader(
         samples, lambda epoch: [Request(epoch, *r) for r in zip(numbers, valid, strict=True)], workers, False
@@ -101,6 +107,6 @@ def test_a_workers_error_is_one_sentence(workers):
 
 
 def test_images_of_two_sizes_are_refused():
-    samples = Drawn(Reader(), np.arange(20), np.arange(20))
+    samples = Flawed(Reader(), np.arange(20), np.arange(20))
     with pytest.raises(DataError, match="sample14 is 3 x 2 px: set resize and crop"):
         samples[Request(0, np.array([11, 14]), np.array([True, True]))]

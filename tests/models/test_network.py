@@ -29,7 +29,7 @@ def test_features_are_the_layers_output():
     model = build_classifier(SMALL).eval()
     images = torch.rand(2, 3, 32, 32)
     features = model.features(images, "avgpool")
-    assert features.shape == (2, 64, 1, 1)
+    assert features.shape == (2, 128, 1, 1)
     assert torch.allclose(model.network.fc(features.flatten(1)), model(images))
     with pytest.raises(UserError, match="no layer 'pool'.*avgpool"):
         model.features(images, "pool")

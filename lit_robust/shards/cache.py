@@ -1,0 +1,80 @@
+"""Named arrays in one file, used in place: the index of a split is read once and then mapped into memory.
+
+The file: 8 bytes that name the format, 8 bytes length of the JSON that follows, the JSON with every array's type, place
+and length, then the arrays, each at a multiple of 64 bytes. Nothing in it is executed on reading.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_robust.files import atomic_path
+
+MAGIC = b"LRINDEX1"
+ALIGNMENT = 64
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def cache_paths(folder: Path, split: str | None) -> list[Path]:
+    """Return where the index of a split may lie: beside the shards, else in the user's cache folder.
+
+    The cache folder is ``$LIT_ROBUST_CACHE``, or ``~/.cache/lit_robust``.
+    """
+    name = "all" if split is None else f"split-{quote(split, safe='')}"
+    place = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    user = Path(os.environ.get("LIT_ROBUST_CACHE") or Path("~/.cache/lit_robust").expanduser())
+    return [folder / ".lit_robust" / f"{name}.index", user / f"{folder.resolve().name}-{place}-{name}.index"]
+
+
+def save_arrays(path: Path, meta: Mapping[str, Any], arrays: Arrays) -> None:
+    """Write one-dimensional arrays and plain values, all or nothing.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    place = 0
+    for name, array in arrays.items():
+        entries[name] = {"dtype": array.dtype.newbyteorder("<").str, "place": place, "count": len(array)}
+        place = _aligned(place + array.nbytes)
+    header = json.dumps({"meta": meta, "arrays": entries}).encode()
+    with atomic_path(path) as beside, beside.open("wb") as file:
+        file.write(MAGIC + len(header).to_bytes(8, "little") + header)
+        begin = _aligned(file.tell())
+        for name, array in arrays.items():
+            file.seek(begin + entries[name]["place"])
+            file.write(np.ascontiguousarray(array, dtype=entries[name]["dtype"]).data)
+        file.truncate(begin + place)
+
+
+def load_arrays(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Map a file of `save_arrays` into memory; the arrays cannot be written.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is of another format or damaged.
+    """
+    content = np.memmap(path, dtype=np.uint8, mode="r")
+    head = len(MAGIC) + 8
+    if bytes(content[: len(MAGIC)]) != MAGIC:
+        raise ValueError(f"{path} is no index")
+    begin = head + int.from_bytes(bytes(content[len(MAGIC) : head]), "little")
+    header = json.loads(bytes(content[head:begin]))
+    begin = _aligned(begin)
+    arrays = {}
+    for name, entry in header["arrays"].items():
+        dtype, place = np.dtype(entry["dtype"]), begin + entry["place"]
+        arrays[name] = np.frombuffer(content, dtype, entry["count"], place)
+    return header["meta"], arrays
+
+
+def _aligned(place: int) -> int:
+    return -(-place // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,204 @@
+"""Where every sample of a split lies: one strict scan, kept in a file that is mapped into memory."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_robust.errors import DataError, UserError
+from lit_robust.shards.cache import cache_paths, load_arrays, save_arrays
+from lit_robust.shards.listing import Listing, list_split
+from lit_robust.shards.scan import IMAGE_EXTENSIONS, ShardScan, check_unique, scan_shards
+
+log = logging.getLogger(__name__)
+
+
+class ShardIndex:
+    """The samples of one split, in the order of the shards.
+
+    Made by `ShardIndex.open`. Arrays are read-only. It pickles as the path of its cache file, so that worker processes
+    share one copy in memory.
+
+    Attributes:
+        folder: where the shards lie.
+        split: name of the split as the info file spells it, or None for all tars of a folder.
+        shards: paths of the tars relative to ``folder``.
+        shard_sizes: bytes of each tar.
+        digest: sha256, in hexadecimal, over what the headers say: names of shards and samples, places and lengths of
+            images, labels. It does not cover the pixels.
+        num_classes: as the info file says, or None.
+        class_names: as the info file says, or None.
+        categories: category name to class numbers as the info file says, or None.
+        shard: ``[N]`` int32, the place of each sample's tar in ``shards``.
+        offset: ``[N]`` int64, byte in the tar where the image begins.
+        length: ``[N]`` int64, bytes of the image.
+        extension: ``[N]`` uint8, place of the image's extension in `IMAGE_EXTENSIONS`; contents may differ from it.
+        labels: ``[N]`` int64, class, or -1 where the sample has no ``cls``.
+    """
+
+    def __init__(self, folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.folder = folder
+        self.split: str | None = meta["split"]
+        self.shards: tuple[str, ...] = tuple(name for name, _, _ in meta["stamp"]["shards"])
+        self.shard_sizes: tuple[int, ...] = tuple(size for _, size, _ in meta["stamp"]["shards"])
+        self.digest: str = meta["digest"]
+        self.num_classes: int | None = meta["num_classes"]
+        self.class_names: tuple[str, ...] | None = _optional(meta["class_names"], tuple)
+        self.categories: dict[str, tuple[int, ...]] | None = _optional(
+            meta["categories"], lambda entries: {name: tuple(ids) for name, ids in entries.items()}
+        )
+        self.shard: NDArray[np.int32] = arrays["shard"]
+        self.offset: NDArray[np.int64] = arrays["offset"]
+        self.length: NDArray[np.int64] = arrays["length"]
+        self.extension: NDArray[np.uint8] = arrays["extension"]
+        self.labels: NDArray[np.int64] = arrays["label"]
+        self._keys: NDArray[np.uint8] = arrays["keys"]
+        self._key_ends: NDArray[np.int64] = arrays["key_ends"]
+        self._meta = meta
+        self._arrays = arrays
+        self._cache: Path | None = None
+
+    @classmethod
+    def open(cls, folder: Path, split: str | None, progress: bool = True) -> "ShardIndex":
+        """Open the index of a split; scan the shards where no index of them as they are now is kept.
+
+        The index is kept in ``<folder>/.lit_robust/``, or, where that cannot be written, in ``$LIT_ROBUST_CACHE`` or
+        ``~/.cache/lit_robust``. A shard that changed in size or time, or a changed info file, makes it scan again.
+
+        Args:
+            folder: where the shards lie.
+            split: name of the split, see `list_split`; None takes all tars, or the only split of the info file.
+            progress: draw a progress bar where the scan takes longer than 2 s.
+
+        Raises:
+            UserError: there is no such folder or split.
+            DataError: a shard or the info file is defective, or their counts differ; names shard and byte.
+        """
+        listing = list_split(Path(folder), split)
+        stamp = _stamp(listing, _present(listing))
+        places = cache_paths(listing.folder, listing.split)
+        for place in places:
+            found = _load(place, listing.folder)
+            if found is not None and found._meta["stamp"] == stamp:
+                return found
+        scans = scan_shards([listing.folder / file for file in listing.files], progress)
+        meta, arrays = _merge(listing, scans)
+        for place in places:
+            try:
+                save_arrays(place, meta, arrays)
+            except UserError as error:
+                log.info("The shard index is not kept in %s: %s", place.parent, error)
+                continue
+            return cls._reopen(place, listing.folder, meta["digest"])
+        log.warning("The shard index of %s cannot be kept: set LIT_ROBUST_CACHE to a folder.", listing.folder)
+        return cls(listing.folder, meta, arrays)
+
+    @classmethod
+    def _reopen(cls, place: Path, folder: Path, digest: str) -> "ShardIndex":
+        found = _load(place, folder)
+        if found is None or found.digest != digest:
+            raise DataError(f"The shard index {place} changed during the run: start it again.")
+        return found
+
+    def __reduce__(self) -> tuple[Callable[..., "ShardIndex"], tuple[Any, ...]]:
+        if self._cache is None:
+            return ShardIndex, (self.folder, self._meta, self._arrays)
+        return ShardIndex._reopen, (self._cache, self.folder, self.digest)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def key(self, number: int) -> str:
+        """Return the key of sample ``number`` (0 to N-1), the path up to the first dot of the base name.
+
+        Bytes that are no UTF-8 are written in hexadecimal.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        begin = int(self._key_ends[number - 1]) if number else 0
+        return bytes(self._keys[begin : self._key_ends[number]]).decode("utf-8", "backslashreplace")
+
+    def shard_path(self, number: int) -> Path:
+        """Return the path of the tar that holds sample ``number``."""
+        return self.folder / self.shards[int(self.shard[number])]
+
+    def image_extension(self, number: int) -> str:
+        """Return the extension of the image of sample ``number``, in lower case and without a dot."""
+        return IMAGE_EXTENSIONS[int(self.extension[number])]
+
+
+def _load(place: Path, folder: Path) -> ShardIndex | None:
+    try:
+        meta, arrays = load_arrays(place)
+        index = ShardIndex(folder, meta, arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.info("The shard index %s cannot be used (%s); the shards are scanned again.", place, error)
+        return None
+    index._cache = place
+    return index
+
+
+def _present(listing: Listing) -> list[tuple[int, int]]:
+    states = [(listing.folder / file).stat() for file in listing.files]
+    return [(state.st_size, state.st_mtime_ns) for state in states]
+
+
+def _stamp(listing: Listing, states: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """What must be the same for a kept index to hold: the tars by name, bytes and time, and what the info file says."""
+    shards = [[file, *state] for file, state in zip(listing.files, states, strict=True)]
+    said = [listing.lengths, listing.count, listing.num_classes, listing.class_names, listing.categories]
+    return {"shards": shards, "info": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
+
+
+def _merge(listing: Listing, scans: Sequence[ShardScan]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    counts = [len(scan.keys) for scan in scans]
+    for file, found, said in zip(listing.files, counts, listing.lengths or counts, strict=True):
+        if found != said:
+            raise DataError(
+                f"{listing.folder / file} holds {found} samples, but the info file says {said}: "
+                "copy or download the shard again."
+            )
+    if listing.count not in (None, sum(counts)):
+        raise DataError(
+            f"The shards of {listing.split!r} in {listing.folder} hold {sum(counts)} samples, but the info file says "
+            f"{listing.count}: copy or download the shards again."
+        )
+    if not sum(counts):
+        raise DataError(f"The shards of {listing.split!r} in {listing.folder} hold no samples: write them again.")
+    keys = [key for scan in scans for key in scan.keys]
+    shard = np.repeat(np.arange(len(scans), dtype=np.int32), counts)
+    check_unique(keys, lambda number: listing.folder / listing.files[shard[number]])
+    arrays: dict[str, NDArray[Any]] = {
+        "shard": shard,
+        "offset": np.concatenate([scan.offset for scan in scans]),
+        "length": np.concatenate([scan.length for scan in scans]),
+        "extension": np.concatenate([scan.extension for scan in scans]),
+        "label": np.concatenate([scan.label for scan in scans]),
+        "keys": np.frombuffer(b"".join(keys), dtype=np.uint8),
+        "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
+    }
+    digest = hashlib.sha256(json.dumps(listing.files).encode())
+    for name, array in arrays.items():
+        digest.update(f"{name} {len(array)} ".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
+    # Sizes and times as they were when the scan had the file open: a later change must not pass for the scanned state.
+    stamp = _stamp(listing, [(scan.size, scan.modified) for scan in scans])
+    meta = {
+        "split": listing.split,
+        "stamp": stamp,
+        "digest": digest.hexdigest(),
+        "num_classes": listing.num_classes,
+        "class_names": listing.class_names,
+        "categories": listing.categories,
+    }
+    return meta, arrays
+
+
+def _optional(value: Any, make: Callable[[Any], Any]) -> Any:
+    return None if value is None else make(value)

@@ -1,0 +1,87 @@
+"""Reading any sample of a split by its number, in any process."""
+
+import os
+from functools import lru_cache, partial
+from pathlib import Path
+
+from lit_robust.errors import DataError
+from lit_robust.shards.index import ShardIndex
+from lit_robust.shards.tar import read_exactly
+
+
+class OpenShard:
+    """A tar open for positional reads, closed when nobody holds it any more.
+
+    Args:
+        path: of the tar.
+        size: bytes that the index found.
+
+    Raises:
+        DataError: it cannot be opened, or has another size.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._descriptor = -1
+        self.path = path
+        self.size = size
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DataError(
+                f"The shard {path} cannot be opened ({error.strerror}): check its path and mode."
+            ) from error
+        found = os.fstat(self._descriptor).st_size
+        if found != size:
+            raise DataError(
+                f"The shard {path} has {found} bytes, but had {size} when it was indexed: start the run again."
+            )
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes at ``offset``; a DataError names the place where they are not to be had."""
+        return read_exactly(self._descriptor, self.path, offset, length, self.size)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+class IndexedReader:
+    """Gives the encoded image of any sample.
+
+    Positional reads share no place in the file, so forked processes and threads may use one reader; a pickled reader
+    opens the shards anew.
+
+    Args:
+        index: of the split.
+        max_open: shards kept open in one process; the one used longest ago is closed first.
+    """
+
+    def __init__(self, index: ShardIndex, max_open: int = 64) -> None:
+        self.index = index
+        self.max_open = max_open
+        self._open = lru_cache(max_open)(partial(_open_shard, index.folder, index.shards, index.shard_sizes))
+
+    def __reduce__(self) -> tuple[type["IndexedReader"], tuple[ShardIndex, int]]:
+        return IndexedReader, (self.index, self.max_open)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def key(self, number: int) -> str:
+        """Return the key of sample ``number`` (0 to N-1)."""
+        return self.index.key(number)
+
+    def image_bytes(self, number: int) -> bytes:
+        """Return the encoded image of sample ``number`` (0 to N-1).
+
+        Raises:
+            DataError: the shard is gone, changed its size, or cannot be read; names shard and byte.
+        """
+        if not 0 <= number < len(self.index):
+            raise IndexError(f"sample {number} of {len(self.index)}")
+        shard = self._open(int(self.index.shard[number]))
+        return shard.read(int(self.index.offset[number]), int(self.index.length[number]))
+
+
+def _open_shard(folder: Path, files: tuple[str, ...], sizes: tuple[int, ...], number: int) -> OpenShard:
+    return OpenShard(folder / files[number], sizes[number])

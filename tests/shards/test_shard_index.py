@@ -1,0 +1,212 @@
+"""The kept index: made once, mapped, shared with workers, and made again when the shards change."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import time
+
+import numpy as np
+import pytest
+from shard_making import entries, write_tar
+
+from lit_robust.errors import DataError, UserError
+from lit_robust.shards import IndexedReader, ShardIndex, cache
+from lit_robust.shards import index as index_module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_tar(folder / "x-val-0.tar", entries(4, "a/"))
+    write_tar(folder / "x-val-1.tar", entries(3, "b/"))
+    return folder
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Count how often shards are scanned."""
+    calls = []
+
+    def counted(paths, progress, scan=index_module.scan_shards):
+        calls.append(len(paths))
+        return scan(paths, progress)
+
+    monkeypatch.setattr(index_module, "scan_shards", counted)
+    return calls
+
+
+def arrays(index):
+    return [index.shard, index.offset, index.length, index.extension, index.labels]
+
+
+def test_the_second_opening_reads_the_kept_index(folder, scans):
+    first, second = ShardIndex.open(folder, "val"), ShardIndex.open(folder, "validation")
+    assert scans == [2]
+    assert second.digest == first.digest
+    assert all(np.array_equal(one, other) for one, other in zip(arrays(first), arrays(second), strict=True))
+    assert [second.key(n) for n in range(7)] == [f"a/s{n:04d}" for n in range(4)] + [f"b/s{n:04d}" for n in range(3)]
+    assert second.labels.dtype == np.int64
+    assert not any(array.flags.writeable for array in arrays(second))
+    assert [path.name for path in (folder / ".lit_robust").iterdir()] == ["split-val.index"]
+
+
+def rewrite(folder):
+    write_tar(folder / "x-val-1.tar", entries(2, "b/"))
+
+
+def touch(folder):
+    os.utime(folder / "x-val-1.tar", ns=(0, 0))
+
+
+def add(folder):
+    write_tar(folder / "x-val-2.tar", entries(2, "c/"))
+
+
+def describe(folder):
+    info = {"splits": {"val": {"filenames": ["x-val-0.tar", "x-val-1.tar"], "num_classes": 7}}}
+    (folder / "_info.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(("change", "count"), [(rewrite, 6), (touch, 7), (add, 9), (describe, 7)])
+def test_a_change_makes_it_anew(folder, scans, change, count):
+    ShardIndex.open(folder, "val")
+    change(folder)
+    assert len(ShardIndex.open(folder, "val")) == count
+    assert len(scans) == 2
+
+
+def test_the_digest_tells_contents_apart(folder):
+    digests = {ShardIndex.open(folder, "val").digest}
+    touch(folder)
+    assert ShardIndex.open(folder, "val").digest in digests
+    for members in (
+        entries(2, "b/"),
+        entries(3, "c/"),
+        [(n, b"1" if n.endswith("cls") else b) for n, b in entries(3, "b/")],
+    ):
+        write_tar(folder / "x-val-1.tar", members)
+        digests.add(ShardIndex.open(folder, "val").digest)
+    assert len(digests) == 4
+
+
+def test_damaged_kept_indexes_are_made_anew(folder, scans):
+    digest = ShardIndex.open(folder, "val").digest
+    place = folder / ".lit_robust" / "split-val.index"
+    content = place.read_bytes()
+    damages = [content[:cut] for cut in (0, 4, 15, 100, len(content) // 2)] + [b"X" + content[1:], b"[]" * 600]
+    for number, damaged in enumerate(damages):
+        place.write_bytes(damaged)
+        assert ShardIndex.open(folder, "val").digest == digest
+        assert len(scans) == 2 + number
+        assert place.read_bytes() == content
+
+
+def refuse_beside(folder, monkeypatch):
+    """Make the shards' folder unwritable; modes do not hold back a test that runs as root."""
+
+    def refusing(path, meta, arrays, save=cache.save_arrays):
+        if folder in path.parents:
+            raise UserError("read-only")
+        save(path, meta, arrays)
+
+    monkeypatch.setattr(index_module, "save_arrays", refusing)
+
+
+def test_a_read_only_folder_is_kept_in_the_users_cache(folder, scans, monkeypatch):
+    refuse_beside(folder, monkeypatch)
+    first, second = ShardIndex.open(folder, "val"), ShardIndex.open(folder, "val")
+    assert first.digest == second.digest
+    assert scans == [2]
+    assert not (folder / ".lit_robust").exists()
+    assert pickle.loads(pickle.dumps(first)).digest == first.digest
+
+
+def test_with_no_place_to_keep_it_the_arrays_travel(folder, monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIT_ROBUST_CACHE", str(tmp_path / "file"))
+    refuse_beside(folder, monkeypatch)
+    index = ShardIndex.open(folder, "val")
+    assert "LIT_ROBUST_CACHE" in caplog.text
+    assert pickle.loads(pickle.dumps(index)).key(6) == "b/s0002"
+
+
+def test_it_pickles_as_a_path(tmp_path):
+    write_tar(tmp_path / "x-val-0.tar", [(f"sample-with-a-long-name-{n:08d}.jpg", b"1") for n in range(2000)])
+    index = ShardIndex.open(tmp_path, "val")
+    assert len(pickle.dumps(IndexedReader(index))) < 1000
+    assert pickle.loads(pickle.dumps(index)).key(1999) == index.key(1999)
+
+
+def test_a_change_during_the_run_is_noticed(folder):
+    index = ShardIndex.open(folder, "val")
+    pickled, reader = pickle.dumps(index), IndexedReader(index)
+    time.sleep(0.01)
+    rewrite(folder)
+    with pytest.raises(DataError, match=r"x-val-1.tar has \d+ bytes, but had \d+"):
+        reader.image_bytes(5)
+    ShardIndex.open(folder, "val")
+    with pytest.raises(DataError, match="changed during the run"):
+        pickle.loads(pickled)
+
+
+def digest_of(reader, numbers, results):
+    results.put([reader.image_bytes(number) for number in numbers])
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_two_processes_read(folder, method):
+    reader = IndexedReader(ShardIndex.open(folder, "val"))
+    expected = [reader.image_bytes(number) for number in range(7)]
+    assert expected == [body for name, body in [*entries(4, "a/"), *entries(3, "b/")] if name.endswith("jpg")]
+    context = multiprocessing.get_context(method)
+    queues = [context.Queue() for _ in range(2)]
+    orders = [list(range(7)), list(range(6, -1, -1))]
+    workers = [
+        context.Process(target=digest_of, args=(reader, order, queue))
+        for order, queue in zip(orders, queues, strict=True)
+    ]
+    for worker in workers:
+        worker.start()
+    found = [queue.get(timeout=60) for queue in queues]
+    for worker in workers:
+        worker.join(60)
+    assert found == [expected, expected[::-1]]
+
+
+def open_descriptors():
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")  # noqa: PTH112
+def test_open_shards_are_bounded_and_closed(tmp_path):
+    for shard in range(8):
+        write_tar(tmp_path / f"x-val-{shard}.tar", entries(1, f"{shard}/"))
+    index = ShardIndex.open(tmp_path, "val")
+    before = open_descriptors()
+    reader = IndexedReader(index, max_open=3)
+    for _ in range(2):
+        for number in range(8):
+            assert reader.image_bytes(number)
+            assert open_descriptors() - before <= 3
+    del reader
+    assert open_descriptors() == before
+
+
+def test_a_short_read_names_shard_and_byte(folder):
+    index = ShardIndex.open(folder, "val")
+    reader = IndexedReader(index)
+    reader.image_bytes(0)
+    path = index.shard_path(1)
+    os.truncate(path, int(index.offset[1]) + 5)
+    with pytest.raises(DataError, match=rf"x-val-0.tar is defective at byte {index.offset[1]}, .* are missing"):
+        reader.image_bytes(1)
+
+
+@pytest.mark.parametrize("number", [-1, 7])
+def test_numbers_out_of_range(folder, number):
+    index = ShardIndex.open(folder, "val")
+    for call in (index.key, IndexedReader(index).image_bytes):
+        with pytest.raises(IndexError):
+            call(number)

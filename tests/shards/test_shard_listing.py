@@ -1,0 +1,94 @@
+"""Which tars a split is made of."""
+
+import json
+
+import pytest
+
+from lit_robust.errors import DataError, UserError
+from lit_robust.shards.listing import list_split
+
+
+def make(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def write_info(folder, splits, name="_info.json", **top):
+    (folder / name).write_text(json.dumps({"splits": splits, **top}))
+
+
+@pytest.mark.parametrize("name", ["_info.json", "info.json"])
+@pytest.mark.parametrize(("asked", "written"), [("val", "validation"), ("validation", "val"), ("val", "val")])
+def test_the_info_file_decides(tmp_path, name, asked, written):
+    make(tmp_path, "b.tar", "a.tar", "other-val-0.tar")
+    entry = {"name": written, "filenames": ["b.tar", "a.tar"], "shard_lengths": [3, 4], "num_samples": 7}
+    write_info(tmp_path, {written: {**entry, "class_names": ["x", "y"]}}, name, num_classes=2)
+    listing = list_split(tmp_path, asked)
+    assert (listing.split, listing.files, listing.lengths, listing.count) == (written, ("b.tar", "a.tar"), (3, 4), 7)
+    assert (listing.num_classes, listing.class_names, listing.categories) == (2, ("x", "y"), None)
+
+
+def test_names_decide_without_an_info_file(tmp_path):
+    make(tmp_path, "retrieval-train-0.tar", "retrieval-val-1.tar", "retrieval-val-0.tar", "notes.txt")
+    assert list_split(tmp_path, "val").files == ("retrieval-val-0.tar", "retrieval-val-1.tar")
+    assert list_split(tmp_path, "validation").files == ("retrieval-val-0.tar", "retrieval-val-1.tar")
+    assert len(list_split(tmp_path, None).files) == 3
+    with pytest.raises(UserError, match="no split 'test'"):
+        list_split(tmp_path, "test")
+
+
+def test_a_split_that_the_info_file_lacks(tmp_path):
+    make(tmp_path, "x-train-0.tar", "x-val-0.tar")
+    write_info(tmp_path, {"train": {"filenames": ["x-train-0.tar"]}})
+    assert list_split(tmp_path, None).split == "train"
+    assert list_split(tmp_path, "val").files == ("x-val-0.tar",)
+    with pytest.raises(UserError, match="which holds train"):
+        list_split(tmp_path, "test")
+
+
+def test_a_gap_between_numbered_shards(tmp_path):
+    make(tmp_path, "imagenet1k-val-00.tar", "imagenet1k-val-01.tar", "imagenet1k-val-03.tar")
+    with pytest.raises(DataError, match="Shard number 2 is missing"):
+        list_split(tmp_path, "val")
+
+
+def test_missing_folder_and_shards(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        list_split(tmp_path / "none", "val")
+    write_info(tmp_path, {"val": {"filenames": ["a.tar", "b.tar"]}})
+    make(tmp_path, "a.tar")
+    with pytest.raises(DataError, match=r"1 of the 2 shards .* the first is b.tar"):
+        list_split(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ({}, "filenames"),
+        ({"filenames": []}, "empty"),
+        ({"filenames": "a.tar"}, "not a list"),
+        ({"filenames": ["a.tar", "a.tar"]}, "twice"),
+        ({"filenames": ["../a.tar"]}, "outside"),
+        ({"filenames": ["/a.tar"]}, "outside"),
+        ({"filenames": ["a.tar"], "shard_lengths": [1, 2]}, "2 shard_lengths for 1"),
+        ({"filenames": ["a.tar"], "shard_lengths": [1.5]}, "whole number"),
+        ({"filenames": ["a.tar"], "shard_lengths": [3], "num_samples": 4}, "sum to 3"),
+        ({"filenames": ["a.tar"], "alt_label": "wnid"}, "alt_label"),
+        ({"filenames": ["a.tar"], "class_names": "ab"}, "not a list"),
+        ({"filenames": ["a.tar"], "categories": [1]}, "malformed"),
+        (["a.tar"], "malformed"),
+    ],
+)
+def test_malformed_entries(tmp_path, entry, what):
+    make(tmp_path, "a.tar")
+    write_info(tmp_path, {"val": entry})
+    with pytest.raises(DataError, match=what):
+        list_split(tmp_path, "val")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"splits": []}', '"splits"'])
+def test_malformed_info_files(tmp_path, content):
+    (tmp_path / "_info.json").write_text(content)
+    with pytest.raises(DataError, match="mend or remove it"):
+        list_split(tmp_path, "val")

@@ -1,0 +1,192 @@
+"""The whole way on tiny data, by the command line a user types: data, fit, test, predict, report."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_robust.cli import main
+from lit_robust.results import RunResults
+from wandb_reader import read_run
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
+
+IMAGENET = [
+    "--data.class_path",
+    "lit_robust.data.ImageNetDataModule",
+    "--data.evaluation",
+    "{resize: null, crop: null}",
+]
+
+
+def options(config, run, data):
+    return ["-c", str(CONFIGS / config), "--trainer.default_root_dir", str(run), "--data.root", str(data), *TINY]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, toy):
+    """A standard and an adversarial network, trained and tested."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("standard", "adversarial"):
+        settings = options(f"toy/{name}.yaml", folder / name, toy)
+        assert main(["fit", *settings]) == 0
+        assert main(["test", *settings, "--ckpt_path", str(folder / name / "checkpoints" / "last.ckpt")]) == 0
+    return folder
+
+
+def test_results_hold_every_value_with_its_count_and_protocol(runs):
+    found = RunResults.load(runs / "adversarial")
+    values = {(result.dataset, result.metric): result for result in found.results}
+    assert {"top1", "top5", "adversarial_accuracy_l2_eps_2"} <= {metric for _, metric in values}
+    assert values["imagenet", "top1"].count == 41
+    assert values["cue-conflict", "shape_bias"].count == 41
+    attack = values["imagenet", "adversarial_accuracy_l2_eps_2"].protocol["attack"]
+    assert (attack["norm"], attack["eps"], attack["step_size"], attack["steps"]) == ("l2", 2.0, 1.0, 3)
+    decisions = [values["cue-conflict", f"{kind}_decisions"].value for kind in ("shape", "texture", "other")]
+    assert sum(decisions) == values["cue-conflict", "shape_bias"].protocol["images_in_conflict"] == 36
+    assert found.model["module"] == "AdversarialModule"
+    assert found.model["settings"]["attack"]["eps"] == 2.0
+    assert len(found.model["weights_sha256"]) == 64
+    assert found.run["command"].startswith("lit-robust test -c ")
+
+
+def test_accuracy_never_rises_with_eps(runs):
+    for name in ("standard", "adversarial"):
+        values = {result.metric: result.value for result in RunResults.load(runs / name).results}
+        curve = [values["top1"], *(values[f"adversarial_accuracy_l2_eps_{eps}"] for eps in ("0.5", "1", "2"))]
+        assert curve == sorted(curve, reverse=True)
+
+
+def test_examples_are_pictures_in_the_run_folder(runs):
+    examples = RunResults.load(runs / "standard").examples
+    assert {example.kind for example in examples} == {"adversarial", "cue-conflict"}
+    for example in examples:
+        for file in example.images.values():
+            assert (runs / "standard" / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_offline_wandb_run_holds_scalars_config_table_and_images(runs):
+    folder, history, config = read_run(runs / "adversarial" / "wandb")
+    values = {f"test/{r.dataset}/{r.metric}": r.value for r in RunResults.load(runs / "adversarial").results}
+    for key, value in values.items():
+        if value == value:
+            assert history[key] == pytest.approx(value, abs=1e-6), key
+    assert config["model"]["init_args"]["attack"]["init_args"]["eps"] == 2.0
+    images = history["test/imagenet/adversarial_examples"]
+    assert images["_type"] == "images/separated"
+    assert all(re.match(r"(clean|adversarial): is \w+, says \w+$", caption) for caption in images["captions"])
+    assert all((folder / "files" / name).is_file() for name in images["filenames"])
+    table = json.loads((folder / "files" / history["test/cue-conflict/decisions"]["path"]).read_text())
+    assert table["columns"][:4] == ["category", "shape", "texture", "other"]
+    assert sum(sum(row[1:4]) for row in table["data"]) == 36
+
+
+def test_csv_log_has_losses_and_results(runs):
+    files = sorted((runs / "standard" / "csv").glob("*/metrics.csv"))
+    columns = {name for file in files for name in next(csv.reader(file.open()))}
+    assert {"train/loss", "val/top1", "test/imagenet/top1", "test/cue-conflict/shape_bias"} <= columns
+
+
+def test_report_compares_the_runs(runs, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main(["report", str(runs / "standard"), str(runs / "adversarial"), "-o", str(page)]) == 0
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    assert "standard" in text
+    assert "adversarial" in text
+    assert text.count("<svg") >= 2
+    assert text.count("data:image/png") > 20
+
+
+def test_validate_and_predict(runs, toy):
+    settings = options("toy/standard.yaml", runs / "standard", toy)
+    last = str(runs / "standard" / "checkpoints" / "last.ckpt")
+    assert main(["validate", *settings, "--ckpt_path", last]) == 0
+    assert main(["predict", *settings, "--ckpt_path", last]) == 0
+    rows = list(csv.DictReader((runs / "standard" / "predictions.csv").open()))
+    assert [int(row["index"]) for row in rows] == list(range(41))
+    correct = sum(row["label"] == row["prediction"] for row in rows)
+    top1 = next(r for r in RunResults.load(runs / "standard").results if r.metric == "top1")
+    assert correct / 41 == pytest.approx(top1.value)
+
+
+def test_limited_test_is_marked_partial(runs, toy, tmp_path):
+    settings = options("toy/standard.yaml", tmp_path, toy)
+    last = str(runs / "standard" / "checkpoints" / "last.ckpt")
+    clean = json.dumps([{"class_path": "lit_robust.callbacks.CleanAccuracy"}])
+    small = [
+        "--trainer.limit_test_batches",
+        "1",
+        "--trainer.callbacks",
+        clean,
+        *IMAGENET,
+        "--data.eval_batch_size",
+        "8",
+    ]
+    assert main(["test", *settings, *small, "--ckpt_path", last]) == 0
+    top1 = next(r for r in RunResults.load(tmp_path).results if r.metric == "top1")
+    assert (top1.count, top1.protocol["partial"], top1.protocol["full_count"]) == (8, True, 41)
+
+
+def command(words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "lit_robust", *words],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_two_ranks_give_the_results_of_one(runs, toy, tmp_path):
+    """Exact counts over ranks: 41 samples, which two ranks do not divide."""
+    settings = options("toy/adversarial.yaml", tmp_path, toy)
+    last = str(runs / "adversarial" / "checkpoints" / "last.ckpt")
+    ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = command(["test", *settings, *ranks, "--ckpt_path", last])
+    assert done.returncode == 0, done.stderr
+    one, two = RunResults.load(runs / "adversarial"), RunResults.load(tmp_path)
+    assert (one.run["ranks"], two.run["ranks"]) == (1, 2)
+    assert [(r.key, r.value, r.count) for r in one.results] == [(r.key, r.value, r.count) for r in two.results]
+    assert [(e.index, e.captions) for e in one.examples] == [(e.index, e.captions) for e in two.examples]
+
+
+def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path):
+    """Kill -9 after step 5 of 2 epochs of 3 batches of 32, restart: the weights of an uninterrupted run, bit by bit."""
+    every_step = json.dumps(
+        [
+            {
+                "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+                "init_args": {"dirpath": "checkpoints", "save_last": True, "every_n_train_steps": 1},
+            },
+            {"class_path": "kill_callback.KillAfter", "init_args": {"step": 5}},
+        ]
+    )
+    batch = [*IMAGENET, "--data.batch_size", "32", "--data.training", "{crop: padded, size: 48, flip: true}"]
+
+    def fit(run, *more):
+        settings = options("toy/adversarial.yaml", run, toy)
+        return command(
+            ["fit", *settings, *batch, "--trainer.callbacks", every_step, *more], KILL=more and "no" or "yes"
+        )
+
+    killed = fit(tmp_path / "killed")
+    assert killed.returncode == -9, killed.stderr
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    resumed = fit(tmp_path / "killed", "--ckpt_path", str(last))
+    assert resumed.returncode == 0, resumed.stderr
+    whole = fit(tmp_path / "whole", "--trainer.max_steps", "-1")
+    assert whole.returncode == 0, whole.stderr
+    import torch
+
+    one = torch.load(last, weights_only=True)
+    two = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert one["global_step"] == two["global_step"] == 6
+    for name, tensor in two["state_dict"].items():
+        assert torch.equal(one["state_dict"][name], tensor), name
