@@ -99,7 +99,8 @@ class EvaluationCallback(Callback, ABC):
         """Check the count over all ranks, then compute, log and keep the results."""
         seen = int(trainer.strategy.reduce(self.seen.clone(), reduce_op="sum"))
         if seen != self.described.count:
-            if trainer.limit_test_batches == 1.0:
+            limit = trainer.limit_test_batches
+            if isinstance(limit, float) and limit == 1.0:  # To Lightning 1.0 is everything, 1 is one batch.
                 raise DataError(
                     f"{seen} samples of {self.dataset} were evaluated where its index has {self.described.count}: "
                     "no result is given."

@@ -31,7 +31,9 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1]."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        normalised = (images - self.mean) / self.std
+        # Convolutions are fastest with channels last, on CPUs and GPUs; where images are so already this is free.
+        logits: Tensor = self.network(normalised.contiguous(memory_format=torch.channels_last))
         return logits
 
     def features(self, images: Tensor, layer: str) -> Tensor:

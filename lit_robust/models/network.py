@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from lit_robust.errors import UserError
@@ -52,7 +53,7 @@ def build_classifier(spec: Network) -> Classifier:
     network = builders[library](name, spec.num_classes, entry)
     if is_file and spec.weights is not None:
         load_weights(network, Path(spec.weights), spec.name, spec.num_classes)
-    return Classifier(network, spec.mean, spec.std)
+    return Classifier(network.to(memory_format=torch.channels_last), spec.mean, spec.std)
 
 
 def _ours(name: str, num_classes: int, entry: str | None) -> nn.Module:

@@ -67,10 +67,7 @@ def by_hand(network, attack=None):
 @pytest.mark.parametrize("attack", [None, ATTACK])
 def test_training_is_the_papers_loop(tmp_path, attack):
     seed_everything(1)
-    if attack is None:
-        module = StandardModule(NETWORK, SETTINGS)
-    else:
-        module = AdversarialModule(NETWORK, SETTINGS, attack)
+    module = StandardModule(NETWORK, SETTINGS) if attack is None else AdversarialModule(NETWORK, SETTINGS, attack)
     expected = by_hand(module.model, attack)
     fit(module, tmp_path)
     # The order of floating-point sums differs: three steps of SGD, batch norm's statistics included, agree to 1e-4.

@@ -1,0 +1,1 @@
+"""Images to images: the stimuli of robustness tests, and the toy figures."""
