@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -10,8 +11,7 @@ import lit_robust
 from lit_robust.cli import main
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
-from lit_robust.report import compare, load_runs, report
-from lit_robust.report.table import markdown
+from lit_robust.report import compare, load_runs, report, terminal
 
 RUNS = ("standard", "adversarial")
 MARK = "demo.json"  # In every folder the demo makes: what made it, and whether that came to its end.
@@ -30,6 +30,7 @@ def run_demo(output: Path, seed: int) -> None:
         UserError: a step failed, or ``output`` holds folders of these names that the demo did not make.
     """
     started = time.monotonic()
+    os.environ.setdefault("WANDB_SILENT", "true")  # Four runs' summaries would bury the comparison.
     data = output / "data"
     if _begin(data, "data", f"{lit_robust.__version__} {seed}") != "finished":
         # Half a drawing is no use: `data toy` refuses to add to it.
@@ -40,7 +41,7 @@ def run_demo(output: Path, seed: int) -> None:
     for name in RUNS:
         _train_and_test(config(f"toy/{name}.yaml"), output / name, data, seed)
     folders = [output / name for name in RUNS]
-    print("\n" + markdown(compare({run.label: run.found for run in load_runs(folders)})))
+    print("\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
     report(folders, output / "report.html")
     print(f"Took {time.monotonic() - started:.0f} s. Open {output / 'report.html'} in a browser.")
 

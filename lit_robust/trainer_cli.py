@@ -1,5 +1,6 @@
 """fit, validate, test and predict: LightningCLI with the run's folder as the place for everything."""
 
+import logging
 import os
 import sys
 import warnings
@@ -16,8 +17,7 @@ from lit_robust import callbacks, data, modules
 from lit_robust.data import RobustDataModule
 from lit_robust.files import write_text
 from lit_robust.modules import ClassifierModule
-from lit_robust.report import compare, load_runs
-from lit_robust.report.table import markdown
+from lit_robust.report import compare, load_runs, terminal
 from lit_robust.results import FILE_NAME
 
 __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
@@ -47,7 +47,7 @@ class RobustCLI(LightningCLI):
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
             runs = {run.label: run.found for run in load_runs([folder])}
-            print(f"\n{markdown(compare(runs))}\nResults are in {folder / FILE_NAME}")
+            print(f"\n{terminal(compare(runs))}\n\nResults are in {folder / FILE_NAME}")
 
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
@@ -65,6 +65,10 @@ def _listed(value: Any) -> list[Namespace]:
     return [entry for entry in entries if isinstance(entry, Namespace)]
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
+
+
 def run_trainer(words: Sequence[str], command: str) -> None:
     """Run one of Lightning's commands.
 
@@ -78,6 +82,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
     raises = {"exit_on_error": False}
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
         RobustCLI(
             ClassifierModule,

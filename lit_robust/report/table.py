@@ -150,13 +150,14 @@ def markdown(table: Table) -> str:
     heads = ["Run", *(f"{column.dataset}: {column.title} ({column.unit})" for column in table.columns)]
     lines = [_line(heads), f"| --- |{' ---: |' * len(table.columns)}"]
     for label, row in table.rows.items():
-        lines.append(_line([label, *(_words(table, cell) for cell in row)]))
+        lines.append(_line([label, *(words(table, cell) for cell in row)]))
     notes = [f"{table.mark(number)} {note.text}" for number, note in enumerate(table.notes)]
     notes += [PARTIAL_NOTE] if table.has_partial else []
     return "\n".join([*lines, "", *(f"- {_escaped(note)}" for note in notes)]).rstrip("\n") + "\n"
 
 
-def _words(table: Table, cell: Cell | None) -> str:
+def words(table: Table, cell: Cell | None) -> str:
+    """Return what stands in a cell: the value, its notes' marks, and whether it is partial."""
     if cell is None:
         return MISSING
     return " ".join([cell.text, *map(table.mark, cell.notes), *(["(partial)"] if cell.partial else [])])
