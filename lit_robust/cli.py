@@ -3,14 +3,11 @@
 Nothing heavy is imported before the tool is known, so that ``lit-robust --help`` answers at once.
 """
 
-import re
 import shlex
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 
 from lit_robust import __version__
-from lit_robust.errors import UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HELP = """\
@@ -67,26 +64,11 @@ def main(args: Sequence[str] | None = None) -> int:
         print("lit-robust: interrupted; what was finished is kept.", file=sys.stderr)
         return 130
     except Exception as error:
+        from lit_robust.explain import explain
+
         sentence = explain(error)
         if sentence is None:
             raise
         print(f"lit-robust: {sentence}", file=sys.stderr)
         return 2
     return 0
-
-
-def explain(error: BaseException | None) -> str | None:
-    """Return the sentence for a user's mistake, however deep a library has wrapped it; null for anything else."""
-    outermost = error
-    while error is not None:
-        if isinstance(error, UserError):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return one_sentence(str(outermost)) if isinstance(outermost, ArgumentError) else None
-
-
-def one_sentence(message: str) -> str:
-    """Return the innermost reason of a parser's message, on one line, with what to do about it."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    reason = re.sub(r"\s+", " ", " ".join(lines))
-    return f"{reason.rstrip('.')}; `--help` shows the options and their types."

@@ -126,4 +126,4 @@ def run_tool(words: Sequence[str]) -> None:
 
 
 def _parser(name: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"lit-robust {name}", description=description, exit_on_error=False)
+    return ArgumentParser(prog=f"lit-robust {name}", description=description, exit_on_error=False, allow_abbrev=False)

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_robust import callbacks, data, modules
 from lit_robust.data import RobustDataModule
+from lit_robust.errors import UserError
 from lit_robust.files import write_text
 from lit_robust.modules import ClassifierModule
 from lit_robust.report import compare, load_runs, terminal
@@ -49,6 +51,14 @@ class RobustCLI(LightningCLI):
             runs = {run.label: run.found for run in load_runs([folder])}
             print(f"\n{terminal(compare(runs))}\n\nResults are in {folder / FILE_NAME}")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, and refuse a checkpoint that is none before anything heavy is done."""
+        super().parse_arguments(parser, args)
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint not in (None, "best", "last", "hpc") and not zipfile.is_zipfile(checkpoint):
+            what = "is no checkpoint, or not whole" if Path(checkpoint).is_file() else "does not exist"
+            raise UserError(f"The checkpoint {checkpoint} {what}: give a file that `lit-robust fit` wrote.")
+
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
         trainer = self.config[self.config.subcommand].trainer
@@ -81,7 +91,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     # The words are handed on explicitly, so that a test or the demo may call in the same process.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
-    raises = {"exit_on_error": False}
+    raises = {"exit_on_error": False, "allow_abbrev": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:
         RobustCLI(

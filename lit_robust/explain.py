@@ -1,0 +1,102 @@
+"""Users' mistakes in one sentence: what was wrong, where, and what to write instead."""
+
+import inspect
+import pickle
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import get_type_hints
+
+from lit_robust.errors import UserError
+
+TOP_LEVEL = ("config", "seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "verbose")
+NOISE = re.compile(
+    r"Does not validate against|Subtypes: |Errors:|Subclass types expect|Expected a path but|- a (class|dict)"
+)
+
+
+def explain(error: BaseException | None) -> str | None:
+    """Return the sentence for a user's mistake, however deep a library has wrapped it; null for anything else."""
+    outermost = error
+    while error is not None:
+        if isinstance(error, UserError):
+            return str(error)
+        if isinstance(error, pickle.UnpicklingError):
+            return "A checkpoint holds Python objects beside tensors and plain values: load one that was saved here."
+        error = error.__cause__ or error.__context__
+    return parser_sentence(str(outermost)) if isinstance(outermost, ArgumentError) else None
+
+
+def parser_sentence(message: str) -> str:
+    """Return the innermost reason of a message of jsonargparse's, which nests one for every class on the way.
+
+    Args:
+        message: of an ``ArgumentError``, many lines.
+    """
+    keys: list[str] = []
+    owner, reason = "", ""
+    for line in _first_alternative(message):
+        key = re.match(r'(?:- )?Parser key "([^"]+)":\s*(.*)', line)
+        problem = re.match(r"(?:- )?Problem with given class_path '([^']+)':\s*(.*)", line)
+        if key:
+            keys.append(key[1])
+        if problem:
+            owner = problem[1]
+        rest = key[2] if key else problem[2] if problem else line
+        if rest and not NOISE.search(rest):
+            reason = reason or rest.removeprefix("- ")
+    where = f"In {'.'.join(keys)}" if keys else ""
+    where += f" ({owner.rsplit('.', 1)[-1]})" if owner else ""
+    return f"{where}: {_mend(reason, owner)}".removeprefix(": ")
+
+
+def _first_alternative(message: str) -> list[str]:
+    """Return the stripped lines up to the second alternative of a union, which mostly is "or nothing"."""
+    kept: list[str] = []
+    bullet = None
+    for line in message.splitlines():
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if text.startswith("Given value"):
+            break
+        if text.startswith("- ") and not NOISE.search(text):
+            if bullet is not None and indent <= bullet:
+                break
+            bullet = indent if bullet is None else bullet
+        kept.append(text)
+    return kept
+
+
+def _mend(reason: str, owner: str) -> str:
+    unknown = re.search(r"option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)'", reason)
+    if unknown:
+        name = next(filter(None, unknown.groups()))
+        group = re.search(r"Group '([^']+)'", reason)
+        return f"there is no option {name!r}; {_suggest(name, _options(owner, group[1] if group else '', name))}"
+    expected = re.search(r"Expected an? <class '([^']+)'>\.? Got value: (.*)", reason)
+    if expected:
+        return f"expected {expected[1]}, got {expected[2]!r}; `--help` tells what it means."
+    return f"{reason.rstrip('.')}; `--help` shows the options and their types."
+
+
+def _options(owner: str, group: str, name: str) -> list[str]:
+    """Return the options there are where ``name`` was given."""
+    if not owner:
+        if not name.startswith("trainer."):
+            return list(TOP_LEVEL)
+        from pytorch_lightning import Trainer
+
+        return [f"trainer.{option}" for option in inspect.signature(Trainer.__init__).parameters if option != "self"]
+    module, _, class_name = owner.rpartition(".")
+    cls = getattr(import_module(module), class_name)
+    if group:
+        cls = get_type_hints(cls.__init__)[group.split(".")[0]]
+    first, dot, _ = name.partition(".")
+    options: Iterable[str] = inspect.signature(cls).parameters
+    return [option + name[len(first) :] if dot else option for option in options]
+
+
+def _suggest(name: str, options: Sequence[str]) -> str:
+    close = get_close_matches(name, options, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(options)}."

@@ -1,0 +1,125 @@
+"""Users' mistakes end in one sentence that names the value and the fix, exit code 2, and nothing half-written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_robust.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def words(toy, tmp_path):
+    return ["-c", str(CONFIGS / "toy/standard.yaml"), "--data.root", str(toy), "--trainer.logger", "false",
+            "--trainer.default_root_dir", str(tmp_path / "run")]  # fmt: skip
+
+
+def sentence(args, capsys):
+    """Run a command that must fail, and return the one line it prints."""
+    capsys.readouterr()
+    assert main(args) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-robust: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("lit-robust: ")
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--trainer.max_epoch", "3"], "no option 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"),
+        (["--model.netwrk.name", "x"], "In model (StandardModule): there is no option 'netwrk.name'; did you mean"),
+        (["--model.network.num_classes", "5"], "The network has 5 classes, but"),
+        (["--model.network.num_classes", "five"], "expected int, got 'five'"),
+        (["--model.network.name", "resnet50"], "Unknown network 'resnet50': write torchvision/<name>"),
+        (["--data.root", "/nowhere"], "There is no folder /nowhere/imagenet: check the path"),
+        (["--model.network.weights", "/nowhere.pt"], "There is no weights file /nowhere.pt: check the path."),
+        (["--ckpt_path", "/nowhere.ckpt"], "The checkpoint /nowhere.ckpt does not exist: give a file"),
+        (["-c", "/nowhere.yaml"], "File does not exist: '/nowhere.yaml'"),
+    ],
+)
+def test_on_the_command_line(words, more, expected, capsys):
+    said = sentence(["fit", *words, *more], capsys)
+    assert expected in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "expected"),
+    [
+        (("trainer",), "max_epoch", "did you mean 'trainer.max_epochs'?"),
+        (("model", "init_args"), "optimization", "did you mean 'optimisation'?"),
+        (("trainer", "callbacks", 1, "init_args"), "datset", "(CleanAccuracy): there is no option 'datset'; did you"),
+        (("trainer", "callbacks", 2, "init_args", "attack", "init_args"), "epsilon", "(PGD): there is no option"),
+        (("data", "init_args", "members", 0, "init_args"), "batchsize", "did you mean 'batch_size'?"),
+        ((), "modle", "there is no option 'modle'; did you mean 'model'?"),
+    ],
+)
+def test_wrong_keys_in_a_config(tmp_path, place, key, expected, capsys):
+    content = yaml.safe_load((CONFIGS / "toy/standard.yaml").read_text())
+    inner = content
+    for step in place:
+        inner = inner[step]
+    inner[key] = 1
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert expected in sentence(["fit", "-c", str(file)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["fitt"], "There is no command 'fitt': did you mean fit?"),
+        (["data", "toi"], "There is no command `data toi`: choose data toy or data shard."),
+        (["report", "/nowhere"], "No results file at /nowhere: name a folder that `lit-robust test` wrote into."),
+        (["data", "shard", "/nowhere", "out", "--split", "val"], "There is no folder /nowhere: unpack the images"),
+        (["fit"], "required: fit.data, fit.model"),
+    ],
+)
+def test_other_commands(args, expected, capsys):
+    assert expected in sentence(args, capsys)
+
+
+def test_eps_of_the_wrong_scale(words, capsys):
+    adversarial = ["-c", str(CONFIGS / "toy/adversarial.yaml"), "--model.attack.norm", "linf", "--model.attack.eps", "8"]
+    assert "did you mean 8/255 = 0.03137?" in sentence(["fit", *words, *adversarial], capsys)
+
+
+def test_weights_of_another_network(words, tmp_path, capsys):
+    file = tmp_path / "weights.pt"
+    torch.save(torch.nn.Linear(2, 2).state_dict(), file)
+    assert "is of another network" in sentence(["test", *words, "--model.network.weights", str(file)], capsys)
+
+
+def test_checkpoint_that_is_none(words, tmp_path, capsys):
+    file = tmp_path / "page.ckpt"
+    file.write_text("<html>404</html>")
+    assert "is no checkpoint, or not whole" in sentence(["test", *words, "--ckpt_path", str(file)], capsys)
+
+
+def test_truncated_shard(words, toy, tmp_path, capsys):
+    shutil.copytree(toy / "imagenet", tmp_path / "cut" / "imagenet", ignore=shutil.ignore_patterns(".*"))
+    shard = next((tmp_path / "cut" / "imagenet").glob("*val*.tar"))
+    shard.write_bytes(shard.read_bytes()[:20_000])
+    said = sentence(["fit", *words, "--data.root", str(tmp_path / "cut")], capsys)
+    assert str(shard.name) in said
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_missing_test_set(words, capsys):
+    only = ["--data.class_path", "lit_robust.data.ImageNetDataModule", "--data.evaluation", "{resize: null, crop: null}"]
+    said = sentence(["test", *words, *only], capsys)
+    assert "ShapeBiasEvaluation evaluates 'cue-conflict', but the data have imagenet: add that data module" in said
+
+
+def test_results_that_cannot_be_written(toy, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    said = sentence(["data", "toy", str(tmp_path / "file"), "--train", "8", "--test", "8"], capsys)
+    assert str(tmp_path / "file") in said
+
+
+def test_toy_data_are_not_mixed_with_what_is_there(toy, capsys):
+    assert "already" in sentence(["data", "toy", str(toy), "--train", "8", "--test", "8"], capsys)
