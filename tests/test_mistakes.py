@@ -84,7 +84,14 @@ def test_other_commands(args, expected, capsys):
 
 
 def test_eps_of_the_wrong_scale(words, capsys):
-    adversarial = ["-c", str(CONFIGS / "toy/adversarial.yaml"), "--model.attack.norm", "linf", "--model.attack.eps", "8"]
+    adversarial = [
+        "-c",
+        str(CONFIGS / "toy/adversarial.yaml"),
+        "--model.attack.norm",
+        "linf",
+        "--model.attack.eps",
+        "8",
+    ]
     assert "did you mean 8/255 = 0.03137?" in sentence(["fit", *words, *adversarial], capsys)
 
 
@@ -110,7 +117,12 @@ def test_truncated_shard(words, toy, tmp_path, capsys):
 
 
 def test_missing_test_set(words, capsys):
-    only = ["--data.class_path", "lit_robust.data.ImageNetDataModule", "--data.evaluation", "{resize: null, crop: null}"]
+    only = [
+        "--data.class_path",
+        "lit_robust.data.ImageNetDataModule",
+        "--data.evaluation",
+        "{resize: null, crop: null}",
+    ]
     said = sentence(["test", *words, *only], capsys)
     assert "ShapeBiasEvaluation evaluates 'cue-conflict', but the data have imagenet: add that data module" in said
 

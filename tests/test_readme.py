@@ -1,0 +1,79 @@
+"""Every `lit-robust` command that the README shows is run, in its cheapest form."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lit_robust.cli import TRAINER_COMMANDS, main
+from lit_robust.results import Result, RunResults
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+LINES = [line.split("#")[0].strip().removeprefix("uv run ") for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("lit-robust ")]
+
+
+def images(folder, names):
+    """Make a folder of tiny images of the given names."""
+    from PIL import Image
+
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return str(folder)
+
+
+def results(folder):
+    folder.mkdir()
+    found = [Result("imagenet", "top1", 0.5, "fraction", 2, {"split": "val"})]
+    RunResults({"name": folder.name}, {"network": "none"}, found).save(folder)
+    return str(folder)
+
+
+def cheap(words, tmp_path):
+    """Return the command with its data and its work made small: what it parses stays."""
+    command = words[0]
+    if command in TRAINER_COMMANDS:
+        return words if any(word.endswith(".help") for word in words) else [*words, "--print_config"]
+    if words[:2] == ["data", "toy"]:
+        return ["data", "toy", str(tmp_path / "toy"), "--train", "8", "--test", "8"]
+    if words[:2] == ["data", "shard"]:
+        layout = words[words.index("--layout") + 1] if "--layout" in words else "class-folders"
+        names = {
+            "class-folders": ["a/1.png", "b/2.png"],
+            "wnid-names": ["n01440764_tench.png"],
+            "cue-conflict": ["bear/bear1-car2.png"],
+        }[layout]
+        return ["data", "shard", images(tmp_path / "images", names), str(tmp_path / "out"), *words[4:]]
+    if command == "report":
+        runs = [results(tmp_path / f"run{number}") for number in range(words.index("-o") - 1)]
+        return ["report", *runs, "-o", str(tmp_path / words[-1])]
+    assert command in ("demo", "--help"), f"no cheap form of {words}"
+    return [command, "--help"] if command == "demo" else words
+
+
+def test_the_readme_shows_the_commands():
+    shown = {" ".join(shlex.split(command)[1:3]) for command in COMMANDS}
+    assert {"data toy", "data shard", "fit -c", "test -c"} <= shown
+    assert len(COMMANDS) >= 15
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_command_of_the_readme(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = cheap(shlex.split(command)[1:], tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as ended:  # --help and --print_config end the process, as argparse does.
+        code = ended.code
+    assert code == 0
+
+
+def test_files_the_readme_names_are_there():
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+    for config in re.findall(r"configs/[\w/-]+\.yaml", README):
+        assert (ROOT / config).is_file(), config

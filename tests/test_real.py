@@ -1,0 +1,75 @@
+"""Real images and a real network: the numbers that were measured outside the suite (shared/real/README.md).
+
+Slow (about a minute): proves that decoding, resizing, category mapping and weights together give published answers.
+"""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lit_robust.cli import main
+from lit_robust.results import RunResults
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NETWORK = ["--model.network.name", "torchvision/squeezenet1_1", "--model.network.weights"]
+QUIET = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+TOLERANCE = 2  # Images; another decoder may move one or two.
+
+
+@pytest.fixture(scope="module")
+def shards(real, tmp_path_factory):
+    """The samples as a user gets them, unpacked and packed again by the command."""
+    folder = tmp_path_factory.mktemp("real")
+    for name in ("imagenet-sample", "cue-conflict-sample"):
+        with tarfile.open(real / f"{name}.tar") as archive:
+            archive.extractall(folder, filter="data")
+    packed = folder / "data"
+    images = [str(folder / "imagenet-sample"), str(packed / "imagenet")]
+    assert main(["data", "shard", *images, "--split", "val", "--layout", "wnid-names"]) == 0
+    images = [str(folder / "cue-conflict"), str(packed / "cue-conflict")]
+    assert main(["data", "shard", *images, "--split", "test", "--layout", "cue-conflict"]) == 0
+    return packed
+
+
+def measured(words, run):
+    assert main(["test", *words, *QUIET, "--trainer.default_root_dir", str(run)]) == 0
+    return {result.metric: result for result in RunResults.load(run).results}
+
+
+def close(value, expected):
+    return value == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_squeezenet_on_imagenet_and_cue_conflict(real, shards, tmp_path):
+    network = [*NETWORK, str(real / "squeezenet1_1-imagenet.pt")]
+    found = measured(["-c", str(CONFIGS / "eval/quick.yaml"), "--data.root", str(shards), *network], tmp_path)
+    assert found["top1"].count == 200
+    assert close(found["top1"].value * 200, 133)
+    assert close(found["top5"].value * 200, 175)
+    assert found["shape_bias"].count == 432
+    assert found["shape_bias"].protocol["images_in_conflict"] == 408
+    decisions = [found[f"{kind}_decisions"].value for kind in ("shape", "texture", "other")]
+    assert sum(decisions) == 408
+    assert [close(*pair) for pair in zip(decisions, (74, 175, 159), strict=True)] == [True] * 3
+    assert close(found["accuracy_without_conflict"].value * 24, 16)
+
+
+def test_squeezenet_on_resized_cue_conflict(real, shards, tmp_path):
+    network = [*NETWORK, str(real / "squeezenet1_1-imagenet.pt")]
+    words = ["-c", str(CONFIGS / "eval/cue-conflict.yaml"), "--data.root", str(shards), *network]
+    found = measured([*words, "--data.evaluation", "{resize: 256, crop: 224}"], tmp_path)
+    decisions = [found[f"{kind}_decisions"].value for kind in ("shape", "texture", "other")]
+    assert [close(*pair) for pair in zip(decisions, (81, 154, 173), strict=True)] == [True] * 3
+    assert close(found["accuracy_without_conflict"].value * 24, 16)
+
+
+def test_pictures_come_back_byte_for_byte(real, shards):
+    from lit_robust.shards import IndexedReader, ShardIndex
+
+    with tarfile.open(real / "imagenet-sample.tar") as archive:
+        files = {
+            m.name.split("/")[-1].removesuffix(".JPEG"): archive.extractfile(m).read() for m in archive if m.isfile()
+        }
+    reader = IndexedReader(ShardIndex.open(shards / "imagenet", "val"))
+    assert {reader.key(row): reader.image_bytes(row) for row in range(len(reader))} == files
