@@ -39,7 +39,8 @@ def test_features_are_the_layers_output():
 def test_weights_from_a_file(tmp_path, suffix):
     source = build_classifier(SMALL)
     file = tmp_path / f"weights{suffix}"
-    (save_file if suffix == ".safetensors" else torch.save)(source.network.state_dict(), file)
+    state = {name: tensor.contiguous() for name, tensor in source.network.state_dict().items()}
+    (save_file if suffix == ".safetensors" else torch.save)(state, file)
     loaded = build_classifier(Network(SMALL.name, 5, weights=str(file)))
     assert weights_digest(loaded) == weights_digest(source) != weights_digest(build_classifier(SMALL))
 
