@@ -10,7 +10,8 @@ The rooms, each a folder; imports point down this list only:
 - ``models``, ``attacks``, ``metrics``, ``stimuli``, ``shards``: the pure parts
 - ``reference``: published constants
 
-Beneath them lie four files that every room may import: ``errors``, ``files``, ``batch`` and ``results``.
+Beneath them lie files that every room may import: ``errors``, ``files``, ``batch``, ``results``, ``seeds`` and
+``precision``.
 """
 
 __version__ = "0.1.0"

@@ -78,11 +78,12 @@ def _begin(folder: Path, what: str, settings: str) -> str:
     mark = {"what": what, "settings": hashlib.sha256(settings.encode()).hexdigest()}
     try:
         found = json.loads((folder / MARK).read_text())
-    except FileNotFoundError:
-        found = None
+        same = {key: found[key] for key in mark} == mark
+    except (OSError, ValueError, KeyError, TypeError):
+        found, same = None, False
     if found is None and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds files that the demo did not write: choose another --output.")
-    if found is not None and {key: found[key] for key in mark} == mark:
+    if same:
         return "finished" if found["finished"] else "begun"
     if found is not None:
         shutil.rmtree(folder)

@@ -25,6 +25,11 @@ def explain(error: BaseException | None) -> str | None:
             return str(error)
         if isinstance(error, pickle.UnpicklingError):
             return "A checkpoint holds Python objects beside tensors and plain values: load one that was saved here."
+        # Named, not imported: neither library may be loaded for the sake of its errors.
+        if type(error).__name__ == "MisconfigurationException":
+            return f"{' '.join(str(error).split()).rstrip('.')}; change the trainer's settings."
+        if type(error).__module__.startswith("wandb."):
+            return f"W&B refuses: {' '.join(str(error).split()).rstrip('.')}; run `wandb login`, or log offline."
         error = error.__cause__ or error.__context__
     return parser_sentence(str(outermost)) if isinstance(outermost, ArgumentError) else None
 

@@ -106,6 +106,8 @@ class RunResults:
             return cls(run=content["run"], model=content["model"], results=results, examples=examples)
         except FileNotFoundError:
             raise UserError(f"No results file at {file}: name a folder that `lit-robust test` wrote into.") from None
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): name a run's folder.") from error
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{file} is not a results file ({error}): write it again with `lit-robust test`."

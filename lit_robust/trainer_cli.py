@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
@@ -40,6 +41,10 @@ class KeepConfig(SaveConfigCallback):
 class RobustCLI(LightningCLI):
     """LightningCLI whose loggers and checkpoints live in the run's folder, ``trainer.default_root_dir``."""
 
+    def before_predict(self) -> None:
+        """Do not gather all probabilities in memory: the prediction file is written batch by batch."""
+        self.config_init["predict"]["return_predictions"] = False
+
     def before_test(self) -> None:
         """Silence Lightning's table, which repeats every value for every loader."""
         self.config_init["test"]["verbose"] = False
@@ -52,12 +57,24 @@ class RobustCLI(LightningCLI):
             print(f"\n{terminal(compare(runs))}\n\nResults are in {folder / FILE_NAME}")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the command line, and refuse a checkpoint that is none before anything heavy is done."""
+        """Parse the command line, and refuse what cannot work before anything heavy is done."""
         super().parse_arguments(parser, args)
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
-        if checkpoint not in (None, "best", "last", "hpc") and not zipfile.is_zipfile(checkpoint):
-            what = "is no checkpoint, or not whole" if Path(checkpoint).is_file() else "does not exist"
-            raise UserError(f"The checkpoint {checkpoint} {what}: give a file that `lit-robust fit` wrote.")
+        command = self.config.subcommand
+        options = self.config[command]
+        if options.trainer.default_root_dir is None:
+            raise UserError("trainer.default_root_dir is null: name the run's folder.")
+        if isinstance(options.seed_everything, int) and options.seed_everything < 0:
+            raise UserError(f"seed_everything is {options.seed_everything}: give 0 or more.")
+        if str(options.trainer.precision) in ("16-true", "bf16-true"):
+            raise UserError(f"precision {options.trainer.precision} computes everything in 16 bits: use bf16-mixed.")
+        root, checkpoint = Path(options.trainer.default_root_dir), options.get("ckpt_path")
+        if checkpoint not in (None, "best", "last", "hpc"):
+            check_checkpoint(Path(checkpoint))
+        elif checkpoint is None and command != "fit" and any(root.glob("hpc_ckpt_*")):
+            # On SLURM Lightning would load the newest of them into any command without a word.
+            raise UserError(
+                f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or use another folder."
+            )
 
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
@@ -68,6 +85,16 @@ class RobustCLI(LightningCLI):
             for key in ("save_dir", "dirpath"):
                 if arguments.get(key) is not None:
                     arguments[key] = str(root / arguments[key])
+
+
+def check_checkpoint(file: Path) -> None:
+    """Raise a UserError unless ``file`` is a checkpoint of Lightning's; reads tensors only as they are asked for."""
+    if not zipfile.is_zipfile(file):
+        what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
+        raise UserError(f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote.")
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
 
 
 def _listed(value: Any) -> list[Namespace]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from wandb_reader import read_run
 
 from lit_robust.cli import main
@@ -24,6 +25,9 @@ IMAGENET = [
     "--data.evaluation",
     "{resize: null, crop: null}",
 ]
+
+RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+PLAIN = "{crop: none, size: 48, flip: true}"
 
 
 def options(config, run, data):
@@ -79,7 +83,7 @@ def test_offline_wandb_run_holds_scalars_config_table_and_images(runs):
         if value == value:
             assert history[key] == pytest.approx(value, abs=1e-6), key
     assert config["model"]["init_args"]["attack"]["init_args"]["eps"] == 2.0
-    images = history["test/imagenet/adversarial_examples"]
+    images = history["test/imagenet/adversarial_accuracy_l2_examples"]
     assert images["_type"] == "images/separated"
     assert all(re.match(r"(clean|adversarial): is \w+, says \w+$", caption) for caption in images["captions"])
     assert all((folder / "files" / name).is_file() for name in images["filenames"])
@@ -139,16 +143,51 @@ def command(words, **environment):
 
 
 def test_two_ranks_give_the_results_of_one(runs, toy, tmp_path):
-    """Exact counts over ranks: 41 samples, which two ranks do not divide."""
-    settings = options("toy/adversarial.yaml", tmp_path, toy)
+    """Exact counts and the same random starts: 41 samples, which neither two ranks nor batches of 8 divide."""
+    attack = {"class_path": "lit_robust.attacks.PGD", "init_args": {"eps": 1.0, "steps": 2, "start": "ball"}}
+    callbacks = json.dumps(
+        [
+            {"class_path": "lit_robust.callbacks.CleanAccuracy"},
+            {"class_path": "lit_robust.callbacks.AdversarialAccuracy", "init_args": {"attack": attack, "eps": [0.5]}},
+            {"class_path": "lit_robust.callbacks.ShapeBiasEvaluation"},
+        ]
+    )
     last = str(runs / "adversarial" / "checkpoints" / "last.ckpt")
-    ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = command(["test", *settings, *ranks, "--ckpt_path", last])
+    words = ["--trainer.callbacks", callbacks, "--ckpt_path", last]
+    assert main(["test", *options("toy/adversarial.yaml", tmp_path / "one", toy), *words]) == 0
+    overlay = yaml.safe_load((CONFIGS / "toy/adversarial.yaml").read_text())["data"]
+    for member in overlay["init_args"]["members"]:
+        member["init_args"]["eval_batch_size"] = 8
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"data": overlay}))
+    settings = ["-c", str(CONFIGS / "toy/adversarial.yaml"), "-c", str(tmp_path / "small.yaml"), *TINY]
+    settings += ["--trainer.default_root_dir", str(tmp_path / "two"), "--data.root", str(toy)]
+    done = command(["test", *settings, *RANKS, *words])
     assert done.returncode == 0, done.stderr
-    one, two = RunResults.load(runs / "adversarial"), RunResults.load(tmp_path)
+    one, two = RunResults.load(tmp_path / "one"), RunResults.load(tmp_path / "two")
     assert (one.run["ranks"], two.run["ranks"]) == (1, 2)
     assert [(r.key, r.value, r.count) for r in one.results] == [(r.key, r.value, r.count) for r in two.results]
     assert [(e.index, e.captions) for e in one.examples] == [(e.index, e.captions) for e in two.examples]
+
+
+def test_two_ranks_train_the_network_of_one(toy, tmp_path):
+    """Madry training on two ranks of 16 images is that on one of 32, for a network without batch norm."""
+    # Smooth activations and layer norm: rounding does not grow as it does at the kinks of ReLUs.
+    network = ["--model.network.name", "timm/convnext_atto", "--trainer.max_epochs", "1"]
+    keep = json.dumps(
+        [{"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": {"dirpath": "checkpoints"}}]
+    )
+    words = [*IMAGENET, *network, "--trainer.callbacks", keep, "--model.optimisation.learning_rate", "0.01"]
+    one = options("toy/adversarial.yaml", tmp_path / "one", toy)
+    assert main(["fit", *one, *words, "--data.batch_size", "32", "--data.training", PLAIN]) == 0
+    two = options("toy/adversarial.yaml", tmp_path / "two", toy)
+    done = command(["fit", *two, *words, "--data.batch_size", "16", "--data.training", PLAIN, *RANKS])
+    assert done.returncode == 0, done.stderr
+    weights = [
+        torch.load(next((tmp_path / run / "checkpoints").glob("*.ckpt")), weights_only=True) for run in ("one", "two")
+    ]
+    assert weights[0]["global_step"] == weights[1]["global_step"] == 3
+    for name, tensor in weights[0]["state_dict"].items():
+        torch.testing.assert_close(weights[1]["state_dict"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lit_robust"
-GROUND_FLOOR = {"errors", "files", "batch", "results", "seeds"}
+GROUND_FLOOR = {"errors", "files", "batch", "results", "seeds", "precision"}
 MAY_IMPORT = {
     "reference": set(),
     "shards": set(),

@@ -38,6 +38,12 @@ def sentence(args, capsys):
         (["--data.root", "/nowhere"], "There is no folder /nowhere/imagenet: check the path"),
         (["--model.network.weights", "/nowhere.pt"], "There is no weights file /nowhere.pt: check the path."),
         (["--ckpt_path", "/nowhere.ckpt"], "The checkpoint /nowhere.ckpt does not exist: give a file"),
+        (["--data.members.init_args.eval_batch_size", "0"], "eval_batch_size is 0: give 1 or more."),
+        (["--seed_everything", "-1"], "seed_everything is -1: give 0 or more."),
+        (["--trainer.precision", "bf16-true"], "use bf16-mixed"),
+        (["--trainer.default_root_dir", "null"], "default_root_dir is null: name the run's folder."),
+        (["--trainer.accelerator", "gpu"], "change the trainer's settings"),
+        (["--model.optimisation.step_epochs", "0"], "step_epochs 0"),
         (["-c", "/nowhere.yaml"], "File does not exist: '/nowhere.yaml'"),
     ],
 )
@@ -105,6 +111,37 @@ def test_checkpoint_that_is_none(words, tmp_path, capsys):
     file = tmp_path / "page.ckpt"
     file.write_text("<html>404</html>")
     assert "is no checkpoint, or not whole" in sentence(["test", *words, "--ckpt_path", str(file)], capsys)
+
+
+def test_plain_weights_are_no_checkpoint(words, tmp_path, capsys):
+    file = tmp_path / "weights.ckpt"
+    torch.save(torch.nn.Linear(2, 2).state_dict(), file)
+    assert "holds weights alone: give it as --model.network.weights" in sentence(
+        ["test", *words, "--ckpt_path", str(file)], capsys
+    )
+
+
+def test_requeued_jobs_checkpoint_is_never_tested_unasked(words, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "hpc_ckpt_1.ckpt").write_text("")
+    assert "name it with --ckpt_path" in sentence(["test", *words], capsys)
+
+
+def test_two_evaluations_of_one_name(words, capsys):
+    twice = (
+        '[{"class_path": "lit_robust.callbacks.CleanAccuracy"}, {"class_path": "lit_robust.callbacks.CleanAccuracy"}]'
+    )
+    said = sentence(["test", *words, "--trainer.callbacks", twice], capsys)
+    assert "Two callbacks evaluate CleanAccuracy on imagenet: give one another name" in said
+
+
+@pytest.mark.parametrize("content", ['{"a": [-1]}', '{"a": []}', '{"a": [1], "b": [1]}', "[]", "{"])
+def test_categories_that_are_none(toy, tmp_path, content, capsys):
+    file = tmp_path / "categories.json"
+    file.write_text(content)
+    words = ["-c", str(CONFIGS / "eval/cue-conflict.yaml"), "--data.root", str(toy), "--trainer.logger", "false"]
+    words += ["--trainer.default_root_dir", str(tmp_path / "run"), "--model.network", "{name: lit_robust/resnet_tiny}"]
+    assert "The categories file" in sentence(["test", *words, "--data.categories", str(file)], capsys)
 
 
 def test_truncated_shard(words, toy, tmp_path, capsys):

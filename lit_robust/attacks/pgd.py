@@ -136,7 +136,7 @@ class PGD(Attack):
         """Return this attack at another radius, the step size scaled in proportion; see ``Attack``."""
         if self.eps == 0:
             raise UserError("PGD at eps 0 has no step size in proportion to eps: derive the sweep from a positive eps.")
-        return replace(self, eps=eps, step_size=self.step_size * eps / self.eps)
+        return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps))
 
     def _search(self, model: Model, labels: Tensor, ball: Ball, generator: Generators | None) -> Tensor:
         loss = LOSSES[self.loss]

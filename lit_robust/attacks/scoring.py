@@ -8,6 +8,7 @@ from torch import Tensor
 from lit_robust.attacks.attack import Model
 from lit_robust.attacks.losses import Loss
 from lit_robust.errors import UserError
+from lit_robust.precision import full_precision
 
 
 class Score(NamedTuple):
@@ -23,8 +24,8 @@ class Score(NamedTuple):
 
 
 def score(model: Model, images: Tensor, labels: Tensor, loss: Loss) -> Score:
-    """Run the network once, without gradients and with autocast off; its mode is the caller's business."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    """Run the network once, in fp32 and without gradients; its mode is the caller's business."""
+    with torch.no_grad(), full_precision(images.device.type):
         logits = model(images).float()
         return Score(success=logits.argmax(1) != labels, loss=loss(logits, labels).float())
 

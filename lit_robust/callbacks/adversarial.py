@@ -1,5 +1,6 @@
 """Adversarial accuracy: what is left of a network's accuracy when its images are attacked."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, to_uint8
 from lit_robust.errors import UserError
 from lit_robust.metrics import RobustAccuracy
+from lit_robust.precision import full_precision
 from lit_robust.results import Example, Result
 from lit_robust.seeds import run_seed, stream_seed
 
@@ -26,17 +28,28 @@ class AdversarialAccuracy(EvaluationCallback):
         attack: the attack and its settings; its eps is the one that matters most.
         eps: further eps to test, in the attack's unit, each with the attack's step size scaled in proportion.
         dataset: name of the test loader.
+        name: tells two attacks of one norm on one set apart; part of the results' names, such as ``autoattack``.
         examples: how many pairs of clean and attacked images to keep for the report and for W&B; attacked at the
             attack's own eps.
     """
 
-    def __init__(self, attack: Attack, eps: Sequence[float] = (), dataset: str = "imagenet", examples: int = 8) -> None:
+    def __init__(
+        self, attack: Attack, eps: Sequence[float] = (), dataset: str = "imagenet", name: str = "", examples: int = 8
+    ) -> None:
         super().__init__(dataset)
         if any(value <= 0 for value in eps):
             raise UserError(f"eps {min(eps)} is not above 0: at 0 an attack changes nothing, top1 is that accuracy.")
+        if not re.fullmatch(r"\w*", name):
+            raise UserError(f"The name {name!r} of an evaluation may hold letters, digits and _ only.")
         self.attack = attack
+        self.stem = "_".join(filter(None, ["adversarial_accuracy", name, attack.norm]))
         self.attacks = [attack.with_eps(value) for value in sorted({attack.eps, *eps})]
         self.number_of_examples = examples
+
+    @property
+    def label(self) -> str:
+        """What tells this evaluation's results from another's."""
+        return f"{self.stem} on {self.dataset}"
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the counts to zero."""
@@ -58,11 +71,11 @@ class AdversarialAccuracy(EvaluationCallback):
         self._keep_examples(module, batch, logits)
 
     def _generators(self, batch: Batch) -> list[torch.Generator]:
-        # One a sample, so that a start does not depend on batch size, rank, or who else survived.
+        # One a sample, so that a start does not depend on batch size, rank, or who else survived; and the CPU's, which
+        # draws the same numbers for every device.
         seed = run_seed()
-        device = batch.image.device
         return [
-            torch.Generator(device).manual_seed(stream_seed(seed, "attack start, test", number))
+            torch.Generator().manual_seed(stream_seed(seed, "attack start, test", number))
             for number in batch.index.tolist()
         ]
 
@@ -75,7 +88,7 @@ class AdversarialAccuracy(EvaluationCallback):
         chosen = batch.select(mask)
         model = module.get_submodule("model")
         found = self.attack(model, chosen.image, chosen.label, generator=self._generators(chosen))
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(batch.image.device.type):
             answers = model(found.images).argmax(1)
         for row, number in enumerate(chosen.index.tolist()):
             images = {"clean": to_uint8(chosen.image[row]), "adversarial": to_uint8(found.images[row])}
@@ -91,7 +104,7 @@ class AdversarialAccuracy(EvaluationCallback):
         rule = "broken at the attack's result; clean errors and images broken at a smaller eps count as broken"
         return [
             self.result(
-                f"adversarial_accuracy_{attack.norm}_eps_{attack.eps:.4g}",
+                f"{self.stem}_eps_{attack.eps:.4g}",
                 value,
                 "fraction",
                 {"attack": attack.protocol(), "threat_model": "white-box", "verdict": rule},
@@ -103,7 +116,7 @@ class AdversarialAccuracy(EvaluationCallback):
         """Log pairs of clean and attacked images with what the network says of each."""
         self.gallery.gather()
         kept = self.gallery.kept
-        key = f"test/{self.dataset}/adversarial_examples"
+        key = f"test/{self.dataset}/{self.stem}_examples"
         images = [entry[0][role] for entry in kept.values() for role in ("clean", "adversarial")]
         words = [
             f"{role}: is {entry[1]['label']}, says {entry[1][role]}"
@@ -111,7 +124,7 @@ class AdversarialAccuracy(EvaluationCallback):
             for role in ("clean", "adversarial")
         ]
         log_images(trainer, key, images, words)
-        files = self.gallery.save(trainer, f"{self.dataset}-adversarial")
+        files = self.gallery.save(trainer, f"{self.dataset}-{self.stem}")
         return [
             Example(self.dataset, "adversarial", number, files[number], captions)
             for number, (_, captions) in kept.items()

@@ -51,11 +51,30 @@ class EvaluationCallback(Callback, ABC):
         """Show images and tables to the loggers, and return the examples for the report; every rank calls this."""
         return []
 
-    def result(self, metric: str, value: Tensor | float, unit: str, protocol: Mapping[str, Any]) -> Result:
-        """Return a result of this test set, its protocol joined with the data's."""
-        return Result(
-            self.dataset, metric, float(value), unit, self.described.count, {**self.described.protocol, **protocol}
-        )
+    @property
+    def label(self) -> str:
+        """What tells this evaluation's results from another's; no two of a run may share it."""
+        return f"{type(self).__name__} on {self.dataset}"
+
+    def result(
+        self,
+        metric: str,
+        value: Tensor | float,
+        unit: str,
+        protocol: Mapping[str, Any],
+        count: int | None = None,
+    ) -> Result:
+        """Return a result of this test set, its protocol joined with the data's.
+
+        Args:
+            metric: name of the measure.
+            value: the value.
+            unit: ``fraction`` or ``count``.
+            protocol: plain values that settle how it was measured.
+            count: samples it was measured on; null for the whole set.
+        """
+        counted = self.described.count if count is None else count
+        return Result(self.dataset, metric, float(value), unit, counted, {**self.described.protocol, **protocol})
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loader by its name."""
@@ -66,6 +85,9 @@ class EvaluationCallback(Callback, ABC):
                 f"{type(self).__name__} evaluates {self.dataset!r}, but the data have {names}: "
                 "add that data module, or take the callback out."
             )
+        others = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback) and c is not self]  # type: ignore[attr-defined]
+        if any(other.label == self.label for other in others):
+            raise UserError(f"Two callbacks evaluate {self.label}: give one another name, or take it out.")
         self.described = sets[self.dataset]
         self.loader_number = list(sets).index(self.dataset)
         self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)

@@ -51,19 +51,24 @@ class ShapeBiasEvaluation(EvaluationCallback):
         computed = self.metric.compute()
         self.counts = computed["counts"]
         shape, texture, other, right, same = self.counts.sum(0).tolist()
-        protocol = {"aggregation": self.aggregation, "number_of_categories": len(self.metric.categories)}
+        conflict = shape + texture + other
+        protocol = {
+            "images_in_conflict": conflict,
+            "aggregation": self.aggregation,
+            "number_of_categories": len(self.metric.categories),
+        }
         results = [
-            self.result("shape_bias", computed["shape_bias"], "fraction", protocol),
-            self.result("shape_decisions", shape, "count", protocol),
-            self.result("texture_decisions", texture, "count", protocol),
-            self.result("other_decisions", other, "count", protocol),
+            self.result("shape_bias", computed["shape_bias"], "fraction", protocol, shape + texture),
+            self.result("shape_decisions", shape, "count", protocol, conflict),
+            self.result("texture_decisions", texture, "count", protocol, conflict),
+            self.result("other_decisions", other, "count", protocol, conflict),
         ]
         if same:
-            value = right / same
-            results.append(self.result("accuracy_without_conflict", value, "fraction", {**protocol, "images": same}))
+            results.append(self.result("accuracy_without_conflict", right / same, "fraction", protocol, same))
         for name, row in zip(self.metric.categories, self.counts, strict=True):
             decided = {**protocol, "shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
-            results.append(self.result(f"shape_bias_{name}", shape_bias(row[0], row[1]), "fraction", decided))
+            counted = int(row[0] + row[1])
+            results.append(self.result(f"shape_bias_{name}", shape_bias(row[0], row[1]), "fraction", decided, counted))
         return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:

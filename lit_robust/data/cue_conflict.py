@@ -50,7 +50,11 @@ def read_categories(source: str) -> dict[str, tuple[int, ...]]:
         return imagenet_categories()
     try:
         content = json.loads(Path(source).read_text(encoding="utf-8"))
-        return {str(name): tuple(int(number) for number in classes) for name, classes in sorted(content.items())}
+        categories = {str(name): tuple(int(number) for number in classes) for name, classes in sorted(content.items())}
+        numbers = [number for classes in categories.values() for number in classes]
+        if not all(categories.values()) or not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+            raise ValueError("every category needs classes of its own, numbered from 0")
+        return categories
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f'The categories file {source} cannot be read ({error}): it must be JSON, {{"category": [classes]}}.'
@@ -122,7 +126,6 @@ class CueConflictDataModule(ShardDataModule):
         """The one test set, with the categories it is restricted to."""
         assert self._index is not None
         protocol = {"split": "test", **shard_protocol(self._index, self.evaluation)}
-        protocol["images_in_conflict"] = int((self.shapes != self.textures).sum())
         if len(self.rows) < len(self._index):
             protocol["restricted"] = (
                 f"{len(self.rows)} of {len(self._index)} images, whose two categories are among the "

@@ -1,7 +1,7 @@
 """Loading batches: samples read, decoded and collated in worker processes, in a planned order, resumable."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_robust.batch import Batch
 from lit_robust.data.transforms import EvaluationCrop, Image, TrainingCrop
-from lit_robust.errors import DataError
+from lit_robust.errors import DataError, UserError
 from lit_robust.seeds import stream_seed
 from lit_robust.shards import IndexedReader, decode_rgb
 
@@ -66,7 +66,8 @@ class Samples(Dataset[Batch], ABC):
                     "set resize and crop in the data's settings."
                 )
         return Batch(
-            image=torch.stack(images),
+            # Pixels are decoded channels last, and stay so: one copy here, and none in any convolution later.
+            image=torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2),
             label=torch.from_numpy(self.labels[request.numbers]),
             index=torch.from_numpy(request.numbers.copy()),
             valid=torch.from_numpy(request.valid.copy()),
@@ -155,15 +156,24 @@ class PlannedLoader:
         plan: epoch to the requests of this rank, the same number for every epoch.
         num_workers: processes that read and decode; 0 does both in this process.
         pin_memory: put batches into page-locked memory, for a GPU.
+        keeps_workers: keep the processes from one epoch to the next.
+        order: what else the order follows from; a state of another order is refused.
     """
 
     # Lightning looks for it beside `sampler`, as every torch loader has both.
     batch_sampler = None
 
     def __init__(
-        self, samples: Samples, plan: Callable[[int], list[Request]], num_workers: int, pin_memory: bool
+        self,
+        samples: Samples,
+        plan: Callable[[int], list[Request]],
+        num_workers: int,
+        pin_memory: bool,
+        keeps_workers: bool,
+        order: Mapping[str, int],
     ) -> None:
         self.sampler = PlanSampler(plan)
+        self.order = dict(order)
         self._delivered = 0
         self._loader: DataLoader[Batch] = DataLoader(
             samples,
@@ -171,7 +181,7 @@ class PlannedLoader:
             sampler=self.sampler,
             num_workers=num_workers,
             pin_memory=pin_memory,
-            persistent_workers=num_workers > 0,
+            persistent_workers=keeps_workers and num_workers > 0,
         )
 
     def __len__(self) -> int:
@@ -183,17 +193,27 @@ class PlannedLoader:
             for batch in self._loader:
                 self._delivered += 1
                 yield batch
-        except DataError as error:
+        except UserError as error:
             # torch hands on a worker's error as its whole traceback; the sentence is the end of it.
-            raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from error
+            raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
         self.sampler.start = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and how many of its batches were delivered."""
-        return {"epoch": self.sampler.epoch, "batches": self._delivered}
+        """Return the epoch, how many of its batches were delivered, and what the order follows from."""
+        return {"epoch": self.sampler.epoch, "batches": self._delivered, **self.order}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches of ``state``; a finished epoch is followed by the next one."""
+        """Go on after the batches of ``state``; a finished epoch is followed by the next one.
+
+        Raises:
+            UserError: the state is of another order, so that samples would be lost or come twice.
+        """
+        for name, value in self.order.items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"The checkpoint was written in the middle of training with {name} {state.get(name)}, but this run "
+                    f"has {value}: resume with the same data, seed, batch size times ranks."
+                )
         finished = state["batches"] >= len(self)
         self.sampler.epoch = state["epoch"] + int(finished)
         self.sampler.start = 0 if finished else state["batches"]

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from pytorch_lightning import LightningDataModule
 
 from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.data.loader import EvaluationSamples, PlannedLoader, Request, Samples, TrainingSamples
+from lit_robust.data.loader import EvaluationSamples, PlannedLoader, Request, TrainingSamples
 from lit_robust.data.plan import evaluation_plan, training_plan
 from lit_robust.errors import UserError
 from lit_robust.seeds import run_seed
@@ -30,6 +31,10 @@ class RobustDataModule(LightningDataModule, ABC):
     @abstractmethod
     def test_dataloader(self) -> dict[str, PlannedLoader]:
         """Return the test loaders by name."""
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch; from pinned memory without waiting for the device, which Lightning does for tensors alone."""
+        return batch.to(device, non_blocking=device.type == "cuda")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 images into floats in [0, 1], on the device."""
@@ -54,6 +59,13 @@ class ShardDataModule(RobustDataModule, ABC):
         self, root: Path, name: str, batch_size: int, eval_batch_size: int, num_workers: int, seed: int | None
     ) -> None:
         super().__init__()
+        for setting, value, least in (
+            ("eval_batch_size", eval_batch_size, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise UserError(f"{setting} is {value}: give {least} or more.")
         self.root = Path(root)
         self.name = name
         self.batch_size = batch_size
@@ -74,19 +86,21 @@ class ShardDataModule(RobustDataModule, ABC):
                 f"{self.folder} holds {len(samples)} training images, fewer than one batch of {self.batch_size} on "
                 f"{world} ranks: set batch_size to {max(len(samples) // world, 1)} or less."
             )
-        return self._loader(samples, partial(_training_requests, len(samples), self.batch_size, self.seed, rank, world))
+        plan = partial(_training_requests, len(samples), self.batch_size, self.seed, rank, world)
+        order = {"samples": len(samples), "samples_a_step": self.batch_size * world, "seed": self.seed}
+        return PlannedLoader(samples, plan, self.num_workers, self._pins(), keeps_workers=True, order=order)
 
     def evaluation_loader(self, samples: EvaluationSamples) -> PlannedLoader:
         """Return the padded loader of this rank: each sample valid once over all ranks."""
         rank, world = self._place()
-        return self._loader(samples, partial(_evaluation_requests, len(samples), self.eval_batch_size, rank, world))
+        plan = partial(_evaluation_requests, len(samples), self.eval_batch_size, rank, world)
+        return PlannedLoader(samples, plan, self.num_workers, self._pins(), keeps_workers=False, order={})
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, samples: Samples, plan: "partial[list[Request]]") -> PlannedLoader:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return PlannedLoader(samples, plan, self.num_workers, pin_memory=on_gpu)
+    def _pins(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
 
 def _training_requests(count: int, batch_size: int, seed: int, rank: int, world: int, epoch: int) -> list[Request]:

@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from lit_robust.errors import UserError
 from lit_robust.seeds import stream_seed
 from lit_robust.shards import ShardWriter
+from lit_robust.shards.listing import read_info
 from lit_robust.stimuli.figures import (
     CLASS_NAMES,
     HARD,
@@ -72,7 +74,13 @@ def write_toy_data(output: Path, seed: int, train: int, test: int, size: int) ->
     Raises:
         UserError: one of the splits is there already, or the folder cannot be written.
     """
+    if size < 16 or train < 1 or test < len(CLASS_NAMES):
+        raise UserError(f"train {train}, test {test}, size {size}: give 1, {len(CLASS_NAMES)} and 16 px or more.")
     sets = toy_sets(train, test)
+    for toy in sets:
+        path, info = read_info(output / toy.folder)
+        if toy.split in info.get("splits", {}):
+            raise UserError(f"{path} has a split {toy.split!r} already: choose another folder, or delete that one.")
     with tqdm(total=sum(len(toy.cues) for toy in sets), desc="drawing", unit="figure") as progress:
         for toy in sets:
             _write_set(output / toy.folder, toy, size, seed, progress)

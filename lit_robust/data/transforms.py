@@ -66,7 +66,8 @@ class TrainingCrop:
         elif self.crop == "padded":
             pad = self.size // 8
             pixels = F.pad(pixels, (pad, pad, pad, pad))
-            top, left = random.integers(0, 2 * pad + 1, 2)
+            room_down, room_across = pixels.shape[1] - self.size, pixels.shape[2] - self.size
+            top, left = (int(random.integers(0, room + 1)) for room in (room_down, room_across))
             pixels = pixels[:, top : top + self.size, left : left + self.size]
         if self.flip and random.random() < 0.5:
             pixels = pixels.flip(2)

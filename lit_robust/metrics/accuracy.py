@@ -66,7 +66,7 @@ class TopKAccuracy(Metric):
 
     def compute(self) -> Tensor:
         """Return the fractions ``[len(top_k)]``, a scalar for a single k; NaN where nothing was counted."""
-        return self.correct.double() / self.total
+        return self.correct.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one or several computed values; see torchmetrics."""

@@ -40,7 +40,7 @@ class RobustAccuracy(Metric):
 
     def compute(self) -> Tensor:
         """Return the fractions ``[strengths]``, a scalar for a single one; NaN where nothing was counted."""
-        return self.standing.double() / self.total
+        return self.standing.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one or several computed values; see torchmetrics."""

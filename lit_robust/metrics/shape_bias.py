@@ -72,7 +72,7 @@ def shape_bias(shape: Tensor, texture: Tensor) -> Tensor:
         >>> shape_bias(torch.tensor(133), torch.tensor(597))  # SqueezeNet 1.1 of the published decisions
         tensor(0.1822, dtype=torch.float64)
     """
-    return shape.double() / (shape + texture)
+    return shape.cpu().double() / (shape + texture).cpu()  # Not every accelerator has float64.
 
 
 class ShapeBias(Metric):

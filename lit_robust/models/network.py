@@ -13,6 +13,7 @@ from lit_robust.models.resnet_small import resnet_small, resnet_tiny
 from lit_robust.models.weights import load_weights
 
 OURS: dict[str, Callable[[int], nn.Module]] = {"resnet_small": resnet_small, "resnet_tiny": resnet_tiny}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt")
 
 
@@ -25,15 +26,16 @@ class Network:
         num_classes: number of classes it tells apart.
         weights: null for random weights, ``pretrained`` for the library's default ones, the name of one of
             torchvision's entries such as ``IMAGENET1K_V1``, or a file (.pt, .pth, .safetensors, or a Lightning .ckpt).
-        mean: per-channel mean the network expects, in [0, 1] pixel units; ImageNet's by default.
-        std: per-channel standard deviation the network expects, in [0, 1] pixel units; ImageNet's by default.
+        mean: per-channel mean the network expects, in [0, 1] pixel units; null takes what timm says of the network,
+            and ImageNet's for all others.
+        std: per-channel standard deviation the network expects, likewise.
     """
 
     name: str = "torchvision/resnet50"
     num_classes: int = 1000
     weights: str | None = None
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 def build_classifier(spec: Network) -> Classifier:
@@ -53,7 +55,10 @@ def build_classifier(spec: Network) -> Classifier:
     network = builders[library](name, spec.num_classes, entry)
     if is_file and spec.weights is not None:
         load_weights(network, Path(spec.weights), spec.name, spec.num_classes)
-    return Classifier(network.to(memory_format=torch.channels_last), spec.mean, spec.std)
+    # Some of timm's weights expect another normalisation than ImageNet's; they say so themselves.
+    says = getattr(network, "pretrained_cfg", {}) if library == "timm" else {}
+    mean, std = spec.mean or says.get("mean", IMAGENET_MEAN), spec.std or says.get("std", IMAGENET_STD)
+    return Classifier(network.to(memory_format=torch.channels_last), mean, std)
 
 
 def _ours(name: str, num_classes: int, entry: str | None) -> nn.Module:
@@ -78,9 +83,10 @@ def _torchvision(name: str, num_classes: int, entry: str | None) -> nn.Module:
                 f"torchvision/{name} has no weights {entry!r}: choose one of {', '.join(known)}, or a file."
             )
         weights = entries.DEFAULT if entry == "pretrained" else entries[entry]
-        if len(weights.meta["categories"]) != num_classes:
+        categories = weights.meta["categories"] or ()
+        if len(categories) != num_classes:
             raise UserError(
-                f"The weights {entry} of torchvision/{name} have {len(weights.meta['categories'])} classes, "
+                f"The weights {entry} of torchvision/{name} have {len(categories)} classes, "
                 f"but num_classes is {num_classes}: set num_classes to match, or weights to null."
             )
     # Auxiliary classifiers make the output a tuple in train mode only; neither our losses nor attacks want that.

@@ -36,7 +36,7 @@ class AdversarialModule(ClassifierModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of the attacked batch."""
-        seed = stream_seed(run_seed(), "attack start, training", self.global_step, self.global_rank)
+        seed = stream_seed(run_seed(), "attack start, training", self.current_epoch, batch_idx, self.global_rank)
         generator = torch.Generator(self.device).manual_seed(seed)
         attacked = self.attack.perturb(self.model, batch.image, batch.label, generator=generator)
         logits = self.model(attacked)

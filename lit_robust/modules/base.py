@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -17,6 +16,7 @@ from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Network, build_classifier, check_fit, weights_digest
 from lit_robust.models.weights import LIGHTNING_PREFIX
 from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
+from lit_robust.precision import full_precision
 
 
 class ClassifierModule(LightningModule, ABC):
@@ -66,7 +66,7 @@ class ClassifierModule(LightningModule, ABC):
         self.log_dict(values, prog_bar=True, batch_size=len(labels))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count correct answers on the valid samples."""
+        """Count correct answers on the valid samples, in the precision of training; a test scores in fp32."""
         logits = self.model(batch.image)
         self.validation_accuracy.update(logits[batch.valid], batch.label[batch.valid])
 
@@ -79,7 +79,7 @@ class ClassifierModule(LightningModule, ABC):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return fp32 logits ``[B, num_classes]``, whatever the trainer's precision: a result is scored in fp32."""
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device.type):
             logits: Tensor = self.model(batch.image)
         return logits
 
@@ -122,15 +122,13 @@ class ClassifierModule(LightningModule, ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return plain values that tell which network this is: module, settings, sha256 of the weights."""
-        settings = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
-        network = settings.pop("network", {})
         return {
             "module": type(self).__name__,
             "network": self.network.name,
             "num_classes": self.network.num_classes,
             "weights": self.network.weights,
             "weights_sha256": weights_digest(self.model.network),
-            "normalisation": {"mean": list(self.network.mean), "std": list(self.network.std)},
+            "normalisation": {"mean": self.model.mean.flatten().tolist(), "std": self.model.std.flatten().tolist()},
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "settings": {key: value for key, value in settings.items() if value != network},
+            "settings": {k: v for k, v in self.hparams.items() if k != "network" and not k.startswith("_")},
         }

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import SGD
 
+from lit_robust.errors import UserError
+
 Schedule = Literal["constant", "step", "cosine", "one_cycle"]
 ONE_CYCLE_RISE = 0.3  # Share of training during which the one-cycle rate rises, as in torch's OneCycleLR.
 
@@ -42,6 +44,18 @@ class Optimisation:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     norm_decay: bool = True
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+            raise UserError(
+                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay} and momentum {self.momentum}: "
+                "give a rate above 0, a decay of 0 or more, and a momentum from 0 to below 1."
+            )
+        if self.step_epochs < 1 or self.warmup_epochs < 0 or not 0 <= self.label_smoothing <= 1:
+            raise UserError(
+                f"step_epochs {self.step_epochs}, warmup_epochs {self.warmup_epochs} and label_smoothing "
+                f"{self.label_smoothing}: give 1 or more, 0 or more, and 0 to 1."
+            )
 
 
 def rate_factor(settings: Optimisation, epoch: float, epochs: float) -> float:

@@ -91,6 +91,11 @@ class Table:
         alike = [place for place, note in enumerate(self.notes) if note.kind == kind]
         return SYMBOLS[kind] + (str(alike.index(number) + 1) if len(alike) > 1 else "")
 
+    def sentences(self) -> list[str]:
+        """Return the sentences beneath the table, each behind its mark."""
+        notes = [f"{self.mark(number)} {note.text}" for number, note in enumerate(self.notes)]
+        return notes + ([PARTIAL_NOTE] if self.has_partial else [])
+
     def _number(self, note: Note) -> int:
         if note not in self.notes:
             self.notes.append(note)
@@ -151,9 +156,7 @@ def markdown(table: Table) -> str:
     lines = [_line(heads), f"| --- |{' ---: |' * len(table.columns)}"]
     for label, row in table.rows.items():
         lines.append(_line([label, *(words(table, cell) for cell in row)]))
-    notes = [f"{table.mark(number)} {note.text}" for number, note in enumerate(table.notes)]
-    notes += [PARTIAL_NOTE] if table.has_partial else []
-    return "\n".join([*lines, "", *(f"- {_escaped(note)}" for note in notes)]).rstrip("\n") + "\n"
+    return "\n".join([*lines, "", *(f"- {_escaped(note)}" for note in table.sentences())]).rstrip("\n") + "\n"
 
 
 def words(table: Table, cell: Cell | None) -> str:

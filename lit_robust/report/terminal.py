@@ -1,6 +1,6 @@
 """The comparison for a terminal: one line a measure, one column a run."""
 
-from lit_robust.report.table import PARTIAL_NOTE, Table, words
+from lit_robust.report.table import Table, words
 
 
 def terminal(table: Table) -> str:
@@ -14,9 +14,7 @@ def terminal(table: Table) -> str:
         dataset = column.dataset
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     text = ["  ".join([*_left(line[:2], widths), *_right(line[2:], widths[2:])]).rstrip() for line in lines]
-    notes = [f"{table.mark(number)} {note.text}" for number, note in enumerate(table.notes)]
-    notes += [PARTIAL_NOTE] if table.has_partial else []
-    return "\n".join([*text, *notes])
+    return "\n".join([*text, *table.sentences()])
 
 
 def _left(cells: list[str], widths: list[int]) -> list[str]:

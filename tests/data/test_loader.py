@@ -6,7 +6,7 @@ import torch
 
 from lit_robust.data.loader import PlannedLoader, Request, Samples
 from lit_robust.data.plan import evaluation_plan, training_plan
-from lit_robust.errors import DataError
+from lit_robust.errors import DataError, UserError
 
 
 class Reader:
@@ -42,7 +42,7 @@ def loader(count=10, batch_size=4, world=1, rank=0, workers=0):
         every = np.ones(batch_size, dtype=bool)
         return [Request(epoch, n, every) for n in training_plan(count, batch_size, 0, epoch, rank, world)]
 
-    return PlannedLoader(samples, plan, workers, pin_memory=False)
+    return PlannedLoader(samples, plan, workers, False, keeps_workers=True, order={"samples_a_step": batch_size})
 
 
 def indices(batches):
@@ -73,7 +73,7 @@ def test_resumes_at_the_very_next_batch(workers):
     before = [next(iterator).index.tolist() for _ in range(4)]
     state = whole.state_dict()
     rest = indices(iterator)
-    assert state == {"epoch": 3, "batches": 4}
+    assert state == {"epoch": 3, "batches": 4, "samples_a_step": 4}
     resumed = loader(count=40, workers=workers[1])
     resumed.load_state_dict(state)
     # Lightning sets the epoch after it has made the iterator.
@@ -99,7 +99,7 @@ def test_a_workers_error_is_one_sentence(workers):
     samples = Flawed(Reader(), np.arange(20), np.arange(20))
     numbers, valid = evaluation_plan(20, 4, 0, 1)
     planned = PlannedLoader(
-        samples, lambda epoch: [Request(epoch, *r) for r in zip(numbers, valid, strict=True)], workers, False
+        samples, lambda epoch: [Request(epoch, *r) for r in zip(numbers, valid, strict=True)], workers, False, False, {}
     )
     with pytest.raises(DataError) as caught:
         indices(planned)
@@ -110,3 +110,10 @@ def test_images_of_two_sizes_are_refused():
     samples = Flawed(Reader(), np.arange(20), np.arange(20))
     with pytest.raises(DataError, match="sample14 is 3 x 2 px: set resize and crop"):
         samples[Request(0, np.array([11, 14]), np.array([True, True]))]
+
+
+def test_a_state_of_another_batch_size_is_refused():
+    first = loader(count=40, batch_size=4)
+    next(iter(first))
+    with pytest.raises(UserError, match="samples_a_step 4, but this run has 8"):
+        loader(count=40, batch_size=8).load_state_dict(first.state_dict())
