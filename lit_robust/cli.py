@@ -61,8 +61,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
             run_tool(words)
     except KeyboardInterrupt:
-        print("lit-robust: interrupted; what was finished is kept.", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit as ended:
+        # Lightning turns Ctrl-C into an exit with code 1.
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            return _interrupted()
+        raise
     except Exception as error:
         from lit_robust.explain import explain
 
@@ -72,3 +76,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lit-robust: {sentence}", file=sys.stderr)
         return 2
     return 0
+
+
+def _interrupted() -> int:
+    print("lit-robust: interrupted; what was finished is kept.", file=sys.stderr)
+    return 130

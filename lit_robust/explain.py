@@ -1,5 +1,6 @@
 """Users' mistakes in one sentence: what was wrong, where, and what to write instead."""
 
+import errno
 import inspect
 import pickle
 import re
@@ -25,6 +26,8 @@ def explain(error: BaseException | None) -> str | None:
             return str(error)
         if isinstance(error, pickle.UnpicklingError):
             return "A checkpoint holds Python objects beside tensors and plain values: load one that was saved here."
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
+            return f"{error.filename or 'A file'} cannot be written ({error.strerror}): choose another folder."
         # Named, not imported: neither library may be loaded for the sake of its errors.
         if type(error).__name__ == "MisconfigurationException":
             return f"{' '.join(str(error).split()).rstrip('.')}; change the trainer's settings."
@@ -82,6 +85,8 @@ def _mend(reason: str, owner: str) -> str:
     expected = re.search(r"Expected an? <class '([^']+)'>\.? Got value: (.*)", reason)
     if expected:
         return f"expected {expected[1]}, got {expected[2]!r}; `--help` tells what it means."
+    if "instantiatable class" in reason:
+        return "give -c, or a class, before the options that change it."
     return f"{reason.rstrip('.')}; `--help` shows the options and their types."
 
 

@@ -1,11 +1,13 @@
 """The tools beside Lightning's commands: one parser and one call each."""
 
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from lit_robust.errors import UserError
 
@@ -13,10 +15,10 @@ from lit_robust.errors import UserError
 def _toy(words: list[str]) -> None:
     parser = _parser("data toy", "Draw the toy data: 8 outlines x 8 textures, in the layouts of the real image sets.")
     parser.add_argument("output", type=Path, help="folder to write; it must not hold these sets yet")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same bytes")
-    parser.add_argument("--train", type=int, default=4000, help="training images of imagenet and stylized-imagenet")
-    parser.add_argument("--test", type=int, default=512, help="images of every other split")
-    parser.add_argument("--size", type=int, default=48, help="side of an image, in pixels")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="the same seed draws the same bytes")
+    parser.add_argument("--train", type=PositiveInt, default=4000, help="images of the two training splits")
+    parser.add_argument("--test", type=PositiveInt, default=512, help="images of every other split")
+    parser.add_argument("--size", type=PositiveInt, default=48, help="side of an image, in pixels")
     options = parser.parse_args(words)
     from lit_robust.data.toy import write_toy_data
 
@@ -51,8 +53,8 @@ def _shard(words: list[str]) -> None:
         default="imagenet",
         help='for cue-conflict, the classes of each category: imagenet, or a JSON file {"category": [classes]}',
     )
-    parser.add_argument("--shard-size", type=int, default=1000, help="images a tar")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the images")
+    parser.add_argument("--shard-size", type=PositiveInt, default=1000, help="images a tar")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the order of the images")
     options = parser.parse_args(words)
     from lit_robust.data.convert import shard_images
 
@@ -88,7 +90,7 @@ def _demo(words: list[str]) -> None:
         "page. Takes about 5 minutes on 2 CPU cores and under 4 GiB; a second call reuses what is finished.",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, runs and the page")
-    parser.add_argument("--seed", type=int, default=0, help="of the figures, the networks and the order of training")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the figures and of the training")
     options = parser.parse_args(words)
     from lit_robust.demo import run_demo
 
@@ -112,7 +114,11 @@ def run_tool(words: Sequence[str]) -> None:
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in TOOLS:
-            TOOLS[name](list(words[length:]))
+            try:
+                TOOLS[name](list(words[length:]))
+            except ArgumentError as error:
+                reason = " ".join(str(error).split()).rstrip(".")
+                raise UserError(f"{reason}; `lit-robust {name} --help` shows the options.") from error
             return
     if words[0] == "data":
         given = words[1] if len(words) > 1 else ""

@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lit_robust import callbacks, data, modules
 from lit_robust.data import RobustDataModule
@@ -67,18 +68,30 @@ class RobustCLI(LightningCLI):
             raise UserError(f"seed_everything is {options.seed_everything}: give 0 or more.")
         if str(options.trainer.precision) in ("16-true", "bf16-true"):
             raise UserError(f"precision {options.trainer.precision} computes everything in 16 bits: use bf16-mixed.")
+        if options.trainer.limit_test_batches == 0:
+            raise UserError("trainer.limit_test_batches is 0, so nothing would be measured: give a share above 0.")
         root, checkpoint = Path(options.trainer.default_root_dir), options.get("ckpt_path")
-        if checkpoint not in (None, "best", "last", "hpc"):
-            check_checkpoint(Path(checkpoint))
-        elif checkpoint is None and command != "fit" and any(root.glob("hpc_ckpt_*")):
-            # On SLURM Lightning would load the newest of them into any command without a word.
-            raise UserError(
-                f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or use another folder."
-            )
+        network = options.model.get("init_args", {}).get("network")
+        if checkpoint is None:
+            if command != "fit" and any(root.glob("hpc_ckpt_*")):
+                # On SLURM Lightning would load the newest of them into any command without a word.
+                raise UserError(f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or move it.")
+            if command != "fit" and network is not None and network.weights is None:
+                rank_zero_warn("The network has random weights: give --ckpt_path or --model.network.weights.")
+        elif command == "fit" and checkpoint in ("best", "last", "hpc"):
+            return
+        else:
+            kept = read_hyperparameters(Path(checkpoint)).get("network", {})
+            if network is not None and kept.get("name") != network.name:
+                rank_zero_warn(f"The checkpoint's network {kept.get('name')} is used, not {network.name}.")
 
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
-        trainer = self.config[self.config.subcommand].trainer
+        options = self.config[self.config.subcommand]
+        if options.get("ckpt_path") is not None:
+            # The checkpoint holds all weights; the file that training started from may be gone by now.
+            options.model.init_args.network.weights = None
+        trainer = options.trainer
         root = Path(trainer.default_root_dir)
         for entry in [*_listed(trainer.logger), *_listed(trainer.callbacks)]:
             arguments = entry.get("init_args", {})
@@ -87,14 +100,19 @@ class RobustCLI(LightningCLI):
                     arguments[key] = str(root / arguments[key])
 
 
-def check_checkpoint(file: Path) -> None:
-    """Raise a UserError unless ``file`` is a checkpoint of Lightning's; reads tensors only as they are asked for."""
+def read_hyperparameters(file: Path) -> dict[str, Any]:
+    """Return a checkpoint's hyperparameters, without reading its tensors.
+
+    Raises:
+        UserError: the file is no checkpoint of Lightning's.
+    """
     if not zipfile.is_zipfile(file):
         what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
         raise UserError(f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote.")
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
+    return dict(content.get("hyper_parameters", {}))
 
 
 def _listed(value: Any) -> list[Namespace]:

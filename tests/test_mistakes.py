@@ -40,6 +40,7 @@ def sentence(args, capsys):
         (["--ckpt_path", "/nowhere.ckpt"], "The checkpoint /nowhere.ckpt does not exist: give a file"),
         (["--data.members.init_args.eval_batch_size", "0"], "eval_batch_size is 0: give 1 or more."),
         (["--seed_everything", "-1"], "seed_everything is -1: give 0 or more."),
+        (["--model.network.mean", "[127, 127, 127]"], "divide them by 255"),
         (["--trainer.precision", "bf16-true"], "use bf16-mixed"),
         (["--trainer.default_root_dir", "null"], "default_root_dir is null: name the run's folder."),
         (["--trainer.accelerator", "gpu"], "change the trainer's settings"),
@@ -172,3 +173,15 @@ def test_results_that_cannot_be_written(toy, tmp_path, capsys):
 
 def test_toy_data_are_not_mixed_with_what_is_there(toy, capsys):
     assert "already" in sentence(["data", "toy", str(toy), "--train", "8", "--test", "8"], capsys)
+
+
+def test_class_accuracy_of_a_set_with_categories(words, capsys):
+    clean = '[{"class_path": "lit_robust.callbacks.CleanAccuracy", "init_args": {"dataset": "cue-conflict"}}]'
+    assert "that set has categories" in sentence(["test", *words, "--trainer.callbacks", clean], capsys)
+
+
+def test_folder_without_images_is_no_class(tmp_path, capsys):
+    (tmp_path / "images" / "empty").mkdir(parents=True)
+    said = sentence(["data", "shard", str(tmp_path / "images"), str(tmp_path / "out"), "--split", "val"], capsys)
+    assert "empty holds no images" in said
+    assert not (tmp_path / "out").exists()

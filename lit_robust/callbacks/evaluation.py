@@ -24,6 +24,9 @@ class EvaluationCallback(Callback, ABC):
         dataset: name of the test loader, such as ``imagenet``.
     """
 
+    # Labels of a set with categories are numbers of categories, not of the network's classes.
+    needs_categories = False
+
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
         self.results: list[Result] = []
@@ -89,6 +92,9 @@ class EvaluationCallback(Callback, ABC):
         if any(other.label == self.label for other in others):
             raise UserError(f"Two callbacks evaluate {self.label}: give one another name, or take it out.")
         self.described = sets[self.dataset]
+        if bool(self.described.categories) != self.needs_categories:
+            has = "has" if self.described.categories else "has no"
+            raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
         self.loader_number = list(sets).index(self.dataset)
         self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         self.results, self.examples = [], []

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from lit_robust.errors import DataError
 from lit_robust.files import atomic_path
 
 COLUMNS = ("index", "label", "prediction", "probability")
@@ -34,6 +35,9 @@ class PredictionFile(Callback):
     ) -> None:
         """Keep each valid sample's most probable class."""
         kept = batch.select(batch.valid)
+        broken = ~outputs[batch.valid].isfinite().all(1)
+        if broken.any():
+            raise DataError(f"The network gives no numbers for sample {int(kept.index[broken][0])}: check its weights.")
         probability, prediction = outputs[batch.valid].max(1)
         columns = (kept.index, kept.label, prediction, probability)
         self._rows += list(zip(*(column.tolist() for column in columns), strict=True))

@@ -6,7 +6,6 @@ from torch import Tensor
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images, log_table
 from lit_robust.callbacks.gallery import Gallery, to_uint8
-from lit_robust.errors import UserError
 from lit_robust.metrics import ShapeBias, shape_bias
 from lit_robust.metrics.shape_bias import Aggregation
 from lit_robust.results import Example, Result
@@ -23,6 +22,8 @@ class ShapeBiasEvaluation(EvaluationCallback):
         examples: how many images to keep for the report and for W&B.
     """
 
+    needs_categories = True
+
     def __init__(self, dataset: str = "cue-conflict", aggregation: Aggregation = "mean", examples: int = 12) -> None:
         super().__init__(dataset)
         self.aggregation: Aggregation = aggregation
@@ -30,8 +31,6 @@ class ShapeBiasEvaluation(EvaluationCallback):
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the counts to zero."""
-        if not described.categories:
-            raise UserError(f"The test set {described.name!r} has no categories: evaluate shape bias on cue-conflict.")
         self.metric = ShapeBias(described.categories, self.aggregation).to(module.device)
         self.gallery = Gallery.spread(described.count, self.number_of_examples)
 

@@ -109,7 +109,10 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
 
 def _class_folders(source: Path, labels: Labels) -> Listing:
-    folders = sorted(entry for entry in source.iterdir() if entry.is_dir())
+    folders = sorted(entry for entry in source.iterdir() if entry.is_dir() and entry.name[0] not in "._")
+    for folder in folders:
+        if not any(_images_in(folder)):
+            raise UserError(f"{folder} holds no images right inside it, but would be a class: remove it.")
     names = [folder.name for folder in folders]
     numbers = _imagenet_numbers(names) if labels == "imagenet" else list(range(len(names)))
     images = [

@@ -76,7 +76,7 @@ class Samples(Dataset[Batch], ABC):
 
     def _image(self, epoch: int, number: int) -> Tensor:
         row = int(self.rows[number])
-        return self.prepare(decode_rgb(self.reader.image_bytes(row), self.reader.key(row)), epoch, number)
+        return self.prepare(decode_rgb(self.reader.image_bytes(row), self.reader.name(row)), epoch, number)
 
 
 class TrainingSamples(Samples):

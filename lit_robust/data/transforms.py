@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.errors import UserError
+
 Crop = Literal["none", "random_resized", "padded"]
 Image = NDArray[np.uint8]
 
@@ -25,6 +27,10 @@ class EvaluationCrop:
 
     resize: int | None = 256
     crop: int | None = 224
+
+    def __post_init__(self) -> None:
+        if min(self.resize or 1, self.crop or 1) < 1 or 0 in (self.resize, self.crop):
+            raise UserError(f"resize {self.resize} and crop {self.crop}: give 1 px or more, or null.")
 
     def __call__(self, image: Image) -> Tensor:
         """Return uint8 ``[3, H, W]`` of an RGB image ``[H, W, 3]``."""
@@ -56,6 +62,10 @@ class TrainingCrop:
     crop: Crop = "random_resized"
     size: int = 224
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"The size of training images is {self.size}: give 1 px or more.")
 
     def __call__(self, image: Image, random: np.random.Generator) -> Tensor:
         """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``."""

@@ -37,6 +37,14 @@ class Network:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 
+    def __post_init__(self) -> None:
+        if self.weights in ("null", "None"):  # What a command line makes of null.
+            object.__setattr__(self, "weights", None)
+        if self.num_classes < 1:
+            raise UserError(f"num_classes is {self.num_classes}: give 1 or more.")
+        if not all(0 <= value <= 1 for value in self.mean or ()) or not all(0 < value <= 1 for value in self.std or ()):
+            raise UserError(f"mean {self.mean} and std {self.std} are not in [0, 1] pixel units: divide them by 255.")
+
 
 def build_classifier(spec: Network) -> Classifier:
     """Build the network, load its weights strictly, and put the normalisation in front.
@@ -50,7 +58,7 @@ def build_classifier(spec: Network) -> Classifier:
         raise UserError(
             f"Unknown network {spec.name!r}: write torchvision/<name>, timm/<name>, or lit_robust/{'|'.join(OURS)}."
         )
-    is_file = spec.weights is not None and spec.weights.endswith(FILE_ENDINGS)
+    is_file = spec.weights is not None and (spec.weights.endswith(FILE_ENDINGS) or "/" in spec.weights)
     entry = None if is_file else spec.weights
     network = builders[library](name, spec.num_classes, entry)
     if is_file and spec.weights is not None:

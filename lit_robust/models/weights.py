@@ -36,7 +36,9 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
     tensors = dict(content)
     if all(name.startswith(LIGHTNING_PREFIX) for name in tensors):

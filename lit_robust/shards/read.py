@@ -71,6 +71,10 @@ class IndexedReader:
         """Return the key of sample ``number`` (0 to N-1)."""
         return self.index.key(number)
 
+    def name(self, number: int) -> str:
+        """Return what to call sample ``number`` in a message: its key and its tar."""
+        return f"{self.key(number)} in {self.index.shard_path(number)}"
+
     def image_bytes(self, number: int) -> bytes:
         """Return the encoded image of sample ``number`` (0 to N-1).
 

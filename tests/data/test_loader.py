@@ -15,6 +15,8 @@ class Reader:
     def key(self, row):
         return f"sample{row}"
 
+    name = key
+
 
 class Drawn(Samples):
     """Images whose pixels are their number."""
