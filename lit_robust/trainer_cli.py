@@ -81,9 +81,14 @@ class RobustCLI(LightningCLI):
         elif command == "fit" and checkpoint in ("best", "last", "hpc"):
             return
         else:
+            # Lightning would put the checkpoint's network in the place of the one asked for, without a word.
             kept = read_hyperparameters(Path(checkpoint)).get("network", {})
-            if network is not None and kept.get("name") != network.name:
-                rank_zero_warn(f"The checkpoint's network {kept.get('name')} is used, not {network.name}.")
+            for key in ("name", "num_classes"):
+                if network is not None and key in kept and kept[key] != network[key]:
+                    raise UserError(
+                        f"The checkpoint {checkpoint} is of another network: its {key} is {kept[key]}, not "
+                        f"{network[key]}; give --model.network.{key} {kept[key]}."
+                    )
 
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""

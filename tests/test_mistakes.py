@@ -114,6 +114,19 @@ def test_checkpoint_that_is_none(words, tmp_path, capsys):
     assert "is no checkpoint, or not whole" in sentence(["test", *words, "--ckpt_path", str(file)], capsys)
 
 
+def test_checkpoint_of_another_network(words, tmp_path, capsys):
+    small = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *words, *small]) == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    for command in ("test", "fit"):
+        other = [command, *words, "--model.network.name", "lit_robust/resnet_small", "--ckpt_path", str(last)]
+        said = sentence(other, capsys)
+        assert "is of another network: its name is lit_robust/resnet_tiny, not lit_robust/resnet_small" in said
+        assert "give --model.network.name lit_robust/resnet_tiny." in said
+    said = sentence(["test", *words, "--model.network.num_classes", "5", "--ckpt_path", str(last)], capsys)
+    assert "its num_classes is 8, not 5; give --model.network.num_classes 8." in said
+
+
 def test_plain_weights_are_no_checkpoint(words, tmp_path, capsys):
     file = tmp_path / "weights.ckpt"
     torch.save(torch.nn.Linear(2, 2).state_dict(), file)
