@@ -40,7 +40,12 @@ def test_overlay_changes_what_it_names(file, capsys):
     recipe = CONFIGS / "imagenet" / "madry.yaml"
     content = printed(["fit", "-c", str(recipe), "-c", str(file)], capsys)
     for key, value in yaml.safe_load(file.read_text())["trainer"].items():
-        if not isinstance(value, list):
+        if isinstance(value, list):
+            given = [(entry["class_path"], entry["init_args"].items()) for entry in value]
+            for entry, (class_path, settings) in zip(content["trainer"][key], given, strict=True):
+                assert entry["class_path"] == class_path
+                assert settings <= entry["init_args"].items()
+        else:
             assert content["trainer"][key] == value
 
 

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.nn import functional as F
 
@@ -97,13 +97,26 @@ def test_bf16_mixed_trains_with_fp32_weights(tmp_path, scheme):
     assert not torch.equal(before, module.model.network.fc.weight)
 
 
+class Recorder(Callback):
+    """Keeps a weight as it is after every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(pl_module.model.network.fc.weight.detach().clone())
+
+
 def test_ema_averages_the_weights(tmp_path):
     seed_everything(1)
-    plain = StandardModule(NETWORK, SETTINGS)
-    averaged = copy.deepcopy(plain)
-    fit(plain, tmp_path)
-    fit(averaged, tmp_path, callbacks=[EMAWeightAveraging(decay=0.5)])
-    assert not torch.equal(plain.model.network.fc.weight, averaged.model.network.fc.weight)
+    module = StandardModule(NETWORK, SETTINGS)
+    recorder = Recorder()
+    fit(module, tmp_path, callbacks=[recorder, EMAWeightAveraging(decay=0.75)])
+    expected = recorder.seen[0]
+    for weight in recorder.seen[1:]:
+        expected = 0.75 * expected + 0.25 * weight
+    torch.testing.assert_close(module.model.network.fc.weight.detach(), expected)
+    assert not torch.equal(expected, recorder.seen[-1])
 
 
 def test_checkpoint_holds_plain_values_and_builds_the_module_again(tmp_path):
