@@ -14,7 +14,9 @@ import yaml
 from wandb_reader import read_run
 
 from lit_robust.cli import main
+from lit_robust.data.toy import toy_sets
 from lit_robust.results import RunResults
+from lit_robust.stimuli.figures import CLASS_NAMES
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
@@ -53,12 +55,18 @@ def test_results_hold_every_value_with_its_count_and_protocol(runs):
     attack = values["imagenet", "adversarial_accuracy_l2_eps_2"].protocol["attack"]
     assert (attack["norm"], attack["eps"], attack["step_size"], attack["steps"]) == ("l2", 2.0, 1.0, 3)
     decisions = [values["cue-conflict", f"{kind}_decisions"].value for kind in ("shape", "texture", "other")]
-    assert values["cue-conflict", "shape_bias"].count == sum(decisions[:2])
-    assert sum(decisions) == values["cue-conflict", "shape_bias"].protocol["images_in_conflict"] == 36
+    assert sum(decisions) == values["cue-conflict", "shape_bias"].count == 36
+    assert values["cue-conflict", "accuracy_without_conflict"].count == 5
+    assert values["cue-conflict", "shape_bias_disc"].count == sum(cue == "disc" for cue in shapes_in_conflict())
     assert found.model["module"] == "AdversarialModule"
     assert found.model["settings"]["attack"]["eps"] == 2.0
     assert len(found.model["weights_sha256"]) == 64
     assert found.run["command"].startswith("lit-robust test -c ")
+
+
+def shapes_in_conflict():
+    """The outlines of the toy data's conflict figures, by the drawing's own list."""
+    return [CLASS_NAMES[outline] for outline, texture in toy_sets(101, 41)[4].cues if outline != texture]
 
 
 def test_accuracy_never_rises_with_eps(runs):

@@ -46,18 +46,17 @@ class ShapeBiasEvaluation(EvaluationCallback):
             self.gallery.kept[number] = ({"image": to_uint8(batch.image[place])}, captions)
 
     def compute(self) -> list[Result]:
-        """Return the bias, the decision counts, the accuracy without conflict, and each category's bias."""
+        """Return the bias, the decision counts, the accuracy without conflict, and each category's bias.
+
+        The count of each is the images it was measured on: those in conflict, or those without.
+        """
         computed = self.metric.compute()
         self.counts = computed["counts"]
         shape, texture, other, right, same = self.counts.sum(0).tolist()
         conflict = shape + texture + other
-        protocol = {
-            "images_in_conflict": conflict,
-            "aggregation": self.aggregation,
-            "number_of_categories": len(self.metric.categories),
-        }
+        protocol = {"aggregation": self.aggregation, "number_of_categories": len(self.metric.categories)}
         results = [
-            self.result("shape_bias", computed["shape_bias"], "fraction", protocol, shape + texture),
+            self.result("shape_bias", computed["shape_bias"], "fraction", protocol, conflict),
             self.result("shape_decisions", shape, "count", protocol, conflict),
             self.result("texture_decisions", texture, "count", protocol, conflict),
             self.result("other_decisions", other, "count", protocol, conflict),
@@ -66,7 +65,7 @@ class ShapeBiasEvaluation(EvaluationCallback):
             results.append(self.result("accuracy_without_conflict", right / same, "fraction", protocol, same))
         for name, row in zip(self.metric.categories, self.counts, strict=True):
             decided = {**protocol, "shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
-            counted = int(row[0] + row[1])
+            counted = int(row[:3].sum())
             results.append(self.result(f"shape_bias_{name}", shape_bias(row[0], row[1]), "fraction", decided, counted))
         return results
 
