@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lit_robust.files import atomic_path
 
-MAGIC = b"LRINDEX1"
+MAGIC = b"LRINDEX2"
 ALIGNMENT = 64
 
 Arrays = Mapping[str, NDArray[Any]]

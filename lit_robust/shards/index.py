@@ -4,16 +4,21 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards.cache import cache_paths, load_arrays, save_arrays
+from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.listing import Listing, list_split
-from lit_robust.shards.scan import IMAGE_EXTENSIONS, ShardScan, check_unique, scan_shards
+from lit_robust.shards.lock import one_at_a_time
+from lit_robust.shards.merge import Merged, dali_files, merge_scans
+from lit_robust.shards.scan import IMAGE_EXTENSIONS, refuse, scan_shards, skip
+from lit_robust.shards.tar import Defect
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +39,13 @@ class ShardIndex:
         num_classes: as the info file says, or None.
         class_names: as the info file says, or None.
         categories: category name to class numbers as the info file says, or None.
+        defects: what was left out, where that was asked for; see `ShardIndex.open`.
+        lost: samples that an info file promises and that were left out; None where no info file counts them.
         shard: ``[N]`` int32, the place of each sample's tar in ``shards``.
         offset: ``[N]`` int64, byte in the tar where the image begins.
         length: ``[N]`` int64, bytes of the image.
         extension: ``[N]`` uint8, place of the image's extension in `IMAGE_EXTENSIONS`; contents may differ from it.
-        labels: ``[N]`` int64, class, or -1 where the sample has no ``cls``.
+        labels: ``[N]`` int64, class, or -1 where the sample has none.
     """
 
     def __init__(self, folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -52,6 +59,8 @@ class ShardIndex:
         self.categories: dict[str, tuple[int, ...]] | None = _optional(
             meta["categories"], lambda entries: {name: tuple(ids) for name, ids in entries.items()}
         )
+        self.defects: tuple[Defect, ...] = tuple(Defect(*entry) for entry in meta["defects"])
+        self.lost: int | None = meta["lost"]
         self.shard: NDArray[np.int32] = arrays["shard"]
         self.offset: NDArray[np.int64] = arrays["offset"]
         self.length: NDArray[np.int64] = arrays["length"]
@@ -64,39 +73,76 @@ class ShardIndex:
         self._cache: Path | None = None
 
     @classmethod
-    def open(cls, folder: Path, split: str | None, progress: bool = True) -> "ShardIndex":
+    def open(
+        cls,
+        folder: Path,
+        split: str | None,
+        progress: bool = True,
+        label: LabelRule | str = "auto",
+        on_error: Literal["error", "skip"] = "error",
+    ) -> "ShardIndex":
         """Open the index of a split; scan the shards where no index of them as they are now is kept.
 
         The index is kept in ``<folder>/.lit_robust/``, or, where that cannot be written, in ``$LIT_ROBUST_CACHE`` or
-        ``~/.cache/lit_robust``. A shard that changed in size or time, or a changed info file, makes it scan again.
+        ``~/.cache/lit_robust``. A shard that changed in size or time, or a changed info file, makes it scan again. Of
+        several processes that open the same split, one scans, and the others wait for what it finds.
 
         Args:
             folder: where the shards lie.
             split: name of the split, see `list_split`; None takes all tars, or the only split of the info file.
             progress: draw a progress bar where the scan takes longer than 2 s.
+            label: where the class of a sample comes from, a rule or the name of its source; see `LabelRule`.
+            on_error: what to do about a defective sample or shard: ``error`` raises; ``skip`` leaves out the sample, or
+                the rest of the shard, and lists it in ``defects``.
 
         Raises:
             UserError: there is no such folder or split.
             DataError: a shard or the info file is defective, or their counts differ; names shard and byte.
         """
         listing = list_split(Path(folder), split)
-        stamp = _stamp(listing, _present(listing))
+        rule = (LabelRule(label) if isinstance(label, str) else label).resolve(listing.label_field)
+        stamp = _stamp(listing, rule, _present(listing))
         places = cache_paths(listing.folder, listing.split)
-        for place in places:
-            found = _load(place, listing.folder)
-            if found is not None and found._meta["stamp"] == stamp:
-                return found
-        scans = scan_shards([listing.folder / file for file in listing.files], progress)
-        meta, arrays = _merge(listing, scans)
+        found = _kept(places, listing, stamp, on_error)
+        if found is None:
+            with one_at_a_time(places):
+                found = _kept(places, listing, stamp, on_error) or cls._scan(listing, rule, places, progress, on_error)
+        if found.defects:
+            count = "an unknown number of" if found.lost is None else found.lost
+            log.warning(
+                "The shards of %r in %s have %d defects, and %s samples are left out; `lit-robust data verify %s` "
+                "lists them.",
+                *(listing.split, listing.folder, len(found.defects), count, listing.folder),
+            )
+        return found
+
+    @classmethod
+    def _scan(
+        cls,
+        listing: Listing,
+        rule: LabelRule,
+        places: Sequence[Path],
+        progress: bool,
+        on_error: Literal["error", "skip"],
+    ) -> "ShardIndex":
+        on_defect = refuse if on_error == "error" else skip
+        dali = _dali_states(listing)
+        scans = scan_shards([listing.folder / file for file in listing.files], rule, on_defect, progress)
+        merged = merge_scans(listing, scans, on_defect)
+        if not len(merged.arrays["label"]):
+            raise DataError(f"The shards of {listing.split!r} in {listing.folder} hold no samples: write them again.")
+        # Sizes and times as they were when the scan had the file open: a later change must not pass for what it saw.
+        stamp = _stamp(listing, rule, [*((scan.size, scan.modified) for scan in scans), *dali])
+        meta = _meta(listing, merged, stamp)
         for place in places:
             try:
-                save_arrays(place, meta, arrays)
+                save_arrays(place, meta, merged.arrays)
             except UserError as error:
                 log.info("The shard index is not kept in %s: %s", place.parent, error)
                 continue
-            return cls._reopen(place, listing.folder, meta["digest"])
+            return cls._reopen(place, listing.folder, merged.digest)
         log.warning("The shard index of %s cannot be kept: set LIT_ROBUST_CACHE to a folder.", listing.folder)
-        return cls(listing.folder, meta, arrays)
+        return cls(listing.folder, meta, merged.arrays)
 
     @classmethod
     def _reopen(cls, place: Path, folder: Path, digest: str) -> "ShardIndex":
@@ -145,59 +191,46 @@ def _load(place: Path, folder: Path) -> ShardIndex | None:
     return index
 
 
+def _kept(
+    places: Sequence[Path], listing: Listing, stamp: Mapping[str, Any], on_error: Literal["error", "skip"]
+) -> ShardIndex | None:
+    for place in places:
+        found = _load(place, listing.folder)
+        if found is not None and found._meta["stamp"] == stamp and (on_error == "skip" or not found.defects):
+            return found
+    return None
+
+
 def _present(listing: Listing) -> list[tuple[int, int]]:
     states = [(listing.folder / file).stat() for file in listing.files]
+    return [*((state.st_size, state.st_mtime_ns) for state in states), *_dali_states(listing)]
+
+
+def _dali_states(listing: Listing) -> list[tuple[int, int]]:
+    files = [file for file in dali_files(listing.folder, listing.files) if file is not None]
+    states = [(listing.folder / file).stat() for file in files]
     return [(state.st_size, state.st_mtime_ns) for state in states]
 
 
-def _stamp(listing: Listing, states: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """What must be the same for a kept index to hold: the tars by name, bytes and time, and what the info file says."""
-    shards = [[file, *state] for file, state in zip(listing.files, states, strict=True)]
+def _stamp(listing: Listing, rule: LabelRule, states: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """What must be the same for a kept index to hold: the tars by name, bytes and time, the label rule, all claims."""
+    shards = [[file, *state] for file, state in zip(listing.files, states, strict=False)]
     said = [listing.lengths, listing.count, listing.num_classes, listing.class_names, listing.categories]
-    return {"shards": shards, "info": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
+    claims = [*said, rule.stamp(), states[len(shards) :]]
+    return {"shards": shards, "info": hashlib.sha256(json.dumps(claims).encode()).hexdigest()}
 
 
-def _merge(listing: Listing, scans: Sequence[ShardScan]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    counts = [len(scan.keys) for scan in scans]
-    for file, found, said in zip(listing.files, counts, listing.lengths or counts, strict=True):
-        if found != said:
-            raise DataError(
-                f"{listing.folder / file} holds {found} samples, but the info file says {said}: "
-                "copy or download the shard again."
-            )
-    if listing.count not in (None, sum(counts)):
-        raise DataError(
-            f"The shards of {listing.split!r} in {listing.folder} hold {sum(counts)} samples, but the info file says "
-            f"{listing.count}: copy or download the shards again."
-        )
-    if not sum(counts):
-        raise DataError(f"The shards of {listing.split!r} in {listing.folder} hold no samples: write them again.")
-    keys = [key for scan in scans for key in scan.keys]
-    shard = np.repeat(np.arange(len(scans), dtype=np.int32), counts)
-    check_unique(keys, lambda number: listing.folder / listing.files[shard[number]])
-    arrays: dict[str, NDArray[Any]] = {
-        "shard": shard,
-        "offset": np.concatenate([scan.offset for scan in scans]),
-        "length": np.concatenate([scan.length for scan in scans]),
-        "extension": np.concatenate([scan.extension for scan in scans]),
-        "label": np.concatenate([scan.label for scan in scans]),
-        "keys": np.frombuffer(b"".join(keys), dtype=np.uint8),
-        "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
-    }
-    digest = hashlib.sha256(json.dumps(listing.files).encode())
-    for name, array in arrays.items():
-        digest.update(f"{name} {len(array)} ".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
-    # Sizes and times as they were when the scan had the file open: a later change must not pass for the scanned state.
-    stamp = _stamp(listing, [(scan.size, scan.modified) for scan in scans])
-    meta = {
+def _meta(listing: Listing, merged: Merged, stamp: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "split": listing.split,
         "stamp": stamp,
-        "digest": digest.hexdigest(),
+        "digest": merged.digest,
         "num_classes": listing.num_classes,
         "class_names": listing.class_names,
         "categories": listing.categories,
+        "defects": [astuple(defect) for defect in merged.defects],
+        "lost": merged.lost,
     }
-    return meta, arrays
 
 
 def _optional(value: Any, make: Callable[[Any], Any]) -> Any:

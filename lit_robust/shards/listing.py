@@ -1,50 +1,28 @@
-"""Which tars make up a split, and what the info file beside them says of it."""
+"""Which tars make up a split, and what the info files beside them say of it."""
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lit_robust.errors import DataError, UserError
+from lit_robust.shards.folder import ALIASES, Listing, ShardFolder, names_split, numbered
+from lit_robust.shards.info import TIMM_NAMES, Info, parse_info
+from lit_robust.shards.remote import Remote
 
-INFO_NAMES = ("_info.json", "info.json")
-ALIASES = {"val": "validation", "validation": "val"}
+__all__ = ["ALIASES", "INFO_NAMES", "Listing", "list_all", "list_remote_split", "list_split", "read_info"]
 
-
-@dataclass(frozen=True)
-class Listing:
-    """The tars of one split, in order.
-
-    Attributes:
-        folder: where they lie.
-        split: name of the split as the info file spells it; None for all tars of a folder.
-        files: paths relative to ``folder``.
-        lengths: samples in each tar, where the info file tells.
-        count: samples in all, where the info file tells.
-        num_classes: how many classes there are, where the info file tells.
-        class_names: name of each class, where the info file tells.
-        categories: category name to class numbers, where the info file tells.
-    """
-
-    folder: Path
-    split: str | None
-    files: tuple[str, ...]
-    lengths: tuple[int, ...] | None = None
-    count: int | None = None
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    categories: Mapping[str, tuple[int, ...]] | None = None
+INFO_NAMES = TIMM_NAMES
+SPLIT_WORDS = ("train", "validation", "val", "test")
 
 
 def list_split(folder: Path, split: str | None) -> Listing:
     """Find the tars of a split.
 
-    The info file, ``_info.json`` or ``info.json`` in timm's form (``timm/data/readers/reader_wds.py``), decides;
-    without one, or for a split it does not have, the tars whose names contain the split as a word make up the split,
-    sorted by name. ``val`` and ``validation`` mean the same.
+    Info files decide, see `parse_info`: timm's form by the name of the split, a shard list of wids by its own name.
+    Without them, or for a split they do not have, the tars whose names contain the split as a word make up the split,
+    in the order of their numbers; or else the tars in the subfolder of the split's name. Counts of samples and of tars
+    come from whichever info file has them. ``val`` and ``validation`` mean the same.
 
     Args:
         folder: where the tars lie.
@@ -52,32 +30,67 @@ def list_split(folder: Path, split: str | None) -> Listing:
 
     Raises:
         UserError: there is no such folder or split.
-        DataError: the info file is malformed, or one of the tars is missing.
+        DataError: an info file is malformed, one of the tars is missing, or info files contradict each other.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: check the path, or make shards with `lit-robust data shard`.")
-    path, info = read_info(folder)
-    splits: dict[str, Any] = info.get("splits", {})
-    if split is None and len(splits) == 1:
-        split = next(iter(splits))
-    if split is None and splits:
-        raise UserError(f"{path} has the splits {', '.join(splits)}: name one of them.")
-    candidates = [split, ALIASES[split]] if split in ALIASES else [split]
-    for name in candidates:
-        if name is not None and name in splits:
-            return _from_info(path, info, name)
-    claimed = {file for entry in splits.values() if isinstance(entry, dict) for file in entry.get("filenames", [])}
-    names = sorted(file.name for file in folder.glob("*.tar") if file.name not in claimed)
-    for name in candidates:
-        if files := [file for file in names if _names_split(file, name)]:
-            _check_gaps(folder, files)
-            return Listing(folder, name, tuple(files))
-    there = ", ".join(splits) or ", ".join(names[:3]) or "no tars"
-    raise UserError(f"There is no split {split!r} in {folder}, which holds {there}: check folder and split.")
+    contents = ShardFolder(folder)
+    if split is None and len(contents.claims) == 1:
+        split = next(iter(contents.claims))
+    if split is None and contents.claims:
+        names = ", ".join(contents.claims)
+        raise UserError(f"{folder / contents.timm_name} has the splits {names}: name one of them.")
+    listing = contents.find(split)
+    if listing is None:
+        there = ", ".join(contents.claims) or ", ".join(contents.tars[:3]) or "no tars"
+        raise UserError(f"There is no split {split!r} in {folder}, which holds {there}: check folder and split.")
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    return listing
+
+
+def list_all(folder: Path) -> list[Listing]:
+    """Find all splits of a folder, each tar in one of them, with their problems; subfolders are not searched.
+
+    Raises:
+        DataError: an info file is malformed.
+    """
+    contents = ShardFolder(folder)
+    listings = [contents.from_claim(name, claim) for name, claim in contents.claims.items()]
+    rest = contents.unclaimed()
+    for word in SPLIT_WORDS:
+        if files := [file for file in rest if names_split(file, word)]:
+            listings.append(contents.from_names(word, files))
+            rest = [file for file in rest if file not in files]
+    return [*listings, *([contents.from_names(None, rest)] if rest else [])]
+
+
+def list_remote_split(remote: Remote, split: str) -> Listing:
+    """Find the tars of a split behind a URL, where nothing but an info file can tell them and their lengths.
+
+    ``_info.json``, ``info.json`` and ``sizes.json`` are asked for in the folder, then in its subfolder of the split's
+    name.
+
+    Raises:
+        UserError: there is no info file that lists this split with its counts.
+        DataError: an info file is malformed.
+    """
+    names = [split, ALIASES[split]] if split in ALIASES else [split]
+    for below in ("", *(f"{name}/" for name in names)):
+        for file in (*TIMM_NAMES, "sizes.json"):
+            text = remote.text(below + file)
+            info = None if text is None else parse_info(f"{remote}/{below}{file}", text)
+            listing = None if info is None else _remote_listing(info, below, names)
+            if listing is not None:
+                return listing
+    raise UserError(
+        f"{remote} has no _info.json or sizes.json that lists the split {split!r} with the samples of each shard: "
+        "upload one, or copy the shards to a disk."
+    )
 
 
 def read_info(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the info file's path and content; where there is none, the path it should have, and nothing.
+    """Return the path and content of the info file of timm's form; where there is none, where it should be.
 
     Raises:
         DataError: it is not JSON, or not of timm's form.
@@ -95,83 +108,22 @@ def read_info(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder / INFO_NAMES[0], {}
 
 
-def _from_info(path: Path, info: Mapping[str, Any], split: str) -> Listing:
-    entry = info["splits"][split]
-    try:
-        files = tuple(str(_relative(file)) for file in _words(entry["filenames"]))
-        lengths = _numbers(entry["shard_lengths"]) if "shard_lengths" in entry else None
-        count = _number(entry["num_samples"]) if "num_samples" in entry else None
-        # The class that a publisher means may stand in another member than `cls`: to ignore that would mislabel.
-        if entry.get("alt_label"):
-            raise ValueError(f"alt_label {entry['alt_label']!r}, a label from the json member, is not supported")
-        num_classes, class_names, categories = (
-            entry.get(key, info.get(key)) for key in ("num_classes", "class_names", "categories")
-        )
-        listing = Listing(
-            folder=path.parent,
-            split=split,
-            files=files,
-            lengths=lengths,
-            count=count,
-            num_classes=None if num_classes is None else _number(num_classes),
-            class_names=None if class_names is None else _words(class_names),
-            categories=None if categories is None else {name: _numbers(ids) for name, ids in categories.items()},
-        )
-        if not files or len(set(files)) < len(files):
-            raise ValueError("filenames is empty or names a file twice")
-        if lengths is not None and len(lengths) != len(files):
-            raise ValueError(f"{len(lengths)} shard_lengths for {len(files)} filenames")
-        if lengths is not None and count is not None and sum(lengths) != count:
-            raise ValueError(f"shard_lengths sum to {sum(lengths)}, num_samples is {count}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}, split {split!r}, is malformed ({error}): mend it.") from error
-    missing = [file for file in files if not (path.parent / file).is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {len(files)} shards that {path} lists for {split!r} are missing, the first is "
-            f"{missing[0]}: copy or download them."
-        )
-    return listing
-
-
-def _relative(file: str) -> PurePosixPath:
-    path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{file} lies outside the folder")
-    return path
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a whole number of at least 0")
-    return value
-
-
-def _numbers(values: Any) -> tuple[int, ...]:
-    return tuple(_number(value) for value in values)
-
-
-def _words(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{str(values)[:40]} is not a list of names")
-    return tuple(values)
-
-
-def _names_split(file: str, split: str | None) -> bool:
-    # As a word: "val" is in "imagenet-val-0001.tar", but not in "retrieval-train-0001.tar".
-    return split is None or re.search(rf"(?<![a-z]){re.escape(split)}(?![a-z])", file, re.IGNORECASE) is not None
-
-
-def _check_gaps(folder: Path, files: Sequence[str]) -> None:
-    """Raise where numbered tars lack one between others; without an info file nothing else tells of a lost shard."""
-    series: dict[tuple[str, str], list[int]] = {}
-    for file in files:
-        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", file):
-            series.setdefault((match[1], match[3]), []).append(int(match[2]))
-    for (before, after), numbers in series.items():
-        gap = next((low + 1 for low, high in pairwise(sorted(numbers)) if high > low + 1), None)
-        if gap is not None:
-            raise DataError(
-                f"Shard number {gap} is missing in {folder} between {before}{min(numbers)}{after} and "
-                f"{before}{max(numbers)}{after}: copy or download it, or list the shards in {INFO_NAMES[0]}."
+def _remote_listing(info: Info, below: str, names: Sequence[str]) -> Listing | None:
+    folder = Path(below)
+    for name in names:
+        claim = info.splits.get(name)
+        if claim is not None and claim.lengths is not None:
+            if claim.label_field is not None:
+                raise UserError(
+                    f"{info.where} says that labels are in the json field {claim.label_field!r}, which is read from "
+                    "disks only: copy the shards to one."
+                )
+            files = tuple(below + file for file in claim.files)
+            return Listing(
+                folder, name, files, claim.lengths, claim.count, claim.num_classes, claim.class_names, claim.categories
             )
+        listed = sorted((file for file in info.lengths if below or names_split(file, name)), key=numbered)
+        if listed:
+            lengths = tuple(info.lengths[file] for file in listed)
+            return Listing(folder, name, tuple(below + file for file in listed), lengths)
+    return None

@@ -1,6 +1,7 @@
 """Reading any sample of a split by its number, in any process."""
 
 import os
+import resource
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -53,15 +54,18 @@ class IndexedReader:
 
     Args:
         index: of the split.
-        max_open: shards kept open in one process; the one used longest ago is closed first.
+        max_open: shards kept open in one process; the one used longest ago is closed first. None takes a quarter of
+            the files that the system lets a process open, as a process may read several splits.
     """
 
-    def __init__(self, index: ShardIndex, max_open: int = 64) -> None:
+    def __init__(self, index: ShardIndex, max_open: int | None = None) -> None:
         self.index = index
         self.max_open = max_open
-        self._open = lru_cache(max_open)(partial(_open_shard, index.folder, index.shards, index.shard_sizes))
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4 if max_open is None else max_open
+        count = max(min(allowed, len(index.shards)), 1)
+        self._open = lru_cache(count)(partial(_open_shard, index.folder, index.shards, index.shard_sizes))
 
-    def __reduce__(self) -> tuple[type["IndexedReader"], tuple[ShardIndex, int]]:
+    def __reduce__(self) -> tuple[type["IndexedReader"], tuple[ShardIndex, int | None]]:
         return IndexedReader, (self.index, self.max_open)
 
     def __len__(self) -> int:

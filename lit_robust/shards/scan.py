@@ -1,23 +1,24 @@
 """One strict pass over the headers of a tar: which samples it holds, and where."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_robust.errors import DataError
-from lit_robust.shards.tar import Member, PositionalTar, defect
+from lit_robust.shards.labels import CLS, LABEL_EXTENSION, NO_LABEL, LabelRule, find_label, text
+from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error
+
+__all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-LABEL_EXTENSION = "cls"
-NO_LABEL = -1
-LONGEST_LABEL = 64
 THREADS = 8  # They wait for the file system, not for the processor.
 
 
@@ -32,7 +33,8 @@ class ShardScan:
         offset: ``[N]`` int64, byte where the image begins.
         length: ``[N]`` int64, bytes of the image.
         extension: ``[N]`` uint8, place of the image's extension in `IMAGE_EXTENSIONS`.
-        label: ``[N]`` int64, class, or -1 where the sample has no ``cls``.
+        label: ``[N]`` int64, class, or -1 where the sample has none.
+        defects: what was passed over; empty after a strict scan.
     """
 
     size: int
@@ -42,132 +44,194 @@ class ShardScan:
     length: NDArray[np.int64]
     extension: NDArray[np.uint8]
     label: NDArray[np.int64]
+    defects: tuple[Defect, ...] = ()
 
 
-def scan_shard(path: Path) -> ShardScan:
-    """Read the headers and labels of one tar.
+def refuse(error: DefectError) -> None:
+    """Raise the first defect: the handler of a strict scan."""
+    raise error
+
+
+def skip(error: DefectError) -> None:
+    """Go on without the sample, or the rest of the shard: the handler of a scan that only lists defects."""
+
+
+Handler = Callable[[DefectError], None]
+
+
+def scan_shard(path: Path, rule: LabelRule = CLS, on_defect: Handler = refuse) -> ShardScan:
+    """Read the headers and labels of one tar; see `scan_open`.
+
+    Raises:
+        DefectError: it cannot be opened or is defective, where ``on_defect`` is `refuse`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        unreadable = DefectError(f"The shard {path} cannot be opened ({error.strerror}): check the path and its mode.")
+        unreadable.found = Defect(str(path), 0, f"it cannot be opened ({error.strerror})")
+        on_defect(unreadable)
+        return _shard_scan(0, 0, {}, (unreadable.found,))
+    try:
+        return scan_open(path, descriptor, rule, on_defect)
+    finally:
+        os.close(descriptor)
+
+
+def scan_open(where: Path | str, descriptor: int, rule: LabelRule = CLS, on_defect: Handler = refuse) -> ShardScan:
+    """Read the headers and labels of a tar that is open.
 
     A sample is what lies together under one key, the path up to the first dot of the base name, as in WebDataset. It
     holds one image and may hold a ``cls`` and other members. Hidden files (AppleDouble's ``._x`` among them) and
     ``__meta__`` members belong to no sample.
 
+    Args:
+        where: the tar's path or URL, for messages.
+        descriptor: of a regular file.
+        rule: how labels are found; a resolved one.
+        on_defect: called with every defect; `refuse` or `skip`. After one of a sample, the sample is left out; after
+            one of the tar, all that follows and the sample before it, whose end nobody knows.
+
     Raises:
-        DataError: the tar is not well formed, the members of a sample do not lie together, a sample has no image or
-            two, a member occurs twice, or a ``cls`` is not a class number.
+        DefectError: the tar is not well formed, the members of a sample do not lie together, a sample has no image or
+            two, a member occurs twice, or a label is not a class number; where ``on_defect`` is `refuse`.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DataError(
-            f"The shard {path} cannot be opened ({error.strerror}): check the path and its mode."
-        ) from error
-    try:
-        status = os.fstat(descriptor)
-        tar = PositionalTar(path, descriptor, status.st_size)
-        rows = []
-        seen: set[bytes] = set()
-        named = ((*_split_name(path, member), member) for member in tar.members() if not _is_junk(member.name))
-        for key, members in groupby(named, key=lambda entry: entry[0]):
-            by_extension: dict[str, Member] = {}
-            for _, extension, member in members:
-                if extension in by_extension:
-                    defect(
-                        path, member.header, f"sample {_text(key)} has a second {extension}", "write the shard again"
-                    )
-                by_extension[extension] = member
-            begin = min(member.header for member in by_extension.values())
-            if key in seen:
-                what = f"sample {_text(key)} occurs a second time or its members do not lie together"
-                defect(path, begin, what, "write the shard again, each sample once and in one piece")
-            seen.add(key)
-            rows.append((key, *_image(path, key, begin, by_extension), _label(tar, key, by_extension)))
-    finally:
-        os.close(descriptor)
-    numbers = np.array([row[1:] for row in rows], dtype=np.int64).reshape(-1, 4)
-    return ShardScan(
-        size=status.st_size,
-        modified=status.st_mtime_ns,
-        keys=[row[0] for row in rows],
-        offset=numbers[:, 0],
-        length=numbers[:, 1],
-        extension=numbers[:, 2].astype(np.uint8),
-        label=numbers[:, 3],
-    )
+    status = os.fstat(descriptor)
+    samples = _Samples(PositionalTar(where, descriptor, status.st_size), rule, on_defect)
+    samples.gather()
+    return _shard_scan(status.st_size, status.st_mtime_ns, samples.rows, tuple(samples.defects))
 
 
-def scan_shards(paths: Sequence[Path], progress: bool) -> list[ShardScan]:
+def scan_shards(paths: Sequence[Path], rule: LabelRule, on_defect: Handler, progress: bool) -> list[ShardScan]:
     """Scan several tars at a time and return their scans in order.
 
     Args:
         paths: the tars.
+        rule: how labels are found; a resolved one.
+        on_defect: `refuse` or `skip`.
         progress: draw a progress bar once the scan takes longer than 2 s.
 
     Raises:
-        DataError: see `scan_shard`.
+        DefectError: see `scan_open`.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            found: Iterable[ShardScan] = pool.map(scan_shard, paths)
+            found: Iterable[ShardScan] = pool.map(partial(scan_shard, rule=rule, on_defect=on_defect), paths)
             return list(tqdm(found, "indexing", len(paths), unit="shard", delay=2, disable=not progress))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def check_unique(keys: Sequence[bytes], shard_of: Callable[[int], Path]) -> None:
-    """Raise a DataError where two samples have the same key.
+class _Samples:
+    """The samples of one tar, as they come.
 
-    Args:
-        keys: of all samples.
-        shard_of: gives the shard of a sample's number.
+    Attributes:
+        rows: key to place, length and extension of the image, and label.
+        defects: that the handler let pass.
     """
-    hashes = np.fromiter((hash(key) for key in keys), dtype=np.int64, count=len(keys))
-    values, counts = np.unique(hashes, return_counts=True)
-    first: dict[bytes, int] = {}
-    for number in np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist():
-        other = first.setdefault(keys[number], number)
-        if other != number:
-            raise DataError(
-                f"Sample {_text(keys[number])} is in {shard_of(other)} and again in {shard_of(number)}: "
-                "remove the shard that was copied twice, or write the shards again with keys of their own."
-            )
+
+    def __init__(self, tar: PositionalTar, rule: LabelRule, on_defect: Handler) -> None:
+        self.tar = tar
+        self.rule = rule
+        self.on_defect = on_defect
+        self.rows: dict[bytes, tuple[int, int, int, int]] = {}
+        self.defects: list[Defect] = []
+        self._seen: dict[bytes, frozenset[str]] = {}
+        self._broken = False
+
+    def gather(self) -> None:
+        for key, group in groupby(self._named(), key=itemgetter(0)):
+            members = [(extension, member) for _, extension, member in group]
+            begin = members[0][1].header
+            # The end of the last group is the end of the readable part: only now is it known to be no true end.
+            if self._broken:
+                what = f"sample {text(key)} may lack members behind this place and is left out"
+                self._note(defect_error(self.tar.path, begin, what))
+                continue
+            try:
+                self.rows[key] = self._row(key, begin, members)
+            except DefectError as error:
+                self._note(error)
+
+    def _named(self) -> Iterator[tuple[bytes, str, Member]]:
+        members = self.tar.members()
+        while True:
+            try:
+                member = next(members, None)
+            except DefectError as error:
+                self._note(error)
+                self._broken = True
+                return
+            if member is None:
+                return
+            folder, slash, base = member.name.rpartition(b"/")
+            stem, dot, extension = base.partition(b".")
+            if not stem or not dot or (base.startswith(b"__") and base.endswith(b"__")):
+                self._check_stray(member, base, dot)
+            else:
+                yield folder + slash + stem, text(extension).lower(), member
+
+    def _check_stray(self, member: Member, base: bytes, dot: bytes) -> None:
+        hidden = base.startswith(b".") or (base.startswith(b"__") and base.endswith(b"__"))
+        if member.problem is not None:
+            self._note(member.problem)
+        elif not hidden:
+            what = f"{text(member.name)} has no extension, so it belongs to no sample"
+            self._note(defect_error(self.tar.path, member.header, what, "write the shard again without it"))
+
+    def _row(self, key: bytes, begin: int, members: Sequence[tuple[str, Member]]) -> tuple[int, int, int, int]:
+        self._check_seen(key, begin, frozenset(extension for extension, _ in members))
+        by_extension: dict[str, Member] = {}
+        for extension, member in members:
+            if member.problem is not None:
+                raise member.problem
+            if extension in by_extension:
+                what = f"sample {text(key)} has a second {extension}"
+                defect(self.tar.path, member.header, what, "write the shard again")
+            by_extension[extension] = member
+        return (*self._image(key, begin, by_extension), find_label(self.tar, key, by_extension, self.rule))
+
+    def _check_seen(self, key: bytes, begin: int, extensions: frozenset[str]) -> None:
+        before = self._seen.get(key)
+        self._seen[key] = extensions if before is None else before | extensions
+        if before is None:
+            return
+        if before & extensions:
+            what = f"sample {text(key)} occurs a second time"
+            defect(self.tar.path, begin, what, "write the shard again, each sample once")
+        # Then what was taken for the whole sample is but its first part.
+        self.rows.pop(key, None)
+        what = f"the members of sample {text(key)} do not lie together"
+        defect(self.tar.path, begin, what, "write the shard again, each sample in one piece")
+
+    def _image(self, key: bytes, begin: int, members: dict[str, Member]) -> tuple[int, int, int]:
+        images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
+        if len(images) != 1:
+            what = f"sample {text(key)} has {' and '.join(images) or 'no image, only ' + ', '.join(members)}"
+            mend = f"write the shard with one image a sample ({', '.join(IMAGE_EXTENSIONS)})"
+            defect(self.tar.path, begin, what, mend)
+        image = members[images[0]]
+        if not image.length:
+            what = f"the image of sample {text(key)} is empty"
+            defect(self.tar.path, image.header, what, "write the shard again")
+        return image.offset, image.length, IMAGE_EXTENSIONS.index(images[0])
+
+    def _note(self, error: DefectError) -> None:
+        self.on_defect(error)
+        self.defects.append(error.found)
 
 
-def _is_junk(name: bytes) -> bool:
-    base = name.rpartition(b"/")[2]
-    return base.startswith(b".") or (base.startswith(b"__") and base.endswith(b"__"))
-
-
-def _split_name(path: Path, member: Member) -> tuple[bytes, str]:
-    folder, slash, base = member.name.rpartition(b"/")
-    stem, dot, extension = base.partition(b".")
-    if not dot:
-        what = f"{_text(member.name)} has no extension, so it belongs to no sample"
-        defect(path, member.header, what, "write the shard again without it")
-    return folder + slash + stem, _text(extension).lower()
-
-
-def _image(path: Path, key: bytes, begin: int, members: dict[str, Member]) -> tuple[int, int, int]:
-    images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
-    if len(images) != 1:
-        what = f"sample {_text(key)} has {' and '.join(images) or 'no image, only ' + ', '.join(members)}"
-        defect(path, begin, what, f"write the shard with one image a sample ({', '.join(IMAGE_EXTENSIONS)})")
-    image = members[images[0]]
-    if not image.length:
-        defect(path, image.header, f"the image of sample {_text(key)} is empty", "write the shard again")
-    return image.offset, image.length, IMAGE_EXTENSIONS.index(images[0])
-
-
-def _label(tar: PositionalTar, key: bytes, members: dict[str, Member]) -> int:
-    member = members.get(LABEL_EXTENSION)
-    if member is None:
-        return NO_LABEL
-    body = tar.read(member.offset, min(member.length, LONGEST_LABEL)).strip()
-    # Eighteen digits fit an int64.
-    if member.length > LONGEST_LABEL or not body.isdigit() or len(body) > 18:
-        what = f"the cls of sample {_text(key)} is {_text(body)!r}, not a class number"
-        defect(tar.path, member.offset, what, "write class numbers of at least 0 as digits")
-    return int(body)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+def _shard_scan(
+    size: int, modified: int, rows: dict[bytes, tuple[int, int, int, int]], defects: tuple[Defect, ...]
+) -> ShardScan:
+    numbers = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 4)
+    return ShardScan(
+        size=size,
+        modified=modified,
+        keys=list(rows),
+        offset=numbers[:, 0],
+        length=numbers[:, 1],
+        extension=numbers[:, 2].astype(np.uint8),
+        label=numbers[:, 3],
+        defects=defects,
+    )

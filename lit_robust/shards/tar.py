@@ -7,10 +7,10 @@ header for the end of the archive; here whatever is not well formed is an error 
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from lit_robust.errors import DataError
 
@@ -20,6 +20,7 @@ ZEROS = bytes(BLOCK)
 WINDOW = 8192  # A label and the next header lie close behind an image: one read brings them all.
 LONGEST_NAME = 1 << 20
 LONGEST_PADDING = 1 << 20
+COPY_AGAIN = "copy or download the shard again"
 REFUSED = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -31,8 +32,29 @@ REFUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+@dataclass(frozen=True)
+class Defect:
+    """What is wrong with a shard, and where.
+
+    Attributes:
+        shard: its path or URL.
+        offset: byte in it.
+        what: half a sentence.
+    """
+
+    shard: str
+    offset: int
+    what: str
+
+
+class DefectError(DataError):
+    """A DataError about one place in a shard."""
+
+    # No argument of the constructor: torch's loaders build a worker's error again from its sentence alone.
+    found = Defect("", 0, "")
+
+
+class Member(NamedTuple):
     """One regular file in a tar.
 
     Attributes:
@@ -40,29 +62,39 @@ class Member:
         header: byte where the member begins, counting its long-name records.
         offset: byte where its content begins.
         length: bytes of content.
+        problem: why its sample cannot be used, where the place of the next member is known nevertheless or the file
+            ends within this one.
     """
 
     name: bytes
     header: int
     offset: int
     length: int
+    problem: DefectError | None = None
 
 
-def defect(path: Path, offset: int, what: str, mend: str = "copy or download the shard again") -> NoReturn:
-    """Raise the DataError that names a shard, a byte in it, and what is wrong there."""
-    raise DataError(f"{path} is defective at byte {offset}, {what}: {mend}.")
+def defect_error(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> DefectError:
+    """Return the error that names a shard, a byte in it, and what is wrong there."""
+    error = DefectError(f"{where} is defective at byte {offset}, {what}: {mend}.")
+    error.found = Defect(str(where), offset, what)
+    return error
+
+
+def defect(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> NoReturn:
+    """Raise the error that names a shard, a byte in it, and what is wrong there."""
+    raise defect_error(where, offset, what, mend)
 
 
 class PositionalTar:
     """One tar, read here and there.
 
     Args:
-        path: the file; only named in errors.
+        path: the file, or the URL it came from; only named in errors.
         descriptor: open for reading.
         length: of the file in bytes.
     """
 
-    def __init__(self, path: Path, descriptor: int, length: int) -> None:
+    def __init__(self, path: Path | str, descriptor: int, length: int) -> None:
         self.path = path
         self.length = length
         self._descriptor = descriptor
@@ -86,9 +118,11 @@ class PositionalTar:
     def members(self) -> Iterator[Member]:
         """Yield the regular files in order; directories are passed over.
 
+        A member that is cut, is no regular file or is named out of the archive has a ``problem``. After one that is
+        cut nothing follows.
+
         Raises:
-            DataError: a header's checksum or field is wrong, a member is cut, is no regular file or is named out of
-                the archive, or the end-of-archive marker is missing or not the end.
+            DefectError: a header's checksum or field is wrong, or the end-of-archive marker is missing or not the end.
         """
         place = first = 0
         pending: dict[bytes, bytes] = {}
@@ -100,21 +134,22 @@ class PositionalTar:
             records = {**everywhere, **pending} if kind not in b"LKxg" else {}
             size = self._size(records.get(b"size"), size, place)
             following = content + -(-size // BLOCK) * BLOCK
+            name = records.get(b"path") or name
             if following > self.length:
-                defect(self.path, place, f"{_show(name)} needs {size} bytes, but the file ends at byte {self.length}")
+                what = f"{_show(name)} needs {size} bytes, but the file ends at byte {self.length}"
+                if kind in b"LKxg":
+                    defect(self.path, place, what)
+                yield Member(name, first, content, size, defect_error(self.path, place, what))
+                return
             if kind in b"LKxg":
                 found = self._records(kind, content, size)
                 (everywhere if kind == b"g" else pending).update(found)
             else:
-                name = records.get(b"path") or name
-                if kind == b"5":
-                    if size:
-                        defect(self.path, place, f"the directory {_show(name)} has {size} bytes of content")
-                elif kind in REFUSED or kind not in b"07\0" or any(key.startswith(b"GNU.sparse") for key in records):
-                    what = REFUSED.get(kind, f"a member of type {kind!r}" if kind not in b"07\0" else "a sparse file")
-                    defect(self.path, place, f"{_show(name)} is {what}", "write the shard with plain files only")
-                else:
-                    yield Member(self._inside(name, place), first, content, size)
+                if kind != b"5":
+                    name = _trim(name)
+                    yield Member(name, first, content, size, self._problem(name, kind, records, place))
+                elif size:
+                    defect(self.path, place, f"the directory {_show(name)} has {size} bytes of content")
                 pending = {}
                 first = following
             place = following
@@ -178,12 +213,14 @@ class PositionalTar:
             place = end
         return records
 
-    def _inside(self, name: bytes, place: int) -> bytes:
-        while name.startswith(b"./"):
-            name = name[2:].lstrip(b"/")
+    def _problem(self, name: bytes, kind: bytes, records: Mapping[bytes, bytes], place: int) -> DefectError | None:
+        if kind in REFUSED or kind not in b"07\0" or any(key.startswith(b"GNU.sparse") for key in records):
+            what = REFUSED.get(kind, f"a member of type {kind!r}" if kind not in b"07\0" else "a sparse file")
+            return defect_error(self.path, place, f"{_show(name)} is {what}", "write the shard with plain files only")
         if not name or name.startswith(b"/") or b"\0" in name or b".." in name.split(b"/"):
-            defect(self.path, place, f"the name {_show(name)} leads out of the archive", "write it with relative names")
-        return name
+            what = f"the name {_show(name)} leads out of the archive"
+            return defect_error(self.path, place, what, "write it with relative names")
+        return None
 
     def _check_end(self, place: int) -> None:
         # POSIX: two blocks of zeros end an archive; one alone may be a damaged header.
@@ -197,7 +234,7 @@ class PositionalTar:
             defect(self.path, other, f"there are more data after the end-of-archive marker at byte {place}")
 
 
-def read_exactly(descriptor: int, path: Path, offset: int, length: int, end: int) -> bytes:
+def read_exactly(descriptor: int, path: Path | str, offset: int, length: int, end: int) -> bytes:
     """Return ``length`` bytes at ``offset``, or fewer where the file has its ``end`` before that.
 
     Raises:
@@ -216,6 +253,12 @@ def read_exactly(descriptor: int, path: Path, offset: int, length: int, end: int
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
+
+
+def _trim(name: bytes) -> bytes:
+    while name.startswith(b"./"):
+        name = name[2:].lstrip(b"/")
+    return name
 
 
 def _show(name: bytes) -> str:

@@ -1,10 +1,12 @@
 """Writing the shards of a split: the same bytes for the same samples, all of them or none."""
 
+import fcntl
 import json
+import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -15,6 +17,7 @@ from lit_robust.shards.listing import ALIASES, read_info
 from lit_robust.shards.scan import IMAGE_EXTENSIONS, LABEL_EXTENSION
 
 BLOCK = 512
+RECORD = 20 * BLOCK  # Tars are filled up to records of 20 blocks.
 MODE = 0o644
 WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 
@@ -29,7 +32,6 @@ class ShardWriter:
         folder: for the shards; made where it is missing.
         split: name of the split: letters, digits, ``_``, ``.``, ``+`` and ``-``.
         shard_size: samples a tar, at least 1.
-        max_bytes: begin another tar before one would grow beyond this; one sample may. None for no limit.
         prefix: first part of the tars' names; None takes the folder's name.
         num_classes: how many classes there are; None takes the count of ``class_names``, where given.
         class_names: name of each class.
@@ -44,23 +46,19 @@ class ShardWriter:
         folder: Path,
         split: str,
         shard_size: int = 1000,
-        max_bytes: int | None = None,
         prefix: str | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] = (),
         categories: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        if shard_size < 1 or (max_bytes is not None and max_bytes < 1):
-            raise UserError(f"shard_size is {shard_size} and max_bytes {max_bytes}: both must be at least 1.")
+        if shard_size < 1:
+            raise UserError(f"shard_size is {shard_size}: give 1 or more.")
         if class_names and num_classes not in (None, len(class_names)):
             raise UserError(f"num_classes is {num_classes}, but there are {len(class_names)} class_names: give one.")
         self.folder = Path(folder)
         self.split = split
-        self.stem = f"{prefix or self.folder.resolve().name}-{split}"
-        if not WORD.fullmatch(split) or not WORD.fullmatch(self.stem):
-            raise UserError(f"Shards cannot be named {self.stem!r}: use letters, digits, '_', '.', '+' and '-' only.")
+        self.stem = shard_stem(self.folder, split, prefix)
         self.shard_size = shard_size
-        self.max_bytes = max_bytes
         self._extras: dict[str, Any] = {}
         if class_names or num_classes is not None:
             self._extras["num_classes"] = len(class_names) if num_classes is None else num_classes
@@ -76,7 +74,8 @@ class ShardWriter:
         self._count = 0
 
     def __enter__(self) -> "ShardWriter":
-        self._check_free()
+        check_absent(self.folder, self.split, self.stem)
+        remove_leftovers(self.folder, self.stem)
         return self
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -91,17 +90,13 @@ class ShardWriter:
         Raises:
             UserError: the key or a member is not allowed, the key was written before, or the disk is full.
         """
-        self._check(key, members)
-        ordered = sorted(members, key=lambda extension: extension.lower() not in IMAGE_EXTENSIONS)
-        blocks = []
-        for extension in ordered:
-            body = members[extension]
-            blocks += [_header(f"{key}.{extension}", len(body)), body, bytes(-len(body) % BLOCK)]
-        size = sum(map(len, blocks))
-        if self._file is not None and self._is_full(size):
+        if key in self._keys:
+            raise UserError(f"The key {key!r} is written twice: give each sample a name of its own.")
+        content = sample_bytes(key, members)
+        if self._count >= self.shard_size:
             self._end_shard()
         file = self._begin_shard() if self._file is None else self._file
-        self._append(file, b"".join(blocks))
+        self._append(file, content)
         self._keys.add(key)
         self._count += 1
 
@@ -117,43 +112,8 @@ class ShardWriter:
         if kind is not None:
             self._remove()
 
-    def _check_free(self) -> None:
-        path, info = read_info(self.folder)
-        there = [name for name in (self.split, ALIASES.get(self.split)) if name in info.get("splits", {})]
-        if there:
-            raise UserError(f"{path} has a split {there[0]!r} already: remove it, or choose another folder or split.")
-        own = re.compile(rf"{re.escape(self.stem)}-\d+\.tar")
-        if self.folder.is_dir() and any(own.fullmatch(file.name) for file in self.folder.iterdir()):
-            raise UserError(f"{self.folder} holds {self.stem}-*.tar already: remove them, or choose another folder.")
-
-    def _check(self, key: str, members: Mapping[str, bytes]) -> None:
-        *folders, base = key.split("/")
-        if "." in base or not base or base.startswith("__"):
-            raise UserError(f"The key {key!r} cannot be told from an extension or hidden file: give it a plain name.")
-        if any(folder in ("", ".", "..") for folder in folders) or not key.isprintable():
-            raise UserError(f"The key {key!r} is no relative path of printable letters: give it another name.")
-        if key in self._keys:
-            raise UserError(f"The key {key!r} is written twice: give each sample a name of its own.")
-        lower = [extension.lower() for extension in members]
-        if len(set(lower)) < len(lower) or not all(WORD.fullmatch(extension) for extension in lower):
-            raise UserError(f"The sample {key!r} has the members {', '.join(members)}: name each once, and plainly.")
-        if sum(extension in IMAGE_EXTENSIONS for extension in lower) != 1:
-            raise UserError(
-                f"The sample {key!r} has the members {', '.join(members)}: give one of {', '.join(IMAGE_EXTENSIONS)}."
-            )
-        if not all(members[extension] for extension in members if extension.lower() in IMAGE_EXTENSIONS):
-            raise UserError(f"The image of sample {key!r} is empty: replace it.")
-        label = next((members[extension] for extension in members if extension.lower() == LABEL_EXTENSION), b"0")
-        if not re.fullmatch(rb"[0-9]{1,18}", label):
-            raise UserError(f"The cls of sample {key!r} is {label!r}: give the class number as digits.")
-
-    def _is_full(self, more: int) -> bool:
-        assert self._file is not None
-        too_long = self.max_bytes is not None and self._file.tell() + more + 2 * BLOCK > self.max_bytes
-        return self._count >= self.shard_size or too_long
-
     def _path(self) -> Path:
-        return self.folder / f"{self.stem}-{len(self._lengths):04d}.tar"
+        return self.folder / shard_name(self.stem, len(self._lengths))
 
     def _begin_shard(self) -> BinaryIO:
         beside = self._stack.enter_context(atomic_path(self._path()))
@@ -169,8 +129,7 @@ class ShardWriter:
     def _end_shard(self) -> None:
         assert self._file is not None
         path = self._path()
-        # Two blocks of zeros end an archive; tars are filled up to records of 20 blocks.
-        self._append(self._file, bytes(2 * BLOCK + -(self._file.tell() + 2 * BLOCK) % (20 * BLOCK)))
+        self._append(self._file, end_bytes(self._file.tell()))
         self._file = None
         self._stack.close()
         self._written.append(path)
@@ -182,16 +141,7 @@ class ShardWriter:
             self._end_shard()
         if not self._written:
             raise UserError(f"No samples were given for {self.split!r} in {self.folder}: check the source.")
-        path, info = read_info(self.folder)
-        entry = {
-            "name": self.split,
-            "filenames": [shard.name for shard in self._written],
-            "shard_lengths": self._lengths,
-            "num_samples": sum(self._lengths),
-            **self._extras,
-        }
-        info = {**info, "splits": {**info.get("splits", {}), self.split: entry}}
-        write_text(path, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+        write_entry(self.folder, self.split, [shard.name for shard in self._written], self._lengths, self._extras)
 
     def _remove(self) -> None:
         for shard in self._written:
@@ -201,10 +151,131 @@ class ShardWriter:
         self._stack.__exit__(RuntimeError, RuntimeError("given up"), None)
 
 
-def _header(name: str, size: int) -> bytes:
+def shard_stem(folder: Path, split: str, prefix: str | None = None) -> str:
+    """Return how the names of a split's tars begin: ``<prefix>-<split>``; without a prefix the folder's name is it.
+
+    Raises:
+        UserError: the name has other characters than letters, digits, ``_``, ``.``, ``+`` and ``-``.
+    """
+    stem = f"{prefix or folder.resolve().name}-{split}"
+    if not WORD.fullmatch(split) or not WORD.fullmatch(stem):
+        raise UserError(f"Shards cannot be named {stem!r}: use letters, digits, '_', '.', '+' and '-' only.")
+    return stem
+
+
+def shard_name(stem: str, number: int) -> str:
+    """Return the name of a split's tar ``number``, from 0."""
+    return f"{stem}-{number:04d}.tar"
+
+
+def check_absent(folder: Path, split: str, stem: str) -> None:
+    """Raise a UserError where the folder's info file has the split, or tars of its names are there."""
+    path, info = read_info(folder)
+    there = [name for name in (split, ALIASES.get(split)) if name in info.get("splits", {})]
+    if there:
+        raise UserError(f"{path} has a split {there[0]!r} already: remove it, or choose another folder or split.")
+    own = re.compile(rf"{re.escape(stem)}-\d+\.tar")
+    if folder.is_dir() and any(own.fullmatch(file.name) for file in folder.iterdir()):
+        raise UserError(f"{folder} holds {stem}-*.tar already: remove them, or choose another folder.")
+
+
+def remove_leftovers(folder: Path, stem: str) -> None:
+    """Remove the hidden, unfinished tars that a killed writer of the same split left in the folder."""
+    left = re.compile(rf"\.{re.escape(stem)}-\d+\.tar\.[^.]+")
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if left.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def check_key(key: str) -> None:
+    """Raise a UserError where a key is no relative path, or WebDataset would end it early."""
+    *folders, base = key.split("/")
+    if "." in base or not base or base.startswith("__"):
+        raise UserError(f"The key {key!r} cannot be told from an extension or hidden file: give it a plain name.")
+    if any(folder in ("", ".", "..") for folder in folders) or not key.isprintable():
+        raise UserError(f"The key {key!r} is no relative path of printable letters: give it another name.")
+
+
+def sample_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
+    """Return one sample as it stands in a tar: the image first, each member with its header and padding.
+
+    Args:
+        key: its name, see `ShardWriter.write`.
+        members: extension to content, see `ShardWriter.write`.
+
+    Raises:
+        UserError: the key or a member is not allowed.
+    """
+    check_key(key)
+    _check_members(key, members)
+    blocks = []
+    for extension in sorted(members, key=lambda extension: extension.lower() not in IMAGE_EXTENSIONS):
+        body = members[extension]
+        blocks += [header(f"{key}.{extension}", len(body)), body, bytes(-len(body) % BLOCK)]
+    return b"".join(blocks)
+
+
+def header(name: str, size: int) -> bytes:
+    """Return a member's ustar header, one block, with time, owner and mode fixed.
+
+    Raises:
+        UserError: the name is too long for the format, or no Unicode.
+    """
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, MODE
     try:
         return member.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
     except (ValueError, UnicodeEncodeError) as error:
         raise UserError(f"A tar cannot hold the name {name!r} ({error}): shorten it.") from error
+
+
+def end_bytes(size: int) -> bytes:
+    """Return what ends a tar of ``size`` bytes: two blocks of zeros, and more up to a whole record."""
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD)
+
+
+def write_entry(
+    folder: Path, split: str, names: Sequence[str], lengths: Sequence[int], extras: Mapping[str, Any]
+) -> None:
+    """Put a split into the folder's info file; its other content stays.
+
+    Args:
+        folder: with the tars and the info file.
+        split: name of the split.
+        names: of the tars, in order.
+        lengths: samples in each.
+        extras: what else the split's entry shall say, such as ``num_classes``.
+    """
+    entry = {"name": split, "filenames": list(names), "shard_lengths": list(lengths), "num_samples": sum(lengths)}
+    with _alone(folder):
+        path, info = read_info(folder)
+        info = {**info, "splits": {**info.get("splits", {}), split: {**entry, **extras}}}
+        write_text(path, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against other writers, so that two splits finished at a time both stand in the info file."""
+    with ExitStack() as stack:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        # Some network file systems lock no folders; there the last writer wins, as without this.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+def _check_members(key: str, members: Mapping[str, bytes]) -> None:
+    lower = [extension.lower() for extension in members]
+    if len(set(lower)) < len(lower) or not all(WORD.fullmatch(extension) for extension in lower):
+        raise UserError(f"The sample {key!r} has the members {', '.join(members)}: name each once, and plainly.")
+    if sum(extension in IMAGE_EXTENSIONS for extension in lower) != 1:
+        raise UserError(
+            f"The sample {key!r} has the members {', '.join(members)}: give one of {', '.join(IMAGE_EXTENSIONS)}."
+        )
+    if not all(members[extension] for extension in members if extension.lower() in IMAGE_EXTENSIONS):
+        raise UserError(f"The image of sample {key!r} is empty: replace it.")
+    label = next((members[extension] for extension in members if extension.lower() == LABEL_EXTENSION), b"0")
+    if not re.fullmatch(rb"[0-9]{1,18}", label):
+        raise UserError(f"The cls of sample {key!r} is {label!r}: give the class number as digits.")

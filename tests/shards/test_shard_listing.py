@@ -74,7 +74,7 @@ def test_missing_folder_and_shards(tmp_path):
         ({"filenames": ["a.tar"], "shard_lengths": [1, 2]}, "2 shard_lengths for 1"),
         ({"filenames": ["a.tar"], "shard_lengths": [1.5]}, "whole number"),
         ({"filenames": ["a.tar"], "shard_lengths": [3], "num_samples": 4}, "sum to 3"),
-        ({"filenames": ["a.tar"], "alt_label": "wnid"}, "alt_label"),
+        ({"filenames": ["a.tar"], "alt_label": 7}, "not a list of names"),
         ({"filenames": ["a.tar"], "class_names": "ab"}, "not a list"),
         ({"filenames": ["a.tar"], "categories": [1]}, "malformed"),
         (["a.tar"], "malformed"),

@@ -87,14 +87,6 @@ def test_bytes_are_those_of_gnu_tar(tmp_path):
     assert comparable(tmp_path / "toy" / "toy-val-0000.tar") == comparable(tmp_path / "gnu.tar")
 
 
-def test_max_bytes(tmp_path):
-    fill(tmp_path / "toy", count=12, max_bytes=20_480)
-    shards = sorted((tmp_path / "toy").glob("*.tar"))
-    assert len(shards) > 2
-    assert all(shard.stat().st_size <= 20_480 for shard in shards)
-    assert len(ShardIndex.open(tmp_path / "toy", "val")) == 12
-
-
 @pytest.mark.parametrize("name", ["_info.json", "info.json"])
 def test_other_splits_stay(tmp_path, name):
     (tmp_path / "old.tar").write_bytes(b"")
@@ -225,7 +217,6 @@ def test_members_that_are_refused(tmp_path, members, what):
     "arguments",
     [
         {"shard_size": 0},
-        {"max_bytes": 0},
         {"split": "a/b"},
         {"split": ""},
         {"prefix": "a b"},

@@ -1,0 +1,208 @@
+"""The tars and the info files of one folder, put together."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+from lit_robust.errors import DataError
+from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, may_be_info, parse_info
+
+ALIASES = {"val": "validation", "validation": "val"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The tars of one split, in order.
+
+    Attributes:
+        folder: where they lie.
+        split: name of the split as the info file spells it; None for all tars of a folder.
+        files: paths relative to ``folder``.
+        lengths: samples in each tar, where an info file tells.
+        count: samples in all, where an info file tells.
+        num_classes: how many classes there are, where an info file tells.
+        class_names: name of each class, where an info file tells.
+        categories: category name to class numbers, where an info file tells.
+        label_field: field of a sample's ``json`` member that holds its class, where an info file tells.
+        info: names of the info files that were used.
+        problems: sentences about missing shards, and about info files that contradict each other or the folder.
+    """
+
+    folder: Path
+    split: str | None
+    files: tuple[str, ...]
+    lengths: tuple[int, ...] | None = None
+    count: int | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[int, ...]] | None = None
+    label_field: str | None = None
+    info: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class ShardFolder:
+    """The tars and info files of one folder.
+
+    Attributes:
+        tars: names of the tars, in order.
+        infos: what the info files say.
+        claims: splits that an info file of timm's form has.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = sorted((file.name for file in folder.iterdir() if not file.is_dir()), key=numbered)
+        self.tars = [name for name in names if name.endswith(".tar")]
+        found = (_read(folder / name) for name in names if may_be_info(name))
+        self.infos = [info for info in found if info is not None]
+        self.claims: dict[str, SplitClaim] = {}
+        self.timm_name = TIMM_NAMES[0]
+        for name in reversed(TIMM_NAMES):
+            for info in self.infos:
+                if info.name == name and info.splits:
+                    self.claims, self.timm_name = dict(info.splits), name
+
+    def unclaimed(self) -> list[str]:
+        """Return the tars of no split of timm's form, those that are only listed included."""
+        claimed = {file for claim in self.claims.values() for file in claim.files}
+        listed = {self._resolve(file) for info in self.infos for file in info.lengths}
+        return sorted((listed | set(self.tars)) - claimed, key=numbered)
+
+    def find(self, split: str | None) -> Listing | None:
+        """Return a split, or None where there are no tars of it; None for the name takes all tars of no claim."""
+        candidates = [split, ALIASES[split]] if split in ALIASES else [split]
+        for name in candidates:
+            if name is not None and name in self.claims:
+                return self.from_claim(name, self.claims[name])
+        rest = self.unclaimed()
+        for name in candidates:
+            lists = [info for info in self.infos if info.title and name and names_split(info.title, name)]
+            if len(lists) == 1:
+                return self.from_names(name, [self._resolve(file) for file in lists[0].lengths])
+            if files := [file for file in rest if names_split(file, name)]:
+                return self.from_names(name, files)
+        for name in candidates:
+            if name is not None and (self.folder / name).is_dir():
+                below = ShardFolder(self.folder / name)
+                listing = below.find(name) or below.find(None)
+                if listing is not None:
+                    return replace(
+                        listing,
+                        folder=self.folder,
+                        split=name,
+                        files=tuple(f"{name}/{file}" for file in listing.files),
+                        info=tuple(f"{name}/{file}" for file in listing.info),
+                    )
+        return None
+
+    def from_claim(self, split: str, claim: SplitClaim) -> Listing:
+        """Return a split as an info file of timm's form has it."""
+        listing = Listing(
+            folder=self.folder,
+            split=split,
+            files=claim.files,
+            lengths=claim.lengths,
+            count=claim.count,
+            num_classes=claim.num_classes,
+            class_names=claim.class_names,
+            categories=claim.categories,
+            label_field=claim.label_field,
+            info=(self.timm_name,),
+        )
+        return replace(listing, problems=tuple(self._missing(claim.files, listing.info, split)))
+
+    def from_names(self, split: str | None, files: Sequence[str]) -> Listing:
+        """Return a split of the given tars, with what the info files say of them."""
+        said: dict[str, dict[str, int]] = {}
+        for info in self.infos:
+            for listed, length in info.lengths.items():
+                said.setdefault(self._resolve(listed), {})[info.name] = length
+        used = tuple(dict.fromkeys(name for file in files for name in said.get(file, {})))
+        problems = self._missing(files, used, split)
+        for file in files:
+            if len(set(said.get(file, {}).values())) > 1:
+                counts = " and ".join(f"{length} ({name})" for name, length in said[file].items())
+                problems.append(f"Info files in {self.folder} say that {file} holds {counts} samples: mend one.")
+        lacking = [file for file in files if file not in said]
+        lengths = None if lacking else tuple(next(iter(said[file].values())) for file in files)
+        if used and lacking:
+            problems.append(f"{self.folder / lacking[0]} is not listed in {_some(used)}: remove it or mend the list.")
+        counts_used: tuple[str, ...] = ()
+        count = None
+        if set(files) == set(self.tars):
+            counts_used, count = self._totals(files, problems)
+        if lengths is not None and count is not None and sum(lengths) != count:
+            problems.append(
+                f"{_some(used)} in {self.folder} lists {sum(lengths)} samples, but __len__ says {count}: mend one."
+            )
+        if not used and "nshards.txt" not in counts_used:
+            problems += gaps(self.folder, files)
+        return Listing(
+            self.folder, split, tuple(files), lengths, count, info=(*used, *counts_used), problems=tuple(problems)
+        )
+
+    def _totals(self, files: Sequence[str], problems: list[str]) -> tuple[tuple[str, ...], int | None]:
+        shards = next((info for info in self.infos if info.shards is not None), None)
+        total = next((info for info in self.infos if info.count is not None), None)
+        if shards is not None and shards.shards != len(files):
+            problems += gaps(self.folder, files)
+            problems.append(
+                f"{self.folder} holds {len(files)} shards, but {shards.name} says {shards.shards}: copy or download "
+                "the missing ones, or mend it."
+            )
+        return tuple(i.name for i in (shards, total) if i is not None), None if total is None else total.count
+
+    def _missing(self, files: Sequence[str], used: Sequence[str], split: str | None) -> list[str]:
+        missing = [file for file in files if not (self.folder / file).is_file()]
+        if not missing:
+            return []
+        return [
+            f"{len(missing)} of the {len(files)} shards that {self.folder / _some(used)} lists for {split!r} are "
+            f"missing, the first is {missing[0]}: copy or download them."
+        ]
+
+    def _resolve(self, file: str) -> str:
+        # Shard lists are often written from some folder above.
+        name = PurePosixPath(file).name
+        return name if name in self.tars and not (self.folder / file).is_file() else file
+
+
+def gaps(folder: Path, files: Sequence[str]) -> list[str]:
+    """Return a sentence for each hole among numbered tars; without an info file nothing else tells of a lost shard."""
+    series: dict[tuple[str, str], list[int]] = {}
+    for file in files:
+        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", file):
+            series.setdefault((match[1], match[3]), []).append(int(match[2]))
+    return [
+        f"Shard number {low + 1 if high == low + 2 else f'{low + 1} to {high - 1}'} is missing in {folder} between "
+        f"{before}{min(numbers)}{after} and {before}{max(numbers)}{after}: copy or download it, or list the shards in "
+        f"{TIMM_NAMES[0]}."
+        for (before, after), numbers in series.items()
+        for low, high in pairwise(sorted(numbers))
+        if high > low + 1
+    ]
+
+
+def _read(path: Path) -> Info | None:
+    try:
+        return parse_info(str(path), path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more info files"
+
+
+def numbered(file: str) -> tuple[list[str | int], str]:
+    """Order by the numbers in a name, as not everyone writes them with leading zeros."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", file))], file
+
+
+def names_split(file: str, split: str | None) -> bool:
+    """Tell whether a file belongs to a split by its name."""
+    # As a word: "val" is in "imagenet-val-0001.tar", but not in "retrieval-train-0001.tar".
+    return split is None or re.search(rf"(?<![a-z]){re.escape(split)}(?![a-z])", file, re.IGNORECASE) is not None

@@ -1,0 +1,217 @@
+"""What files beside the tars say of them, as claims; from text alone, wherever that was read.
+
+Each form is known from the code that reads or writes it: timm's ``_info.json`` (``timm/data/readers/reader_wds.py``),
+open_clip's ``sizes.json`` and ``__len__`` (``open_clip_train/data.py``, ``get_dataset_size``), the shard lists of wids
+(``wids/wids_specs.py``), img2dataset's ``00000_stats.json`` (``img2dataset/logger.py``), and CLIP benchmark's
+``nshards.txt`` (``clip_benchmark/datasets/builder.py``).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from lit_robust.errors import DataError
+
+TIMM_NAMES = ("_info.json", "info.json")
+STATS = re.compile(r"(.+)_stats\.json")
+
+
+@dataclass(frozen=True)
+class SplitClaim:
+    """What an info file of timm's form says of one split.
+
+    Attributes:
+        files: its tars in order, as paths relative to the info file's folder.
+        lengths: samples in each.
+        count: samples in all.
+        num_classes: how many classes there are.
+        class_names: name of each class.
+        categories: category name to class numbers.
+        label_field: field of a sample's ``json`` member that holds its class.
+    """
+
+    files: tuple[str, ...]
+    lengths: tuple[int, ...] | None = None
+    count: int | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[int, ...]] | None = None
+    label_field: str | None = None
+
+
+@dataclass(frozen=True)
+class Info:
+    """What one info file says.
+
+    Attributes:
+        where: its path or URL.
+        splits: by name, in timm's form.
+        lengths: tar to samples in it, in order, from files that do not speak of splits.
+        count: samples in all tars of the folder.
+        shards: number of tars of the folder.
+        title: what a shard list of wids calls itself, in its name and in the file's.
+    """
+
+    where: str
+    splits: Mapping[str, SplitClaim] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    count: int | None = None
+    shards: int | None = None
+    title: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The info file's own name."""
+        return PurePosixPath(self.where).name
+
+
+def may_be_info(name: str) -> bool:
+    """Tell whether a file of this name can be an info file; one more ``.json`` may turn out to be none."""
+    return name in READERS or name.endswith(".json")
+
+
+def parse_info(where: str, text: str) -> Info | None:
+    """Read an info file.
+
+    Args:
+        where: its path or URL; the last part tells the form.
+        text: its content.
+
+    Returns:
+        What it says, or None for a ``.json`` that is no info file.
+
+    Raises:
+        DataError: it is malformed, or names a tar outside of its folder.
+    """
+    name = PurePosixPath(where).name
+    try:
+        if name in READERS:
+            return READERS[name](where, text)
+        if match := STATS.fullmatch(name):
+            return _img2dataset(where, text, f"{match[1]}.tar")
+        # Other software keeps JSON of its own beside the tars.
+        if '"shardlist"' in text and isinstance(content := json.loads(text), dict) and "shardlist" in content:
+            return _wids(where, content)
+    except _MalformedError as error:
+        raise DataError(f"{where}{error.place} is malformed ({error}): mend or remove it.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{where} cannot be read ({_say(error)}): mend or remove it.") from error
+    return None
+
+
+class _MalformedError(ValueError):
+    """What is wrong, and in which part of the file."""
+
+    def __init__(self, what: str, place: str = "") -> None:
+        super().__init__(what)
+        self.place = place
+
+
+def _timm(where: str, text: str) -> Info:
+    content = json.loads(text)
+    if isinstance(content, dict) and "splits" not in content and "shardlist" in content:
+        return _wids(where, content)
+    if not isinstance(content, dict) or not isinstance(content.get("splits"), dict):
+        raise ValueError('there is no object "splits"')
+    return Info(where, splits={name: _split(name, entry, content) for name, entry in content["splits"].items()})
+
+
+def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
+    try:
+        num_classes, class_names, categories = (
+            entry.get(key, content.get(key)) for key in ("num_classes", "class_names", "categories")
+        )
+        label_field = entry.get("alt_label") or None
+        claim = SplitClaim(
+            files=tuple(_inside(file) for file in _words(entry["filenames"])),
+            lengths=tuple(map(_number, entry["shard_lengths"])) if "shard_lengths" in entry else None,
+            count=_number(entry["num_samples"]) if "num_samples" in entry else None,
+            num_classes=None if num_classes is None else _number(num_classes),
+            class_names=None if class_names is None else _words(class_names),
+            categories=None
+            if categories is None
+            else {name: tuple(map(_number, ids)) for name, ids in categories.items()},
+            label_field=None if label_field is None else _words([label_field])[0],
+        )
+        if not claim.files or len(set(claim.files)) < len(claim.files):
+            raise ValueError("filenames is empty or names a file twice")
+        if claim.lengths is not None and len(claim.lengths) != len(claim.files):
+            raise ValueError(f"{len(claim.lengths)} shard_lengths for {len(claim.files)} filenames")
+        if None not in (claim.lengths, claim.count) and sum(claim.lengths or ()) != claim.count:
+            raise ValueError(f"shard_lengths sum to {sum(claim.lengths or ())}, num_samples is {claim.count}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _MalformedError(_say(error), f", split {name!r},") from error
+    return claim
+
+
+def _sizes(where: str, text: str) -> Info:
+    return Info(where, lengths={_inside(file): _digits(str(count)) for file, count in json.loads(text).items()})
+
+
+def _wids(where: str, content: Mapping[str, Any]) -> Info:
+    lengths: dict[str, int] = {}
+    for shard in content["shardlist"]:
+        url = shard["url"]
+        # Lists are often made elsewhere and copied along with their tars: only the last part still holds then.
+        elsewhere = bool(urlsplit(url).scheme) or PurePosixPath(url).is_absolute()
+        file = PurePosixPath(urlsplit(url).path).name if elsewhere else _inside(url)
+        if not file or file in lengths:
+            raise ValueError(f"{url!r} names no file, or one that another url names")
+        lengths[file] = _number(shard["nsamples"])
+    return Info(where, lengths=lengths, title=f"{PurePosixPath(where).stem} {content.get('name', '')}")
+
+
+def _img2dataset(where: str, text: str, file: str) -> Info | None:
+    content = json.loads(text)
+    if not isinstance(content, dict) or "successes" not in content:
+        return None
+    return Info(where, lengths={file: _number(content["successes"])})
+
+
+def _count(where: str, text: str) -> Info:
+    return Info(where, count=_digits(text))
+
+
+def _shards(where: str, text: str) -> Info:
+    return Info(where, shards=_digits(text))
+
+
+READERS: dict[str, Callable[[str, str], Info]] = {
+    **dict.fromkeys(TIMM_NAMES, _timm),
+    "sizes.json": _sizes,
+    "__len__": _count,
+    "nshards.txt": _shards,
+}
+
+
+def _inside(file: str) -> str:
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file or not path.name:
+        raise ValueError(f"{file!r} lies outside the folder")
+    return str(path)
+
+
+def _digits(text: str) -> int:
+    if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
+        raise ValueError(f"{text.strip()[:40]!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a whole number of at least 0")
+    return value
+
+
+def _words(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{str(values)[:40]} is not a list of names")
+    return tuple(values)
+
+
+def _say(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)

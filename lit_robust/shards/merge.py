@@ -1,0 +1,164 @@
+"""The scans of a split's tars put together, and held against what the info files say."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_robust.errors import DataError
+from lit_robust.shards.dali import contradiction, read_dali
+from lit_robust.shards.folder import Listing
+from lit_robust.shards.labels import text
+from lit_robust.shards.scan import Handler, ShardScan
+from lit_robust.shards.tar import Defect, DefectError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All samples of a split.
+
+    Attributes:
+        arrays: ``shard``, ``offset``, ``length``, ``extension``, ``label`` ``[N]``; ``keys``, the bytes of all keys
+            together, and ``key_ends`` ``[N]``, where each ends.
+        digest: sha256, in hexadecimal, over the names of the tars and all arrays.
+        defects: what was passed over, in the order of the tars; their shards are relative to the folder.
+        lost: samples that the info files promise and that are not here; None where they promise nothing.
+        agrees: whether the tars hold what the info files promise; true where they promise nothing.
+    """
+
+    arrays: Arrays
+    digest: str
+    defects: tuple[Defect, ...]
+    lost: int | None
+    agrees: bool
+
+
+def merge_scans(listing: Listing, scans: Sequence[ShardScan], on_defect: Handler) -> Merged:
+    """Put the scans of a split together.
+
+    Args:
+        listing: of the split.
+        scans: one for each of its tars.
+        on_defect: called with every contradiction and every key that occurs in two tars; `refuse` or `skip`.
+
+    Raises:
+        DefectError: the counts of an info file, or the places of an index of DALI's, are not those of the scans, such
+            an index is malformed, or a key occurs in two tars; where ``on_defect`` is `refuse`.
+    """
+    defects = [
+        Defect(file, defect.offset, defect.what)
+        for file, scan in zip(listing.files, scans, strict=True)
+        for defect in scan.defects
+    ]
+
+    def note(error: DefectError) -> None:
+        on_defect(error)
+        defects.append(error.found)
+
+    before = len(defects)
+    promised = _check_counts(listing, scans, note)
+    kept_promises = len(defects) == before
+    keys = [key for scan in scans for key in scan.keys]
+    shard = np.repeat(np.arange(len(scans), dtype=np.int32), [len(scan.keys) for scan in scans])
+    offset = np.concatenate([np.zeros(0, np.int64), *(scan.offset for scan in scans)])
+    kept = np.ones(len(keys), dtype=bool)
+    for number, other in duplicates(keys):
+        file, first = listing.files[shard[number]], listing.files[shard[other]]
+        error = DefectError(
+            f"Sample {text(keys[number])} is in {listing.folder / first} and again in {listing.folder / file}: "
+            "remove the shard that was copied twice, or write the shards again with keys of their own."
+        )
+        error.found = Defect(file, int(offset[number]), f"sample {text(keys[number])} is in {first} as well")
+        note(error)
+        kept[number] = False
+    whole: Arrays = {
+        "shard": shard,
+        "offset": offset,
+        "length": np.concatenate([np.zeros(0, np.int64), *(scan.length for scan in scans)]),
+        "extension": np.concatenate([np.zeros(0, np.uint8), *(scan.extension for scan in scans)]),
+        "label": np.concatenate([np.zeros(0, np.int64), *(scan.label for scan in scans)]),
+    }
+    arrays = whole if kept.all() else {name: array[kept] for name, array in whole.items()}
+    kept_keys = [key for key, keep in zip(keys, kept.tolist(), strict=True) if keep]
+    arrays["keys"] = np.frombuffer(b"".join(kept_keys), dtype=np.uint8)
+    arrays["key_ends"] = np.cumsum([len(key) for key in kept_keys], dtype=np.int64)
+    lost = None if promised is None else max(promised - len(kept_keys), 0)
+    return Merged(arrays, _digest(listing.files, arrays), tuple(defects), lost, kept_promises and not lost)
+
+
+def duplicates(keys: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return the samples whose key occurred before, each with the number of the first that has it."""
+    hashes = np.fromiter((hash(key) for key in keys), dtype=np.int64, count=len(keys))
+    values, counts = np.unique(hashes, return_counts=True)
+    first: dict[bytes, int] = {}
+    suspects = np.flatnonzero(np.isin(hashes, values[counts > 1])).tolist()
+    found = [(number, first.setdefault(keys[number], number)) for number in suspects]
+    return [(number, other) for number, other in found if number != other]
+
+
+def dali_files(folder: Path, files: Sequence[str]) -> list[str | None]:
+    """Return, for each tar, the name of DALI's index beside it, or None."""
+    places = {parent: {path.name for path in (folder / parent).glob("*.idx")} for parent in set(map(_parent, files))}
+    names = [f"{file.removesuffix('.tar')}.idx" for file in files]
+    return [name if Path(name).name in places[_parent(file)] else None for name, file in zip(names, files, strict=True)]
+
+
+def _parent(file: str) -> str:
+    return str(Path(file).parent)
+
+
+def _check_counts(listing: Listing, scans: Sequence[ShardScan], note: Handler) -> int | None:
+    """Return how many samples are promised in all, or None, after a word on every promise that is not kept."""
+    dali: list[int] = []
+    for place, (file, index, scan) in enumerate(
+        zip(listing.files, dali_files(listing.folder, listing.files), scans, strict=True)
+    ):
+        found, said = len(scan.keys), None if listing.lengths is None else listing.lengths[place]
+        # Samples that were left out for a defect are told of already.
+        if said is not None and found != said and not (scan.defects and found < said):
+            sentence = f"holds {found} samples, but the info file says {said}: copy or download the shard again."
+            note(_contradiction(listing.folder, file, 0, sentence))
+        if index is not None:
+            try:
+                count, images = read_dali(listing.folder / index)
+            except DataError as unreadable:
+                error = DefectError(str(unreadable))
+                error.found = Defect(index, 0, "it is no index of DALI's")
+                note(error)
+                continue
+            dali.append(count)
+            if differs := contradiction(scan, count, images):
+                sentence = f"contradicts {index} at byte {differs[0]}, {differs[1]}: make the index again."
+                note(_contradiction(listing.folder, file, differs[0], sentence))
+    if listing.lengths is None and listing.count is not None:
+        total, defective = sum(len(scan.keys) for scan in scans), any(scan.defects for scan in scans)
+        if total != listing.count and not (defective and total < listing.count):
+            error = DefectError(
+                f"The shards of {listing.split!r} in {listing.folder} hold {total} samples, but the info file says "
+                f"{listing.count}: copy or download the shards again."
+            )
+            error.found = Defect(listing.info[-1], 0, f"it says {listing.count} samples, but there are {total}")
+            note(error)
+    if listing.lengths is not None:
+        return sum(listing.lengths)
+    return listing.count if listing.count is not None or len(dali) < len(scans) else sum(dali)
+
+
+def _contradiction(folder: Path, file: str, offset: int, sentence: str) -> DefectError:
+    error = DefectError(f"{folder / file} {sentence}")
+    error.found = Defect(file, offset, "it " + sentence.rpartition(":")[0])
+    return error
+
+
+def _digest(files: Sequence[str], arrays: Arrays) -> str:
+    digest = hashlib.sha256(json.dumps(files).encode())
+    for name, array in arrays.items():
+        digest.update(f"{name} {len(array)} ".encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()

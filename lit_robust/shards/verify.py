@@ -1,0 +1,219 @@
+"""Checking sets of shards from end to end: everything that is wrong with them, not only the first thing."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lit_robust.errors import DataError, UserError
+from lit_robust.shards.folder import Listing
+from lit_robust.shards.info import may_be_info
+from lit_robust.shards.labels import LabelRule, text
+from lit_robust.shards.listing import list_all
+from lit_robust.shards.merge import Arrays, dali_files, merge_scans
+from lit_robust.shards.pixels import broken_images
+from lit_robust.shards.scan import scan_shards, skip
+from lit_robust.shards.tar import Defect
+
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a split holds, and all that is wrong with it.
+
+    Attributes:
+        folder: where its shards lie.
+        split: its name, or None for all tars of the folder.
+        shards: how many tars there are.
+        size: bytes of the tars.
+        samples: how many whole samples they hold.
+        unlabelled: how many of these have no class.
+        images_per_class: ``[C]``, for the classes that occur.
+        info: names of the info files that were used.
+        agrees: whether they promise what the shards hold.
+        missing: sentences about missing shards and about info files that contradict each other.
+        defects: what is wrong inside the shards, in their order; shards are relative to ``folder``.
+    """
+
+    folder: Path
+    split: str | None
+    shards: int = 0
+    size: int = 0
+    samples: int = 0
+    unlabelled: int = 0
+    images_per_class: NDArray[np.int64] = field(default_factory=lambda: NOTHING)
+    info: tuple[str, ...] = ()
+    agrees: bool = True
+    missing: tuple[str, ...] = ()
+    defects: tuple[Defect, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many things are wrong."""
+        return len(self.missing) + len(self.defects)
+
+
+def verify_shards(
+    path: Path, label: LabelRule, decode: bool = False, workers: int = 2, progress: bool = True
+) -> list[SplitReport]:
+    """Read the headers of every tar of a set, or of all sets below a folder, and compare them with the info files.
+
+    Args:
+        path: folder of a set, or above several; links to folders are followed.
+        label: where classes come from.
+        decode: decode every image too.
+        workers: processes that decode.
+        progress: draw progress bars for what takes over 2 s.
+
+    Returns:
+        One report a split.
+
+    Raises:
+        UserError: there is no such folder, or there are no shards in it.
+    """
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path}: check the path.")
+    found = list(_splits(path))
+    if not found:
+        raise UserError(f"There are no shards in {path}: give a folder with tars in it or below it.")
+    return [
+        _verify_split(one, label, decode, workers, progress) if isinstance(one, Listing) else one
+        for one in tqdm(found, "verifying", unit="split", delay=2, disable=not progress)
+    ]
+
+
+def _splits(root: Path) -> Iterator[Listing | SplitReport]:
+    """Yield the splits of every folder, or a report where an info file cannot be read."""
+    seen: set[str] = set()
+    claimed: set[Path] = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        # Links may lead round in a circle.
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folder = Path(place)
+        if not any(name.endswith(".tar") or may_be_info(name) for name in files):
+            continue
+        try:
+            listings = list_all(folder)
+        except DataError as error:
+            yield SplitReport(folder, None, agrees=False, missing=(str(error),))
+            continue
+        # What an info file further up lists is no set of its own.
+        for one in listings:
+            if not claimed.issuperset(folder / file for file in one.files):
+                claimed |= {folder / file for file in one.files}
+                yield one
+
+
+def _verify_split(listing: Listing, label: LabelRule, decode: bool, workers: int, progress: bool) -> SplitReport:
+    there = _without_missing(listing)
+    rule = label.resolve(listing.label_field)
+    scans = scan_shards([listing.folder / file for file in there.files], rule, skip, progress)
+    merged = merge_scans(there, scans, skip)
+    broken = broken_images(listing.folder, there.files, merged.arrays, workers, progress) if decode else []
+    defects = [*merged.defects, *_label_defects(there, merged.arrays), *broken]
+    order = {file: place for place, file in enumerate(there.files)}
+    labels = merged.arrays["label"]
+    return SplitReport(
+        folder=listing.folder,
+        split=listing.split,
+        shards=len(there.files),
+        size=sum(scan.size for scan in scans),
+        samples=len(labels),
+        unlabelled=int((labels < 0).sum()),
+        images_per_class=np.unique(labels[labels >= 0], return_counts=True)[1],
+        info=(*listing.info, *(name for name in dali_files(listing.folder, there.files) if name is not None)),
+        agrees=merged.agrees and not listing.problems,
+        missing=listing.problems,
+        defects=tuple(sorted(defects, key=lambda one: (order.get(one.shard, -1), one.offset))),
+    )
+
+
+def _without_missing(listing: Listing) -> Listing:
+    places = [place for place, file in enumerate(listing.files) if (listing.folder / file).is_file()]
+    return replace(
+        listing,
+        files=tuple(listing.files[place] for place in places),
+        lengths=None if listing.lengths is None else tuple(listing.lengths[place] for place in places),
+        count=listing.count if len(places) == len(listing.files) else None,
+    )
+
+
+def _label_defects(listing: Listing, arrays: Arrays) -> list[Defect]:
+    """Return one defect for each shard with samples that lack a class where others have one, or with too high ones."""
+    labels, shard, ends = arrays["label"], arrays["shard"], arrays["key_ends"]
+    kinds = {"have no class": labels < 0 if (labels >= 0).any() else np.zeros(len(labels), dtype=bool)}
+    if listing.num_classes is not None:
+        kinds[f"have a class beyond the {listing.num_classes} of the info file"] = labels >= listing.num_classes
+    found = []
+    for what, wrong in kinds.items():
+        numbers = np.flatnonzero(wrong)
+        for place, first, count in zip(*np.unique(shard[numbers], return_index=True, return_counts=True), strict=True):
+            number = int(numbers[first])
+            key = arrays["keys"][ends[number - 1] if number else 0 : ends[number]].tobytes()
+            sentence = f"{count} samples {what}, the first is {text(key)}"
+            found.append(Defect(listing.files[place], int(arrays["offset"][number]), sentence))
+    return found
+
+
+def report_text(reports: Sequence[SplitReport]) -> str:
+    """Return a table with a line a split, and below it a line for everything that is wrong."""
+    head = (
+        "set",
+        "split",
+        "shards",
+        "samples",
+        "size",
+        "classes",
+        "images a class",
+        "no class",
+        "info file",
+        "defects",
+    )
+    rows = [head, *map(_row, reports)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    left = (0, 1, 8)
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    for report in reports:
+        lines += report.missing
+        lines += [f"{report.folder / one.shard} at byte {one.offset}: {one.what}" for one in report.defects]
+    return "\n".join([*lines, f"{sum(report.count for report in reports)} defects"])
+
+
+def _row(report: SplitReport) -> tuple[str, ...]:
+    counts = report.images_per_class
+    info = f"{report.info[0]}{' ...' if len(report.info) > 1 else ''} {'agrees' if report.agrees else 'differs'}"
+    return (
+        str(report.folder),
+        report.split or "(all)",
+        str(report.shards),
+        str(report.samples),
+        _size(report.size),
+        str(len(counts)),
+        f"{counts.min()} to {counts.max()}" if len(counts) else "-",
+        str(report.unlabelled),
+        info if report.info else "none",
+        str(report.count),
+    )
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in the unit that gives it at most four digits before the point."""
+    size, units = float(count), ["B", "kB", "MB", "GB"]
+    while size >= 10_000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}"
