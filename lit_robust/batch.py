@@ -19,6 +19,8 @@ class Batch:
         valid: ``[B]`` bool, false for the copies that pad the last evaluation batches.
         group: ``[B]`` int64, the ImageNet-C cell, the severity or the variant, where a set has one.
         texture: ``[B]`` int64, the category of the texture, for cue-conflict images.
+        broken: ``[B]`` bool, true where an image could not be read and a copy stands in its place, which is not valid;
+            only where the settings allow to skip such images.
     """
 
     image: Tensor
@@ -27,6 +29,7 @@ class Batch:
     valid: Tensor
     group: Tensor | None = None
     texture: Tensor | None = None
+    broken: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -64,6 +67,8 @@ class EvaluationSet:
         protocol: plain values: split, resize, crop, decoder, digest of the shard index, restrictions.
         categories: for cue-conflict sets, category name to class numbers, in label order.
         class_names: what to call each class where a person reads; empty where nobody said.
+        classes: the classes that a decision is taken among, ascending; empty for all of the network's.
+        groups: what to call each of a batch's groups, such as ``fog/3``; empty for a set without groups.
     """
 
     name: str
@@ -71,6 +76,8 @@ class EvaluationSet:
     protocol: Mapping[str, Any]
     categories: Mapping[str, Sequence[int]] = field(default_factory=dict)
     class_names: Sequence[str] = ()
+    classes: Sequence[int] = ()
+    groups: Sequence[str] = ()
 
     def class_name(self, number: int) -> str:
         """Return what to call class ``number``."""

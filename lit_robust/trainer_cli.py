@@ -141,6 +141,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     # The words are handed on explicitly, so that a test or the demo may call in the same process.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
+    data.load_all()
     raises = {"exit_on_error": False, "allow_abbrev": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     try:

@@ -18,7 +18,7 @@ def toy(tmp_path_factory):
     from lit_robust.cli import main
 
     root = tmp_path_factory.mktemp("toy")
-    assert main(["data", "toy", str(root), "--train", "101", "--test", "41"]) == 0
+    assert main(["data", "toy", str(root), "--train", "101", "--test", "41", "--severities", "[3]"]) == 0
     return root
 
 

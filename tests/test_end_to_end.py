@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from url_server import serving
 from wandb_reader import read_run
 
 from lit_robust.cli import main
@@ -198,8 +199,12 @@ def test_two_ranks_train_the_network_of_one(toy, tmp_path):
         torch.testing.assert_close(weights[1]["state_dict"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path):
-    """Kill -9 after step 5 of 2 epochs of 3 batches of 32, restart: the weights of an uninterrupted run, bit by bit."""
+@pytest.mark.parametrize("reader", ["indexed", "stream"])
+def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path, reader):
+    """Kill -9 after step 5 of 2 epochs of 3 batches of 32, restart: the weights of an uninterrupted run, bit by bit.
+
+    The numbers of worker processes differ. The stream comes through a server on the loopback interface.
+    """
     every_step = json.dumps(
         [
             {
@@ -211,17 +216,19 @@ def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path):
     )
     batch = [*IMAGENET, "--data.batch_size", "32", "--data.training", "{crop: padded, size: 48, flip: true}"]
 
-    def fit(run, kill, *more):
-        settings = options("toy/adversarial.yaml", run, toy)
-        return command(["fit", *settings, *batch, "--trainer.callbacks", every_step, *more], KILL=kill)
+    def fit(run, kill, workers, *more):
+        settings = [*options("toy/adversarial.yaml", run, root), *batch, "--data.num_workers", workers]
+        return command(["fit", *settings, "--trainer.callbacks", every_step, *more], KILL=kill)
 
-    killed = fit(tmp_path / "killed", "yes")
-    assert killed.returncode == -9, killed.stderr
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    resumed = fit(tmp_path / "killed", "no", "--ckpt_path", str(last))
-    assert resumed.returncode == 0, resumed.stderr
-    whole = fit(tmp_path / "whole", "no")
-    assert whole.returncode == 0, whole.stderr
+    with serving(toy) as (url, _):
+        root = {"indexed": toy, "stream": url}[reader]
+        killed = fit(tmp_path / "killed", "yes", "2")
+        assert killed.returncode == -9, killed.stderr
+        last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+        resumed = fit(tmp_path / "killed", "no", "1", "--ckpt_path", str(last))
+        assert resumed.returncode == 0, resumed.stderr
+        whole = fit(tmp_path / "whole", "no", "0")
+        assert whole.returncode == 0, whole.stderr
     one = torch.load(last, weights_only=True)
     two = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
     assert one["global_step"] == two["global_step"] == 6

@@ -39,7 +39,7 @@ def cheap(words, tmp_path):
     if command in TRAINER_COMMANDS:
         return words if any(word.endswith(".help") for word in words) else [*words, "--print_config"]
     if words[:2] == ["data", "toy"]:
-        return ["data", "toy", str(tmp_path / "toy"), "--train", "8", "--test", "8"]
+        return ["data", "toy", str(tmp_path / "toy"), "--train", "8", "--test", "8", "--severities", "[]"]
     if words[:2] == ["data", "shard"]:
         layout = words[words.index("--layout") + 1] if "--layout" in words else "class-folders"
         names = {

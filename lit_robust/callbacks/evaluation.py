@@ -29,6 +29,7 @@ class EvaluationCallback(Callback, ABC):
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
+        self.left_out = False
         self.results: list[Result] = []
         self.examples: list[Example] = []
 
@@ -80,8 +81,13 @@ class EvaluationCallback(Callback, ABC):
         return Result(self.dataset, metric, float(value), unit, counted, {**self.described.protocol, **protocol})
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the loader by its name."""
-        sets: Mapping[str, EvaluationSet] = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
+        """Find the loader by its name; an evaluation of a set that the data left out does nothing."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.results, self.examples = [], []
+        self.left_out = self.dataset in getattr(data, "missing_sets", {})
+        if self.left_out:
+            return
+        sets: Mapping[str, EvaluationSet] = getattr(data, "evaluation_sets", {})
         if self.dataset not in sets:
             names = ", ".join(sets) or "no test set"
             raise UserError(
@@ -97,7 +103,7 @@ class EvaluationCallback(Callback, ABC):
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
         self.loader_number = list(sets).index(self.dataset)
         self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)
-        self.results, self.examples = [], []
+        self.broken = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         self.prepare(pl_module, self.described)
 
     def on_test_batch_end(
@@ -110,8 +116,10 @@ class EvaluationCallback(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Hand the valid part of this set's batches to ``update``."""
-        if dataloader_idx != self.loader_number:
+        if self.left_out or dataloader_idx != self.loader_number:
             return
+        if batch.broken is not None:
+            self.broken += batch.broken.sum()
         kept = batch.select(batch.valid)
         logits: Tensor = outputs[batch.valid]
         broken = ~logits.isfinite().all(1)
@@ -125,7 +133,12 @@ class EvaluationCallback(Callback, ABC):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the count over all ranks, then compute, log and keep the results."""
-        seen = int(trainer.strategy.reduce(self.seen.clone(), reduce_op="sum"))
+        if self.left_out:
+            return
+        seen, broken = (int(trainer.strategy.reduce(n.clone(), reduce_op="sum")) for n in (self.seen, self.broken))
+        if broken:
+            protocol = {**self.described.protocol, "broken_images": broken}
+            self.described = replace(self.described, count=self.described.count - broken, protocol=protocol)
         if seen != self.described.count:
             limit = trainer.limit_test_batches
             if isinstance(limit, float) and limit == 1.0:  # To Lightning 1.0 is everything, 1 is one batch.

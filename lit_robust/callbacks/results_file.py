@@ -57,6 +57,7 @@ class ResultsFile(Callback):
             "ranks": trainer.world_size,
             "hardware": hardware(pl_module.device),
             "versions": versions(),
+            "missing_sets": dict(getattr(trainer.datamodule, "missing_sets", {})),  # type: ignore[attr-defined]
         }
         found = RunResults(
             run=run,

@@ -1,17 +1,56 @@
-"""Data modules: shards on disk to batches of images, one data module a data set."""
+"""Data modules: images on disk or behind a URL to batches, one data module a data set.
 
-from lit_robust.data.cue_conflict import CueConflictDataModule
-from lit_robust.data.imagenet import ImageNetDataModule
-from lit_robust.data.module import RobustDataModule, ShardDataModule
-from lit_robust.data.suite import RobustnessSuite
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
+A name is imported when it is first asked for: worker processes and tools that need no Lightning do not wait for it.
+"""
 
-__all__ = [
-    "CueConflictDataModule",
-    "EvaluationCrop",
-    "ImageNetDataModule",
-    "RobustDataModule",
-    "RobustnessSuite",
-    "ShardDataModule",
-    "TrainingCrop",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_robust.data.cue_conflict import CueConflictDataModule as CueConflictDataModule
+    from lit_robust.data.folders import ImageFolderDataModule as ImageFolderDataModule
+    from lit_robust.data.imagenet import ImageNetDataModule as ImageNetDataModule
+    from lit_robust.data.imagenet_a import ImageNetADataModule as ImageNetADataModule
+    from lit_robust.data.imagenet_c import ImageNetCDataModule as ImageNetCDataModule
+    from lit_robust.data.imagenet_c_like import ImageNetCLikeDataModule as ImageNetCLikeDataModule
+    from lit_robust.data.imagenet_o import ImageNetODataModule as ImageNetODataModule
+    from lit_robust.data.joined import JoinedDataModule as JoinedDataModule
+    from lit_robust.data.module import RobustDataModule as RobustDataModule
+    from lit_robust.data.module import ShardDataModule as ShardDataModule
+    from lit_robust.data.restricted import RestrictedImageNetDataModule as RestrictedImageNetDataModule
+    from lit_robust.data.split import Reading as Reading
+    from lit_robust.data.stylized import StylizedImageNetDataModule as StylizedImageNetDataModule
+    from lit_robust.data.suite import RobustnessSuite as RobustnessSuite
+    from lit_robust.data.transforms import EvaluationCrop as EvaluationCrop
+    from lit_robust.data.transforms import TrainingCrop as TrainingCrop
+
+FILES = {
+    "CueConflictDataModule": "cue_conflict",
+    "EvaluationCrop": "transforms",
+    "ImageFolderDataModule": "folders",
+    "ImageNetADataModule": "imagenet_a",
+    "ImageNetCDataModule": "imagenet_c",
+    "ImageNetCLikeDataModule": "imagenet_c_like",
+    "ImageNetDataModule": "imagenet",
+    "ImageNetODataModule": "imagenet_o",
+    "JoinedDataModule": "joined",
+    "Reading": "split",
+    "RestrictedImageNetDataModule": "restricted",
+    "RobustDataModule": "module",
+    "RobustnessSuite": "suite",
+    "ShardDataModule": "module",
+    "StylizedImageNetDataModule": "stylized",
+    "TrainingCrop": "transforms",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+
+
+def load_all() -> None:
+    """Import every data module, so that the command line knows them by their short names, too."""
+    for name in FILES:
+        __getattr__(name)

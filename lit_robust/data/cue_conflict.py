@@ -3,18 +3,21 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lit_robust.batch import EvaluationSet
-from lit_robust.data.imagenet import shard_protocol
-from lit_robust.data.loader import EvaluationSamples, PlannedLoader
+from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
+from lit_robust.data.shard_splits import open_index, table_split
+from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_categories
-from lit_robust.shards import IndexedReader, ShardIndex
+from lit_robust.shards import ShardIndex
+from lit_robust.shards.remote import is_url
 
 NAME = "cue-conflict"
 # <shape><number>-<texture><number>, as in rgeirhos/texture-vs-shape; its decision files put a prefix before a "_".
@@ -64,8 +67,8 @@ def read_categories(source: str) -> dict[str, tuple[int, ...]]:
 class CueConflictDataModule(ShardDataModule):
     """Shards in ``<root>/cue-conflict/``, split ``test``; the test loader is ``cue-conflict``.
 
-    A sample's label is the category of its shape, its texture the category of its texture. Images whose shape or
-    texture is of no category are left out, and the results say so.
+    A sample's label is the category of its shape, its texture the category of its texture; both follow from its name.
+    Images whose shape or texture is of no category are left out, and the results say so.
 
     Args:
         root: folder that holds ``cue-conflict/``.
@@ -74,70 +77,79 @@ class CueConflictDataModule(ShardDataModule):
         evaluation: resize and crop; none by default, as the images are 224 px already.
         eval_batch_size: samples a rank and batch.
         num_workers: processes that read and decode; 0 does both in the main process.
+        reading: how shards are read; its ``label`` does not apply.
     """
 
     def __init__(
         self,
-        root: Path = Path("data"),
+        root: str | Path = "data",
         categories: str = "imagenet",
         evaluation: EvaluationCrop = EvaluationCrop(resize=None, crop=None),
         eval_batch_size: int = 256,
         num_workers: int = 8,
+        reading: Reading = Reading(),
     ) -> None:
-        super().__init__(root, NAME, eval_batch_size, eval_batch_size, num_workers, seed=0)
+        super().__init__(root, NAME, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
         self.categories_from = categories
         self.evaluation = evaluation
-        self._index: ShardIndex | None = None
+        self._split: TableSplit | None = None
 
     def setup(self, stage: str) -> None:
         """Read the shard index and every sample's two categories."""
-        if self._index is not None:
+        if self._split is not None:
             return
-        self._index = index = ShardIndex.open(self.folder, "test")
+        if is_url(self.root):
+            raise UserError(f"Cue-conflict images are selected by name, which {self.root} cannot: copy them to a disk.")
+        folder = Path(self.root) / self.name
+        index = open_index(folder, "test", self.reading)
         self.categories = self._categories(index)
         numbers = {name: number for number, name in enumerate(self.categories)}
         pairs = [cues(index.key(row)) for row in range(len(index))]
         kept = [row for row, pair in enumerate(pairs) if pair[0] in numbers and pair[1] in numbers]
         if not kept:
             raise UserError(
-                f"No image in {self.folder} has its shape and texture among the categories "
+                f"No image in {folder} has its shape and texture among the categories "
                 f"{', '.join(self.categories)}: choose the categories that fit these images."
             )
-        self.rows = np.array(kept)
-        self.shapes = np.array([numbers[pairs[row][0]] for row in kept])
-        self.textures = np.array([numbers[pairs[row][1]] for row in kept])
+        whole = table_split(index, "test")
+        shapes, textures = (np.array([numbers[pairs[row][cue]] for row in kept]) for cue in (0, 1))
+        table = replace(whole.table.select(np.array(kept)), label=shapes, texture=textures)
+        self._split = replace(
+            whole, table=table, protocol={**whole.protocol, **self._restriction(len(kept), len(index))}
+        )
 
     def _categories(self, index: ShardIndex) -> dict[str, tuple[int, ...]]:
         if self.categories_from != "shards":
             return read_categories(self.categories_from)
         if not index.categories:
-            raise UserError(f"{self.folder} says nothing of categories: set categories to imagenet or to a file.")
+            raise UserError(f"{index.folder} says nothing of categories: set categories to imagenet or to a file.")
         return {name: tuple(classes) for name, classes in sorted(index.categories.items())}
+
+    def _restriction(self, kept: int, count: int) -> dict[str, str]:
+        if kept == count:
+            return {}
+        return {
+            "restricted": f"{kept} of {count} images, whose two categories are among the {len(self.categories)} that "
+            "the classifier knows"
+        }
 
     def test_dataloader(self) -> dict[str, PlannedLoader]:
         """Return the one test loader."""
-        assert self._index is not None
-        reader = IndexedReader(self._index)
-        samples = EvaluationSamples(reader, self.rows, self.shapes, self.evaluation, self.textures)
-        return {NAME: self.evaluation_loader(samples)}
+        assert self._split is not None
+        return {NAME: self.evaluation_loader(self._split, self.evaluation)}
 
     @property
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """The one test set, with the categories it is restricted to."""
-        assert self._index is not None
-        protocol = {"split": "test", **shard_protocol(self._index, self.evaluation)}
-        if len(self.rows) < len(self._index):
-            protocol["restricted"] = (
-                f"{len(self.rows)} of {len(self._index)} images, whose two categories are among the "
-                f"{len(self.categories)} that the classifier knows"
-            )
-        return {NAME: EvaluationSet(NAME, len(self.rows), protocol, self.categories)}
+        assert self._split is not None
+        protocol = self.describe(self._split, "test", self.evaluation)
+        return {NAME: EvaluationSet(NAME, len(self._split), protocol, self.categories)}
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless every category's classes are among the network's."""
         largest = max(max(classes) for classes in self.categories.values())
         if largest >= num_classes:
             raise UserError(
-                f"The network has {num_classes} classes, but the categories of {self.folder} name class {largest}: "
-                "set data's categories to those of the network."
+                f"The network has {num_classes} classes, but the categories of {self.root}/{self.name} name class "
+                f"{largest}: set data's categories to those of the network."
             )

@@ -1,122 +1,18 @@
-"""Loading batches: samples read, decoded and collated in worker processes, in a planned order, resumable."""
+"""Loading batches in a planned order, resumable: what Lightning iterates over."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import logging
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from multiprocessing.context import BaseContext
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lit_robust.batch import Batch
-from lit_robust.data.transforms import EvaluationCrop, Image, TrainingCrop
-from lit_robust.errors import DataError, UserError
-from lit_robust.seeds import stream_seed
-from lit_robust.shards import IndexedReader, decode_rgb
+from lit_robust.data.plan import Plan, Request
+from lit_robust.data.samples import Samples
+from lit_robust.errors import UserError
 
-
-@dataclass(frozen=True)
-class Request:
-    """One batch to load: the epoch it belongs to, its sample numbers, and which of them count."""
-
-    epoch: int
-    numbers: NDArray[np.int64]
-    valid: NDArray[np.bool_]
-
-
-class Samples(Dataset[Batch], ABC):
-    """The samples of one set; asked for a whole batch at a time.
-
-    Args:
-        reader: gives the bytes of each sample.
-        rows: ``[N]`` the sample's row in the shard index, for each sample number of this set.
-        labels: ``[N]`` int64.
-        textures: ``[N]`` int64, for cue-conflict sets.
-    """
-
-    def __init__(
-        self,
-        reader: IndexedReader,
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        textures: NDArray[np.int64] | None = None,
-    ) -> None:
-        self.reader = reader
-        self.rows = rows
-        self.labels = labels
-        self.textures = textures
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @abstractmethod
-    def prepare(self, image: Image, epoch: int, number: int) -> Tensor:
-        """Return uint8 ``[3, H, W]`` of the decoded image ``[H, W, 3]``."""
-
-    def __getitem__(self, request: Request) -> Batch:
-        images = [self._image(request.epoch, int(number)) for number in request.numbers]
-        first = images[0].shape
-        for number, image in zip(request.numbers, images, strict=True):
-            if image.shape != first:
-                name = self.reader.key(int(self.rows[number]))
-                raise DataError(
-                    f"Images of one batch differ in size, {name} is {image.shape[2]} x {image.shape[1]} px: "
-                    "set resize and crop in the data's settings."
-                )
-        return Batch(
-            # Pixels are decoded channels last, and stay so: one copy here, and none in any convolution later.
-            image=torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2),
-            label=torch.from_numpy(self.labels[request.numbers]),
-            index=torch.from_numpy(request.numbers.copy()),
-            valid=torch.from_numpy(request.valid.copy()),
-            texture=None if self.textures is None else torch.from_numpy(self.textures[request.numbers]),
-        )
-
-    def _image(self, epoch: int, number: int) -> Tensor:
-        row = int(self.rows[number])
-        return self.prepare(decode_rgb(self.reader.image_bytes(row), self.reader.name(row)), epoch, number)
-
-
-class TrainingSamples(Samples):
-    """Samples with a crop and flip that follow from (seed, epoch, sample), whichever worker draws them."""
-
-    def __init__(
-        self,
-        reader: IndexedReader,
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        crop: TrainingCrop,
-        seed: int,
-    ) -> None:
-        super().__init__(reader, rows, labels)
-        self.crop = crop
-        self.seed = seed
-
-    def prepare(self, image: Image, epoch: int, number: int) -> Tensor:
-        """Crop and flip at random."""
-        random = np.random.Generator(np.random.PCG64(stream_seed(self.seed, "augmentation", epoch, number)))
-        return self.crop(image, random)
-
-
-class EvaluationSamples(Samples):
-    """Samples with the crop of the evaluation's protocol."""
-
-    def __init__(
-        self,
-        reader: IndexedReader,
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        crop: EvaluationCrop,
-        textures: NDArray[np.int64] | None = None,
-    ) -> None:
-        super().__init__(reader, rows, labels, textures)
-        self.crop = crop
-
-    def prepare(self, image: Image, epoch: int, number: int) -> Tensor:
-        """Resize and crop the centre."""
-        return self.crop(image)
+log = logging.getLogger(__name__)
 
 
 class PlanSampler:
@@ -127,11 +23,10 @@ class PlanSampler:
         start: batches of that epoch to leave out.
     """
 
-    def __init__(self, plan: Callable[[int], list[Request]]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.epoch = 0
         self.start = 0
-        self._length = len(plan(0))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; another one than before begins at its first batch."""
@@ -139,10 +34,10 @@ class PlanSampler:
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.plan.batches
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self.plan(self.epoch)[self.start :])
+        return iter(self.plan.requests(self.epoch, self.start))
 
 
 class PlannedLoader:
@@ -153,11 +48,11 @@ class PlannedLoader:
 
     Args:
         samples: what to load.
-        plan: epoch to the requests of this rank, the same number for every epoch.
+        plan: the batches of this rank.
         num_workers: processes that read and decode; 0 does both in this process.
         pin_memory: put batches into page-locked memory, for a GPU.
         keeps_workers: keep the processes from one epoch to the next.
-        order: what else the order follows from; a state of another order is refused.
+        start_method: how processes start: ``fork``, ``forkserver`` or ``spawn``; None takes Python's default.
     """
 
     # Lightning looks for it beside `sampler`, as every torch loader has both.
@@ -166,14 +61,14 @@ class PlannedLoader:
     def __init__(
         self,
         samples: Samples,
-        plan: Callable[[int], list[Request]],
+        plan: Plan,
         num_workers: int,
         pin_memory: bool,
         keeps_workers: bool,
-        order: Mapping[str, int],
+        start_method: str | None = None,
     ) -> None:
         self.sampler = PlanSampler(plan)
-        self.order = dict(order)
+        self.order = dict(plan.order)
         self._delivered = 0
         self._loader: DataLoader[Batch] = DataLoader(
             samples,
@@ -182,6 +77,7 @@ class PlannedLoader:
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=keeps_workers and num_workers > 0,
+            multiprocessing_context=_context(start_method) if num_workers else None,
         )
 
     def __len__(self) -> int:
@@ -189,20 +85,25 @@ class PlannedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._delivered = self.sampler.start
+        broken = 0
         try:
             for batch in self._loader:
                 self._delivered += 1
+                if batch.broken is not None:
+                    broken += int(batch.broken.sum())
                 yield batch
         except UserError as error:
             # torch hands on a worker's error as its whole traceback; the sentence is the end of it.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
         self.sampler.start = 0
+        if broken:
+            log.warning("%d images of epoch %d could not be read and were left out.", broken, self.sampler.epoch)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str]:
         """Return the epoch, how many of its batches were delivered, and what the order follows from."""
         return {"epoch": self.sampler.epoch, "batches": self._delivered, **self.order}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Go on after the batches of ``state``; a finished epoch is followed by the next one.
 
         Raises:
@@ -212,8 +113,17 @@ class PlannedLoader:
             if state.get(name) != value:
                 raise UserError(
                     f"The checkpoint was written in the middle of training with {name} {state.get(name)}, but this run "
-                    f"has {value}: resume with the same data, seed, batch size times ranks."
+                    f"has {value}: resume with the same data, seed, shuffling, and batch size times ranks."
                 )
-        finished = state["batches"] >= len(self)
-        self.sampler.epoch = state["epoch"] + int(finished)
-        self.sampler.start = 0 if finished else state["batches"]
+        batches = int(state["batches"])
+        finished = batches >= len(self)
+        self.sampler.epoch = int(state["epoch"]) + int(finished)
+        self.sampler.start = 0 if finished else batches
+
+
+def _context(start_method: str | None) -> BaseContext:
+    context = multiprocessing.get_context(start_method)
+    if context.get_start_method() == "forkserver":
+        # The server imports torch once, and its processes share that memory.
+        context.set_forkserver_preload([Samples.__module__])
+    return context

@@ -2,18 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 
 from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.data.loader import EvaluationSamples, PlannedLoader, Request, TrainingSamples
-from lit_robust.data.plan import evaluation_plan, training_plan
+from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.plan import Plan
+from lit_robust.data.samples import EvaluationSamples, Samples, TrainingSamples
+from lit_robust.data.shard_splits import open_split
+from lit_robust.data.split import Reading, Share, Split
+from lit_robust.data.stream import workers_for
+from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import UserError
 from lit_robust.seeds import run_seed
+from lit_robust.shards import decoder_versions
+from lit_robust.shards.remote import is_url
 
 
 class RobustDataModule(LightningDataModule, ABC):
@@ -23,6 +28,11 @@ class RobustDataModule(LightningDataModule, ABC):
     @abstractmethod
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """Name to description of every test loader, in the loaders' order; known after ``setup``."""
+
+    @property
+    def missing_sets(self) -> Mapping[str, str]:
+        """Name of every test set that is left out because it is not on disk, to the sentence that says so."""
+        return {}
 
     @abstractmethod
     def check_classes(self, num_classes: int) -> None:
@@ -42,21 +52,29 @@ class RobustDataModule(LightningDataModule, ABC):
 
 
 class ShardDataModule(RobustDataModule, ABC):
-    """A data module that reads one folder of shards.
+    """A data module whose test set has one name and lies in one folder.
 
     Args:
-        root: folder of all sets.
-        name: subfolder of ``root`` that holds this set's tars, and name of its test loader.
+        root: folder, or URL, of all sets.
+        name: subfolder of ``root`` that holds this set, and name of its test loader.
         batch_size: samples a rank and training batch.
         eval_batch_size: samples a rank and evaluation batch.
         num_workers: processes that read and decode for one loader; 0 does both in the main process.
         seed: of order and augmentation; null takes that of ``seed_everything``.
+        reading: how shards are read.
     """
 
-    name: str
+    name: str  # Lightning's base says it may be None.
 
     def __init__(
-        self, root: Path, name: str, batch_size: int, eval_batch_size: int, num_workers: int, seed: int | None
+        self,
+        root: str | Path,
+        name: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int | None,
+        reading: Reading,
     ) -> None:
         super().__init__()
         for setting, value, least in (
@@ -66,48 +84,52 @@ class ShardDataModule(RobustDataModule, ABC):
         ):
             if value < least:
                 raise UserError(f"{setting} is {value}: give {least} or more.")
-        self.root = Path(root)
+        self.root = str(root)
         self.name = name
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = run_seed() if seed is None else seed
+        self.reading = reading
 
-    @property
-    def folder(self) -> Path:
-        """The folder that holds this set's tars."""
-        return self.root / self.name
+    def folders(self) -> list[Path]:
+        """Return the folders that must be there; none of a URL's."""
+        return [] if is_url(self.root) else [Path(self.root) / self.name]
 
-    def training_loader(self, samples: TrainingSamples) -> PlannedLoader:
+    def open(self, split: str) -> Split:
+        """Open a split of this set; every sample must have a class."""
+        return open_split(self.root, self.name, split, self.reading)
+
+    def training_loader(self, split: Split, crop: TrainingCrop) -> PlannedLoader:
         """Return the shuffled loader of this rank: equal full batches on every rank."""
-        rank, world = self._place()
-        if len(samples) < self.batch_size * world:
+        share = self.share(self.batch_size)
+        if len(split) < share.batch_size * share.world:
             raise UserError(
-                f"{self.folder} holds {len(samples)} training images, fewer than one batch of {self.batch_size} on "
-                f"{world} ranks: set batch_size to {max(len(samples) // world, 1)} or less."
+                f"{split.where} holds {len(split)} training images, fewer than one batch of {share.batch_size} on "
+                f"{share.world} ranks: set batch_size to {max(len(split) // share.world, 1)} or less."
             )
-        plan = partial(_training_requests, len(samples), self.batch_size, self.seed, rank, world)
-        order = {"samples": len(samples), "samples_a_step": self.batch_size * world, "seed": self.seed}
-        return PlannedLoader(samples, plan, self.num_workers, self._pins(), keeps_workers=True, order=order)
+        source, plan = split.training(share, self.reading, self.seed)
+        samples = TrainingSamples(source, crop, self.seed, self.reading.on_error)
+        return self.loader(samples, plan, keeps_workers=True)
 
-    def evaluation_loader(self, samples: EvaluationSamples) -> PlannedLoader:
+    def evaluation_loader(self, split: Split, crop: EvaluationCrop) -> PlannedLoader:
         """Return the padded loader of this rank: each sample valid once over all ranks."""
-        rank, world = self._place()
-        plan = partial(_evaluation_requests, len(samples), self.eval_batch_size, rank, world)
-        return PlannedLoader(samples, plan, self.num_workers, self._pins(), keeps_workers=False, order={})
+        source, plan = split.evaluation(self.share(self.eval_batch_size))
+        samples = EvaluationSamples(source, crop, self.reading.on_error)
+        return self.loader(samples, plan, keeps_workers=False)
 
-    def _place(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def loader(self, samples: Samples, plan: Plan, keeps_workers: bool) -> PlannedLoader:
+        """Return the loader of some samples in a planned order."""
+        workers = self.num_workers if plan.lane_count is None else workers_for(plan.lane_count, self.num_workers)
+        pins = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return PlannedLoader(samples, plan, workers, pins, keeps_workers, self.reading.start_method)
 
-    def _pins(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+    def describe(self, split: Split, split_name: str, crop: EvaluationCrop) -> dict[str, object]:
+        """Return plain values for the results file: split, preprocessing, decoders, and which samples these are."""
+        return {"split": split_name, **crop.protocol(), "decoder": decoder_versions(), **split.protocol}
 
-
-def _training_requests(count: int, batch_size: int, seed: int, rank: int, world: int, epoch: int) -> list[Request]:
-    every = np.ones(batch_size, dtype=bool)
-    return [Request(epoch, numbers, every) for numbers in training_plan(count, batch_size, seed, epoch, rank, world)]
-
-
-def _evaluation_requests(count: int, batch_size: int, rank: int, world: int, epoch: int) -> list[Request]:
-    numbers, valid = evaluation_plan(count, batch_size, rank, world)
-    return [Request(epoch, *batch) for batch in zip(numbers, valid, strict=True)]
+    def share(self, batch_size: int) -> Share:
+        """Return which part of every batch is this process's."""
+        if self.trainer is None:
+            return Share(batch_size, 0, 1)
+        return Share(batch_size, self.trainer.global_rank, self.trainer.world_size)

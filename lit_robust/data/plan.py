@@ -1,49 +1,264 @@
 """Which samples make up which batch: pure functions of seed, epoch, rank and world size."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_robust.seeds import stream_seed
 
+Numbers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
-def training_plan(count: int, batch_size: int, seed: int, epoch: int, rank: int, world: int) -> NDArray[np.int64]:
-    """Return the batches of one rank in one training epoch.
+
+@dataclass(frozen=True)
+class Request:
+    """One batch to load.
+
+    Attributes:
+        epoch: the epoch it belongs to.
+        place: which batch of this rank in that epoch, from 0.
+        numbers: ``[B]`` sample numbers.
+        valid: ``[B]``, false for the copies that fill up an evaluation's last batches.
+    """
+
+    epoch: int
+    place: int
+    numbers: Numbers
+    valid: Mask
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How the batches of a rank fall into sequences that each pass through the shards once.
+
+    Batch ``b`` belongs to lane ``b % count``. A lane keeps to few shards at a time, so a worker process that serves it
+    needs no others; and because the lanes do not depend on the number of workers, neither does the order.
+
+    Attributes:
+        count: number of lanes.
+        block_batches: batches of a lane whose samples are shuffled together.
+    """
+
+    count: int
+    block_batches: int
+
+    def block(self, place: int) -> range:
+        """Return the places of all batches that are shuffled together with the one in ``place``; some may be too high.
+
+        First blocks differ in length from lane to lane, so that the lanes do not all come to a new block at once.
+        """
+        lane, turn = place % self.count, place // self.count
+        shift = (self.block_batches * lane) // self.count
+        first = (turn + shift) // self.block_batches * self.block_batches - shift
+        turns = range(max(first, 0), first + self.block_batches)
+        return range(turns.start * self.count + lane, turns.stop * self.count + lane, self.count)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(ABC):
+    """The batches of one rank.
+
+    Attributes:
+        batch_size: samples a rank and batch.
+        rank: this process, 0 to ``world - 1``.
+        world: number of processes.
+    """
+
+    batch_size: int
+    rank: int
+    world: int
+
+    @property
+    @abstractmethod
+    def batches(self) -> int:
+        """How many batches every epoch has, the same on every rank."""
+
+    @abstractmethod
+    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
+        """Return the sample numbers ``[batches, batch_size]`` of an epoch, and which of them count."""
+
+    @property
+    def order(self) -> Mapping[str, int | str]:
+        """What the order follows from, beside the epoch; the same on every rank."""
+        return {}
+
+    @property
+    def lane_count(self) -> int | None:
+        """How many lanes the batches fall into; None where any process may load any batch."""
+        return None
+
+    def requests(self, epoch: int, start: int = 0) -> list[Request]:
+        """Return an epoch's batches from the one in place ``start``."""
+        numbers, valid = self.of_epoch(epoch)
+        return [Request(epoch, place, numbers[place], valid[place]) for place in range(start, self.batches)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GlobalShuffle(Plan):
+    """Training batches, each sample anywhere in the epoch.
 
     One permutation of all samples is cut into global batches of ``world * batch_size``; each rank takes every
     ``world``-th sample of it. So every rank has the same number of full batches, no sample comes twice, and the union
     over the ranks is the same set of global batches. What is left over at the end is dropped for this epoch.
 
-    Args:
+    Attributes:
         count: samples in the data set.
-        batch_size: samples a rank and batch.
         seed: the data's seed.
-        epoch: number of the epoch, from 0.
-        rank: this process, 0 to ``world - 1``.
-        world: number of processes.
-
-    Returns:
-        ``[batches, batch_size]`` sample numbers.
     """
-    order = np.random.Generator(np.random.PCG64(stream_seed(seed, "order", epoch))).permutation(count)
-    batches = count // (batch_size * world)
-    return order[: batches * batch_size * world].reshape(batches, batch_size, world)[:, :, rank]
+
+    count: int
+    seed: int
+
+    @property
+    def batches(self) -> int:
+        """How many batches every epoch has, the same on every rank."""
+        return self.count // (self.batch_size * self.world)
+
+    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
+        """Return the sample numbers ``[batches, batch_size]`` of an epoch; all count."""
+        order = _random(self.seed, "order", epoch).permutation(self.count)
+        used = order[: self.batches * self.batch_size * self.world]
+        return _all_count(used.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank])
+
+    @property
+    def order(self) -> Mapping[str, int | str]:
+        """What the order follows from, beside the epoch; the same on every rank."""
+        step = self.batch_size * self.world
+        return {"samples": self.count, "samples_a_step": step, "seed": self.seed, "shuffle": "global"}
 
 
-def evaluation_plan(count: int, batch_size: int, rank: int, world: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the batches of one rank in an evaluation, each sample valid exactly once over all ranks.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockShuffle(Plan):
+    """Training batches, each sample near others of its shard.
+
+    The shards in random order make one sequence of samples. It is cut into one stretch for each lane of each rank, and
+    a stretch is shuffled within blocks. So a lane reads its shards once, one after another; every rank has the same
+    number of full batches; and no sample comes twice. What is left over at the end is dropped for this epoch.
+
+    Attributes:
+        lengths: ``[S]`` samples in each shard; sample numbers count through the shards in this order.
+        seed: the data's seed.
+        lanes: of each rank.
+    """
+
+    lengths: Numbers
+    seed: int
+    lanes: Lanes
+
+    @property
+    def batches(self) -> int:
+        """How many batches every epoch has, the same on every rank."""
+        return int(self.lengths.sum()) // (self.batch_size * self.world)
+
+    @property
+    def lane_count(self) -> int | None:
+        """How many lanes the batches fall into; None where any process may load any batch."""
+        return self.lanes.count
+
+    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
+        """Return the sample numbers ``[batches, batch_size]`` of an epoch; all count."""
+        shards = _random(self.seed, "order", epoch).permutation(len(self.lengths))
+        sequence = _concatenated(self.lengths, shards)
+        result = np.empty((self.batches, self.batch_size), dtype=np.int64)
+        start = self.batches * self.batch_size * self.rank
+        for lane in range(min(self.lanes.count, self.batches)):
+            places = np.arange(lane, self.batches, self.lanes.count)
+            stretch = sequence[start : start + len(places) * self.batch_size].copy()
+            start += len(stretch)
+            random = _random(self.seed, "order in blocks", epoch, self.rank, lane)
+            begin = 0
+            while begin < len(places):
+                end = begin + len(self.lanes.block(int(places[begin])))
+                random.shuffle(stretch[begin * self.batch_size : end * self.batch_size])
+                begin = end
+            result[places] = stretch.reshape(-1, self.batch_size)
+        return _all_count(result)
+
+    @property
+    def order(self) -> Mapping[str, int | str]:
+        """What the order follows from, beside the epoch; the same on every rank."""
+        sizes = {"samples": int(self.lengths.sum()), "batch_size": self.batch_size, "ranks": self.world}
+        blocks = {"block_batches": self.lanes.block_batches, "lanes": self.lanes.count}
+        return {**sizes, "seed": self.seed, "shuffle": "block", **blocks}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationOrder(Plan):
+    """Evaluation batches in order, each sample valid exactly once over all ranks.
 
     Every rank gets the same number of full batches; what the data do not fill repeats the last sample with a false
     mask.
 
-    Args:
+    Attributes:
         count: samples in the data set.
-        batch_size: samples a rank and batch.
-        rank: this process, 0 to ``world - 1``.
-        world: number of processes.
-
-    Returns:
-        Sample numbers ``[batches, batch_size]`` and their masks of the same shape.
     """
-    batches = -(-count // (batch_size * world))
-    places = np.arange(batches * batch_size * world).reshape(batches, batch_size, world)[:, :, rank]
-    return np.minimum(places, count - 1), places < count
+
+    count: int
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are, the same on every rank."""
+        return -(-self.count // (self.batch_size * self.world))
+
+    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
+        """Return the sample numbers ``[batches, batch_size]``, and which of them count."""
+        places = np.arange(self.batches * self.batch_size * self.world)
+        mine = places.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank]
+        return np.minimum(mine, self.count - 1), mine < self.count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationStretches(Plan):
+    """The same as `EvaluationOrder`, but with a stretch of consecutive samples for each lane of each rank.
+
+    Attributes:
+        count: samples in the data set.
+        lanes: of each rank.
+    """
+
+    count: int
+    lanes: Lanes
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are, the same on every rank."""
+        return -(-self.count // (self.batch_size * self.world * self.lanes.count)) * self.lanes.count
+
+    @property
+    def lane_count(self) -> int | None:
+        """How many lanes the batches fall into; None where any process may load any batch."""
+        return self.lanes.count
+
+    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
+        """Return the sample numbers ``[batches, batch_size]``, and which of them count."""
+        parts = self.world * self.lanes.count
+        bounds = np.arange(parts + 1) * self.count // parts
+        mine = slice(self.rank * self.lanes.count, (self.rank + 1) * self.lanes.count)
+        starts, ends = bounds[:-1][mine, None], bounds[1:][mine, None]
+        turns = self.batches // self.lanes.count
+        # [lanes, turns * batch_size], to be taken turn by turn through the lanes.
+        places = starts + np.arange(turns * self.batch_size)
+        shape = (self.lanes.count, turns, self.batch_size)
+        numbers = np.minimum(places, np.maximum(ends - 1, 0)).reshape(shape).transpose(1, 0, 2)
+        valid = (places < ends).reshape(shape).transpose(1, 0, 2)
+        return numbers.reshape(-1, self.batch_size), valid.reshape(-1, self.batch_size)
+
+
+def _concatenated(lengths: Numbers, order: Numbers) -> Numbers:
+    """Return the sample numbers of the shards in ``order``, one after another."""
+    starts = np.cumsum(lengths) - lengths
+    sizes = lengths[order]
+    ends = np.cumsum(sizes)
+    numbers: Numbers = np.arange(int(ends[-1])) + np.repeat(starts[order] - (ends - sizes), sizes)
+    return numbers
+
+
+def _all_count(numbers: Numbers) -> tuple[Numbers, Mask]:
+    return numbers, np.ones(numbers.shape, dtype=bool)
+
+
+def _random(seed: int, stream: str, *numbers: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(stream_seed(seed, stream, *numbers)))

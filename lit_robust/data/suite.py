@@ -1,51 +1,74 @@
 """Several data modules as one: trained on the first, tested on any of them in one run."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from lit_robust.batch import EvaluationSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import RobustDataModule, ShardDataModule
 from lit_robust.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 class RobustnessSuite(RobustDataModule):
-    """Composes data modules; each keeps the names of its test loaders.
+    """Composes data modules; each keeps the name of its test loader.
 
     Args:
         members: the data modules; ``fit``, ``validate`` and ``predict`` use the first one.
-        root: folder of all members' sets; null leaves each member its own.
+        root: folder, or URL, of all members' sets; null leaves each member its own.
+        missing: what a test does about a set whose folder is not there: ``error``, or ``skip``, which leaves out the
+            set and its evaluations, and names them. A set that is there but defective is an error in either case.
     """
 
-    def __init__(self, members: Sequence[ShardDataModule], root: Path | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[ShardDataModule],
+        root: str | Path | None = None,
+        missing: Literal["error", "skip"] = "error",
+    ) -> None:
         super().__init__()
         if not members:
             raise UserError("The suite has no members: name at least one data module.")
+        names = [member.name for member in members]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"Two members of the suite name a test set {repeated!r}: give one another name.")
         self.members = list(members)
+        self.missing = missing
+        self._missing: dict[str, str] = {}
         if root is not None:
             for member in self.members:
-                member.root = Path(root)
+                member.root = str(root)
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""
         for member in self._used(stage):
             member.trainer = self.trainer
-            member.setup(stage)
+            absent = [folder for folder in member.folders() if not folder.is_dir()]
+            if absent and self.missing == "skip" and stage == "test":
+                self._missing[member.name] = f"there is no folder {absent[0]}"
+                log.warning("The set %s is left out: %s.", member.name, self._missing[member.name])
+            else:
+                member.setup(stage)
+        if len(self._missing) == len(self.members):
+            raise UserError(f"No set of the suite is there, {next(iter(self._missing.values()))}: check the root.")
 
     def _used(self, stage: str) -> list[ShardDataModule]:
-        return self.members if stage == "test" else self.members[:1]
+        members = self.members if stage == "test" else self.members[:1]
+        return [member for member in members if member.name not in self._missing]
+
+    @property
+    def missing_sets(self) -> Mapping[str, str]:
+        """Name of every test set that is left out because it is not there, to the sentence that says so."""
+        return self._missing
 
     @cached_property
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """Name to description of every member's test sets."""
-        sets: dict[str, EvaluationSet] = {}
-        for member in self.members:
-            for name, described in member.evaluation_sets.items():
-                if name in sets:
-                    raise UserError(f"Two members of the suite name a test set {name!r}: give one another name.")
-                sets[name] = described
-        return sets
+        return {name: described for member in self._used("test") for name, described in member.evaluation_sets.items()}
 
     def train_dataloader(self) -> PlannedLoader:
         """Return the first member's training loader."""
@@ -64,7 +87,7 @@ class RobustnessSuite(RobustDataModule):
 
     def test_dataloader(self) -> dict[str, PlannedLoader]:
         """Return all members' test loaders by name."""
-        return {name: loader for member in self.members for name, loader in member.test_dataloader().items()}
+        return {name: loader for member in self._used("test") for name, loader in member.test_dataloader().items()}
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless a network of ``num_classes`` classes fits every member in use."""

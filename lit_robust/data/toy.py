@@ -1,6 +1,7 @@
 """The toy data on disk: drawn figures in the layouts of the real image sets."""
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from lit_robust.data.corrupting import corrupt_shards
+from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.seeds import stream_seed
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.listing import read_info
+from lit_robust.stimuli.corruptions import CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.figures import (
     CLASS_NAMES,
     HARD,
@@ -58,11 +62,13 @@ def toy_sets(train: int, test: int) -> list[ToySet]:
     ]
 
 
-def write_toy_data(output: Path, seed: int, train: int, test: int, size: int) -> None:
+def write_toy_data(
+    output: Path, seed: int, train: int, test: int, size: int, severities: Sequence[int] = SEVERITIES
+) -> None:
     """Draw all sets and write them as shards; the same bytes for the same arguments.
 
-    Labels are the class of the outline; in ``imagenet-o``, whose outlines have no class, the number of the outline
-    among those never trained.
+    ``imagenet-c-like`` holds the validation figures under the 15 corruptions of ImageNet-C. Labels are the class of the
+    outline; in ``imagenet-o``, whose outlines have no class, the number of the outline among those never trained.
 
     Args:
         output: folder for the sets.
@@ -70,6 +76,7 @@ def write_toy_data(output: Path, seed: int, train: int, test: int, size: int) ->
         train: figures of each training split.
         test: figures of every other split.
         size: side of a figure in pixels.
+        severities: of the corruptions; none for no corrupted figures.
 
     Raises:
         UserError: one of the splits is there already, or the folder cannot be written.
@@ -84,6 +91,20 @@ def write_toy_data(output: Path, seed: int, train: int, test: int, size: int) ->
     with tqdm(total=sum(len(toy.cues) for toy in sets), desc="drawing", unit="figure") as progress:
         for toy in sets:
             _write_set(output / toy.folder, toy, size, seed, progress)
+    if severities:
+        corrupt_shards(
+            output / "imagenet",
+            output / "imagenet-c-like",
+            split="val",
+            corruptions=CORRUPTIONS,
+            severities=severities,
+            seed=seed,
+            crop=EvaluationCrop(resize=None, crop=None),
+            frost=None,
+            encoding="png",
+            workers=min(len(os.sched_getaffinity(0)), 8),
+            shard_size=SHARD_SIZE,
+        )
 
 
 def _write_set(folder: Path, toy: ToySet, size: int, seed: int, progress: "tqdm[None]") -> None:

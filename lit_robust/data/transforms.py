@@ -93,7 +93,10 @@ def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize uint8 ``[3, H, W]`` to ``size`` (height, width): bilinear, with antialias when it shrinks."""
     if pixels.shape[1:] == size:
         return pixels
-    return F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
+    # The batch dimension is added in front of rows, so that torch sees pixels whose channels lie side by side, and
+    # leaves them so: `pixels[None]` has a stride by which it would not.
+    batch = pixels.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size=size, mode="bilinear", antialias=True)[0]
 
 
 def centre_crop(pixels: Tensor, side: int) -> Tensor:

@@ -4,6 +4,10 @@
   order of torchvision's and timm's logits; names as in torchvision.
 - ``imagenet_categories_16.json``: the 16 entry-level categories of Geirhos et al. 2019 and their 207 ImageNet classes,
   as in rgeirhos/texture-vs-shape ``code/helper/human_categories.py``.
+- ``imagenet_subsets.json``: the 200 classes of ImageNet-A and those of ImageNet-O, as in
+  hendrycks/natural-adv-examples ``eval_many_models.py``.
+- ``restricted_imagenet.json``: the first and last ImageNet class of the 9 super-classes of Restricted ImageNet, in
+  their order (Engstrom et al. 2019, table 1).
 """
 
 import csv
@@ -31,3 +35,14 @@ def imagenet_names() -> tuple[str, ...]:
 def imagenet_categories() -> dict[str, tuple[int, ...]]:
     """Return the 16 categories in alphabetical order, each with its ImageNet class numbers."""
     return {name: tuple(classes) for name, classes in json.loads(_read("imagenet_categories_16.json")).items()}
+
+
+def imagenet_subset(name: str) -> tuple[int, ...]:
+    """Return the ImageNet class numbers of ``imagenet-a`` or ``imagenet-o``, ascending."""
+    return tuple(json.loads(_read("imagenet_subsets.json"))[name])
+
+
+def restricted_imagenet() -> dict[str, range]:
+    """Return the 9 super-classes of Restricted ImageNet in their order, each with its ImageNet classes."""
+    ranges = json.loads(_read("restricted_imagenet.json"))
+    return {name: range(first, last + 1) for name, (first, last) in ranges.items()}

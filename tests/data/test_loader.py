@@ -1,50 +1,56 @@
 """The loaders' order, counts and state, on a set of samples that are drawn instead of read."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from lit_robust.data.loader import PlannedLoader, Request, Samples
-from lit_robust.data.plan import evaluation_plan, training_plan
+from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.plan import EvaluationOrder, GlobalShuffle, Request
+from lit_robust.data.samples import EvaluationSamples, TrainingSamples
+from lit_robust.data.source import Encoded, Source
+from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import DataError, UserError
 
-
-class Reader:
-    """Stands for an indexed reader."""
-
-    def key(self, row):
-        return f"sample{row}"
-
-    name = key
+WHOLE = EvaluationCrop(resize=None, crop=None)
 
 
-class Drawn(Samples):
-    """Images whose pixels are their number."""
+class Drawn(Source):
+    """Images whose pixels are their number; some broken, some wider."""
 
-    def _image(self, epoch, number):
-        return torch.full((3, 2, 2), number, dtype=torch.uint8)
+    def __init__(self, broken=(), wider=()):
+        self.broken = broken
+        self.wider = wider
 
-    def prepare(self, image, epoch, number):
-        raise AssertionError
+    def fetch(self, request):
+        numbers = request.numbers.tolist()
+        return Encoded(
+            data=[self.file(number) for number in numbers],
+            names=[f"sample{number}" for number in numbers],
+            label=request.numbers % 3,
+        )
+
+    def file(self, number):
+        if number in self.broken:
+            return b"\xff\xd8\xffno image"
+        file = io.BytesIO()
+        Image.new("RGB", (2 + (number in self.wider), 2), (number,) * 3).save(file, "PNG")
+        return file.getvalue()
 
 
-class Flawed(Drawn):
-    """The same, but sample 13 is broken and sample 14 is wider."""
-
-    def _image(self, epoch, number):
-        if number == 13:
-            raise DataError("sample13 is broken: draw it again.")
-        return torch.full((3, 2, 2 + (number == 14)), number, dtype=torch.uint8)
+def shuffle(count=10, batch_size=4):
+    return GlobalShuffle(count=count, batch_size=batch_size, seed=0, rank=0, world=1)
 
 
-def loader(count=10, batch_size=4, world=1, rank=0, workers=0):
-    samples = Drawn(Reader(), np.arange(count), np.arange(count) % 3)
+def in_order(count, batch_size):
+    return EvaluationOrder(count=count, batch_size=batch_size, rank=0, world=1)
 
-    def plan(epoch):
-        every = np.ones(batch_size, dtype=bool)
-        return [Request(epoch, n, every) for n in training_plan(count, batch_size, 0, epoch, rank, world)]
 
-    return PlannedLoader(samples, plan, workers, False, keeps_workers=True, order={"samples_a_step": batch_size})
+def loader(plan, workers=0, source=None, on_error="error", start_method=None):
+    samples = EvaluationSamples(source or Drawn(), WHOLE, on_error)
+    return PlannedLoader(samples, plan, workers, False, keeps_workers=True, start_method=start_method)
 
 
 def indices(batches):
@@ -53,69 +59,103 @@ def indices(batches):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_follow_the_plan_in_every_epoch(workers):
-    planned = loader(workers=workers)
+    planned = loader(shuffle(), workers)
     for epoch in (0, 1, 0):
         planned.sampler.set_epoch(epoch)
-        assert indices(planned) == training_plan(10, 4, 0, epoch, 0, 1).tolist()
+        assert indices(planned) == shuffle().of_epoch(epoch)[0].tolist()
 
 
 def test_batches_hold_the_samples_labels_and_pixels():
-    batch = next(iter(loader()))
+    batch = next(iter(loader(shuffle())))
     assert torch.equal(batch.label, batch.index % 3)
     assert torch.equal(batch.image[:, 0, 0, 0].long(), batch.index)
     assert batch.image.dtype == torch.uint8
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert batch.valid.all()
+    assert batch.broken is None
 
 
 @pytest.mark.parametrize("workers", [(0, 0), (0, 2), (2, 0)])
 def test_resumes_at_the_very_next_batch(workers):
-    whole = loader(count=40, workers=workers[0])
+    whole = loader(shuffle(40), workers[0])
     whole.sampler.set_epoch(3)
     iterator = iter(whole)
     before = [next(iterator).index.tolist() for _ in range(4)]
     state = whole.state_dict()
     rest = indices(iterator)
-    assert state == {"epoch": 3, "batches": 4, "samples_a_step": 4}
-    resumed = loader(count=40, workers=workers[1])
+    assert state == {"epoch": 3, "batches": 4, "samples": 40, "samples_a_step": 4, "seed": 0, "shuffle": "global"}
+    resumed = loader(shuffle(40), workers[1])
     resumed.load_state_dict(state)
     # Lightning sets the epoch after it has made the iterator.
     iterator = iter(resumed)
     resumed.sampler.set_epoch(3)
     assert indices(iterator) == rest
     resumed.sampler.set_epoch(4)
-    assert indices(resumed) == training_plan(40, 4, 0, 4, 0, 1).tolist()
+    assert indices(resumed) == shuffle(40).of_epoch(4)[0].tolist()
     assert len(before) + len(rest) == len(whole)
 
 
 def test_a_finished_epoch_is_followed_by_the_next():
-    first = loader(count=40)
+    first = loader(shuffle(40))
     indices(first)
-    resumed = loader(count=40)
+    resumed = loader(shuffle(40))
     resumed.load_state_dict(first.state_dict())
     assert resumed.sampler.epoch == 1
-    assert indices(resumed) == training_plan(40, 4, 0, 1, 0, 1).tolist()
+    assert indices(resumed) == shuffle(40).of_epoch(1)[0].tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_workers_error_is_one_sentence(workers):
-    samples = Flawed(Reader(), np.arange(20), np.arange(20))
-    numbers, valid = evaluation_plan(20, 4, 0, 1)
-    planned = PlannedLoader(
-        samples, lambda epoch: [Request(epoch, *r) for r in zip(numbers, valid, strict=True)], workers, False, False, {}
-    )
+    planned = loader(in_order(20, 4), workers, Drawn(broken=[13]))
     with pytest.raises(DataError) as caught:
         indices(planned)
-    assert str(caught.value) == "sample13 is broken: draw it again."
+    assert str(caught.value).startswith("The image of sample13 is none of JPEG")
+    assert "\n" not in str(caught.value)
 
 
 def test_images_of_two_sizes_are_refused():
-    samples = Flawed(Reader(), np.arange(20), np.arange(20))
+    samples = EvaluationSamples(Drawn(wider=[14]), WHOLE)
     with pytest.raises(DataError, match="sample14 is 3 x 2 px: set resize and crop"):
-        samples[Request(0, np.array([11, 14]), np.array([True, True]))]
+        samples[Request(0, 0, np.array([11, 14]), np.array([True, True]))]
+
+
+def test_broken_images_are_left_out_when_asked_for_and_counted(caplog):
+    planned = loader(in_order(10, 4), 0, Drawn(broken=[0, 6, 9]), on_error="skip")
+    batches = list(planned)
+    valid = [number for batch in batches for number in batch.index[batch.valid].tolist()]
+    assert valid == [1, 2, 3, 4, 5, 7, 8]
+    assert sum(int(batch.broken.sum()) for batch in batches) == 3
+    assert "3 images of epoch 0 could not be read" in caplog.text
+    # A copy of a good image of the batch stands where a broken one was, with that image's label.
+    assert batches[0].image[0, 0, 0, 0] == 1
+    assert batches[0].label[0] == 1
+    # Padding is not counted as broken: sample 9 fills up the last batch twice more.
+    assert batches[2].broken.tolist() == [False, True, False, False]
+
+
+def test_a_batch_of_broken_images_counts_for_nothing():
+    batches = list(loader(in_order(8, 4), 0, Drawn(broken=range(4, 8)), on_error="skip"))
+    assert batches[1].broken.all()
+    assert not batches[1].valid.any()
+    assert batches[1].image.shape == (4, 3, 224, 224)
+
+
+def test_a_training_batch_of_broken_images_is_an_error_all_the_same():
+    samples = TrainingSamples(Drawn(broken=range(4, 8)), TrainingCrop(crop="none", size=2), 0, "skip")
+    with pytest.raises(DataError, match="No image of a whole batch can be read, the first is sample4"):
+        samples[Request(0, 0, np.arange(4, 8), np.ones(4, dtype=bool))]
 
 
 def test_a_state_of_another_batch_size_is_refused():
-    first = loader(count=40, batch_size=4)
+    first = loader(shuffle(40, 4))
     next(iter(first))
     with pytest.raises(UserError, match="samples_a_step 4, but this run has 8"):
-        loader(count=40, batch_size=8).load_state_dict(first.state_dict())
+        loader(shuffle(40, 8)).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_every_way_to_start_a_process_gives_the_same(start_method):
+    planned = loader(in_order(6, 2), 1, start_method=start_method)
+    batches = list(planned)
+    assert indices(batches) == [[0, 1], [2, 3], [4, 5]]
+    assert batches[2].image[:, 0, 0, 0].tolist() == [4, 5]

@@ -1,39 +1,126 @@
+"""Plans of batches, against what must hold of any order: counts, coverage, and what it may depend on."""
+
+from itertools import product
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lit_robust.data.plan import evaluation_plan, training_plan
+from lit_robust.data.plan import BlockShuffle, EvaluationOrder, EvaluationStretches, GlobalShuffle, Lanes
 
-
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 2, 5, 31, 96, 97])
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_evaluation_counts_every_sample_once(world, count, batch_size):
-    plans = [evaluation_plan(count, batch_size, rank, world) for rank in range(world)]
-    seen = np.concatenate([numbers[valid] for numbers, valid in plans])
-    assert sorted(seen) == list(range(count))
-    assert len({numbers.shape for numbers, _ in plans}) == 1
-    assert all(numbers.max() < count for numbers, _ in plans)
+SHARDS = [[40], [7, 33], [9, 11, 8, 2, 10], [1] * 40]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_training_batches_are_equal_full_and_disjoint(world):
-    plans = [training_plan(101, 8, seed=3, epoch=2, rank=rank, world=world) for rank in range(world)]
-    assert {plan.shape for plan in plans} == {(101 // (8 * world), 8)}
-    seen = np.concatenate([plan.ravel() for plan in plans])
-    assert len(set(seen)) == len(seen)
-    assert seen.max() < 101
+def shuffles(lengths, batch_size, world, seed=3, lanes=12, block_batches=2):
+    """Return the plans of all ranks, one list a kind of shuffle."""
+    lengths = np.array(lengths)
+    count = int(lengths.sum())
+    ranks = range(world)
+    return [
+        [GlobalShuffle(count=count, batch_size=batch_size, seed=seed, rank=rank, world=world) for rank in ranks],
+        [
+            BlockShuffle(
+                lengths=lengths,
+                batch_size=batch_size,
+                seed=seed,
+                lanes=Lanes(lanes, block_batches),
+                rank=rank,
+                world=world,
+            )
+            for rank in ranks
+        ],
+    ]
 
 
-def test_global_batches_do_not_depend_on_the_number_of_ranks():
-    whole = training_plan(64, 8, seed=1, epoch=0, rank=0, world=1)
-    halves = [training_plan(64, 4, seed=1, epoch=0, rank=rank, world=2) for rank in range(2)]
-    for batch, *parts in zip(whole, *halves, strict=True):
-        assert sorted(batch) == sorted(np.concatenate(parts))
+@pytest.mark.parametrize(("lengths", "world", "batch_size"), list(product(SHARDS, (1, 2, 3), (1, 4, 6))))
+def test_training_gives_every_rank_the_same_number_of_full_batches_of_different_samples(lengths, world, batch_size):
+    for plans in shuffles(lengths, batch_size, world):
+        drawn = [plan.of_epoch(1) for plan in plans]
+        assert {numbers.shape for numbers, _ in drawn} == {(40 // (batch_size * world), batch_size)}
+        assert all(mask.all() for _, mask in drawn)
+        together = np.concatenate([numbers.ravel() for numbers, _ in drawn])
+        assert len(set(together.tolist())) == len(together)
+        assert set(together.tolist()) <= set(range(40))
 
 
-def test_order_follows_from_seed_and_epoch():
-    def order(seed, epoch):
-        return training_plan(50, 5, seed, epoch, rank=0, world=1).ravel().tolist()
+def test_training_order_follows_from_seed_and_epoch_alone():
+    for first, again, other in zip(
+        shuffles([20, 20], 4, 1), shuffles([20, 20], 4, 1), shuffles([20, 20], 4, 1, seed=4), strict=True
+    ):
+        orders = [first[0].of_epoch(epoch)[0].tolist() for epoch in range(5)]
+        assert orders == [again[0].of_epoch(epoch)[0].tolist() for epoch in range(5)]
+        assert len({str(order) for order in orders}) == 5
+        assert other[0].of_epoch(0)[0].tolist() != orders[0]
+        assert first[0].order != other[0].order
 
-    assert order(0, 0) == order(0, 0)
-    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+def test_two_ranks_cut_the_global_shuffle_as_one_rank_does():
+    whole = GlobalShuffle(count=64, batch_size=8, seed=1, rank=0, world=1).of_epoch(0)[0]
+    halves = [GlobalShuffle(count=64, batch_size=4, seed=1, rank=rank, world=2).of_epoch(0)[0] for rank in range(2)]
+    for batch, left, right in zip(whole, *halves, strict=True):
+        assert sorted(batch.tolist()) == sorted([*left.tolist(), *right.tolist()])
+
+
+def test_a_lane_keeps_to_few_shards_at_a_time():
+    lengths = np.full(60, 100)
+    plan = BlockShuffle(lengths=lengths, batch_size=10, seed=0, lanes=Lanes(4, 20), rank=0, world=1)
+    numbers, _ = plan.of_epoch(0)
+    for lane in range(4):
+        shards = [set((numbers[place] // 100).tolist()) for place in range(lane, len(numbers), 4)]
+        # A block of 200 samples of 100-sample shards touches at most 3, and a lane passes each shard once.
+        blocks = [set().union(*shards[begin : begin + 20]) for begin in range(0, len(shards), 20)]
+        assert max(map(len, blocks)) <= 5
+        last_seen = {
+            shard: max(i for i, found in enumerate(shards) if shard in found) for shard in set().union(*shards)
+        }
+        first_seen = {shard: min(i for i, found in enumerate(shards) if shard in found) for shard in last_seen}
+        assert all(last_seen[shard] - first_seen[shard] < 40 for shard in last_seen)
+
+
+def test_blocks_are_shuffled():
+    plan = BlockShuffle(lengths=np.array([4000]), batch_size=10, seed=0, lanes=Lanes(1, 50), rank=0, world=1)
+    numbers = plan.of_epoch(0)[0].ravel()
+    # In a shuffled block of 500 neighbours follow each other about once.
+    assert np.mean(np.diff(numbers[:500]) == 1) < 0.02
+    assert sorted(numbers[:500].tolist()) == list(range(500))
+
+
+@given(count=st.integers(1, 60), lanes=st.integers(1, 12), block=st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_every_batch_is_in_one_block_of_its_lane(count, lanes, block):
+    cut = Lanes(lanes, block)
+    for place in range(count):
+        places = cut.block(place)
+        assert place in places
+        assert len(places) <= block
+        assert all(other % lanes == place % lanes for other in places)
+        assert all(cut.block(other) == places for other in places)
+
+
+@pytest.mark.parametrize(
+    ("count", "world", "batch_size", "lanes"), list(product((1, 2, 5, 23, 24, 25), (1, 2, 3), (1, 4, 7), (1, 3, 12)))
+)
+def test_evaluation_counts_every_sample_once(count, world, batch_size, lanes):
+    kinds = [
+        [EvaluationOrder(count=count, batch_size=batch_size, rank=rank, world=world) for rank in range(world)],
+        [
+            EvaluationStretches(count=count, batch_size=batch_size, rank=rank, world=world, lanes=Lanes(lanes, 1))
+            for rank in range(world)
+        ],
+    ]
+    for plans in kinds:
+        drawn = [plan.of_epoch(0) for plan in plans]
+        assert {numbers.shape for numbers, _ in drawn} == {(plans[0].batches, batch_size)}
+        counted = np.concatenate([numbers[mask] for numbers, mask in drawn])
+        assert sorted(counted.tolist()) == list(range(count))
+        assert all(numbers.min() >= 0 and numbers.max() < count for numbers, _ in drawn)
+
+
+def test_requests_go_on_where_they_are_told_to():
+    plan = shuffles([40], 4, 1)[0][0]
+    whole = plan.requests(2)
+    assert [request.place for request in whole] == list(range(10))
+    rest = plan.requests(2, start=7)
+    assert [r.numbers.tolist() for r in rest] == [r.numbers.tolist() for r in whole[7:]]
+    assert {request.epoch for request in rest} == {2}

@@ -1,0 +1,92 @@
+"""ImageNet-A: natural images that ResNet-50 gets wrong, in 200 of ImageNet's classes (Hendrycks et al. 2021)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lit_robust.batch import EvaluationSet
+from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.module import ShardDataModule
+from lit_robust.data.split import Reading, Split, TableSplit
+from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.errors import DataError, UserError
+from lit_robust.reference import imagenet_subset
+
+NAME = "imagenet-a"
+
+
+class ImageNetADataModule(ShardDataModule):
+    """Shards in ``<root>/imagenet-a/``, split ``test``; the test loader is ``imagenet-a``.
+
+    Labels are ImageNet's class numbers. A decision is taken among the 200 classes, as in
+    hendrycks/natural-adv-examples ``eval_many_models.py``; the test set names them.
+
+    Args:
+        root: folder that holds ``imagenet-a/``, or its URL.
+        classes: ``imagenet-a`` for its 200 classes, ``all`` for those of the network (the toy data).
+        evaluation: resize and crop.
+        eval_batch_size: samples a rank and batch.
+        num_workers: processes that read and decode; 0 does both in the main process.
+        name: subfolder of ``root``, and name of the test loader.
+        reading: how shards are read.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        classes: Literal["imagenet-a", "all"] = "imagenet-a",
+        evaluation: EvaluationCrop = EvaluationCrop(),
+        eval_batch_size: int = 256,
+        num_workers: int = 8,
+        name: str = NAME,
+        reading: Reading = Reading(),
+    ) -> None:
+        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        self.classes = () if classes == "all" else imagenet_subset(classes)
+        self.evaluation = evaluation
+        self._split: Split | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read the shard index."""
+        if self._split is None:
+            split = self.open("test")
+            if self.classes and isinstance(split, TableSplit):
+                check_labels(split, self.classes)
+            self._split = split
+
+    def test_dataloader(self) -> dict[str, PlannedLoader]:
+        """Return the one test loader."""
+        assert self._split is not None
+        return {self.name: self.evaluation_loader(self._split, self.evaluation)}
+
+    @property
+    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
+        """The one test set, with the classes that a decision is taken among."""
+        assert self._split is not None
+        protocol = self.describe(self._split, "test", self.evaluation)
+        names = self._split.class_names
+        return {
+            self.name: EvaluationSet(self.name, len(self._split), protocol, class_names=names, classes=self.classes)
+        }
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise a UserError unless the network has ImageNet's 1,000 classes, or with ``all`` those of the labels."""
+        assert self._split is not None
+        needed = 1000 if self.classes else self._split.classes
+        if num_classes != needed:
+            raise UserError(
+                f"The network has {num_classes} classes, but {self._split.where} needs {needed}: give another network."
+            )
+
+
+def check_labels(split: TableSplit, classes: tuple[int, ...]) -> None:
+    """Raise a DataError where a label is none of ``classes``; shards numbered 0 to 199 would be mistaken otherwise."""
+    outside = np.flatnonzero(~np.isin(split.table.label, classes))
+    if len(outside):
+        number = int(outside[0])
+        raise DataError(
+            f"{split.where} has {split.table.key(number)} in class {int(split.table.label[number])}, which is none of "
+            "this set's 200: pack the shards with `--labels imagenet`, so that labels are ImageNet's class numbers."
+        )

@@ -1,0 +1,177 @@
+"""ImageNet-C: ImageNet's validation images under 19 corruptions at 5 severities (Hendrycks & Dietterich 2019)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from lit_robust.batch import EvaluationSet
+from lit_robust.data.cells import CELLS, GENERATED, NAME, chosen_cells
+from lit_robust.data.imagenet import check_classes
+from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.module import ShardDataModule
+from lit_robust.data.shard_splits import open_table
+from lit_robust.data.split import Reading, TableSplit
+from lit_robust.data.table import join
+from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.errors import DataError, UserError
+from lit_robust.shards.listing import read_info
+from lit_robust.shards.remote import is_url
+from lit_robust.stimuli.corruptions import CORRUPTIONS, SEVERITIES
+
+
+class ImageNetCDataModule(ShardDataModule):
+    """Shards in ``<root>/imagenet-c/<corruption>/<severity>/``, split ``val``; one test loader, ``imagenet-c``.
+
+    A sample's group is its cell, ``5 * corruption + severity - 1`` in the order of ``ALL_CORRUPTIONS``. The images are
+    224 px files and are never resized (hendrycks/robustness ``ImageNet-C/test.py`` crops the centre, which is all).
+
+    Images that this suite corrupted are not ImageNet-C's: shards of `lit-robust data corrupt` are refused under this
+    name and belong into another folder, ``imagenet-c-like``, which ``name`` then says.
+
+    Args:
+        root: folder that holds ``imagenet-c/``.
+        corruptions: names; the paper's 15 by default. The extra four are speckle_noise, gaussian_blur, spatter,
+            saturate.
+        severities: 1 to 5.
+        subset: file with the name of one image a line, to which every cell is restricted, such as RobustBench's 5,000
+            (``robustbench/data/imagenet_test_image_ids.txt``); folders and extensions do not matter. Null for all.
+        eval_batch_size: samples a rank and batch.
+        num_workers: processes that read and decode; 0 does both in the main process.
+        name: subfolder of ``root``, and name of the test loader.
+        reading: how shards are read.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        corruptions: Sequence[str] = CORRUPTIONS,
+        severities: Sequence[int] = SEVERITIES,
+        subset: Path | None = None,
+        eval_batch_size: int = 256,
+        num_workers: int = 8,
+        name: str = NAME,
+        reading: Reading = Reading(),
+    ) -> None:
+        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        self.cells = chosen_cells(corruptions, severities)
+        self.subset = subset
+        self.evaluation = EvaluationCrop(resize=None, crop=None)
+        self._split: TableSplit | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read the shard index of every cell."""
+        if self._split is not None:
+            return
+        if is_url(self.root):
+            raise UserError(f"ImageNet-C joins many sets, which {self.root} cannot: copy the shards to a disk.")
+        folder = Path(self.root) / self.name
+        kept = None if self.subset is None else read_names(self.subset)
+        found = []
+        for cell in tqdm(self.cells, f"opening {self.name}", unit="cell", delay=2):
+            check_origin(folder / cell, self.name)
+            split = open_table(folder / cell, "val", self.reading)
+            found.append(split if kept is None else restrict(split, kept))
+        self._split = join_cells(found, [CELLS.index(cell) for cell in self.cells], self.cells)
+
+    def test_dataloader(self) -> dict[str, PlannedLoader]:
+        """Return the one test loader."""
+        assert self._split is not None
+        return {self.name: self.evaluation_loader(self._split, self.evaluation)}
+
+    @property
+    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
+        """The one test set, with its cells."""
+        assert self._split is not None
+        protocol = self.describe(self._split, "val", self.evaluation)
+        names = self._split.class_names
+        return {self.name: EvaluationSet(self.name, len(self._split), protocol, class_names=names, groups=CELLS)}
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise a UserError unless a network of ``num_classes`` classes fits the labels."""
+        assert self._split is not None
+        check_classes(self._split, num_classes)
+
+
+def check_origin(folder: Path, name: str) -> None:
+    """Raise a UserError where generated shards go by the name of the published ones, or the reverse."""
+    generated = GENERATED in read_info(folder)[1]
+    if generated and name == NAME:
+        raise UserError(
+            f"{folder} was made by `lit-robust data corrupt`, so its results are not ImageNet-C's: move the set to a "
+            "folder imagenet-c-like, and set name to that."
+        )
+
+
+def read_names(file: Path) -> frozenset[str]:
+    """Return the names of images that a text file lists, without folders and extensions.
+
+    Raises:
+        UserError: it cannot be read, or names nothing or something twice.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The subset file {file} cannot be read ({error}): give a text file, one name a line."
+        ) from error
+    names = [_stem(line) for line in lines]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"The subset file {file} names no image, or one twice: give one name a line, each once.")
+    return frozenset(names)
+
+
+def restrict(split: TableSplit, names: frozenset[str]) -> TableSplit:
+    """Return the samples of the given names.
+
+    Raises:
+        DataError: the split lacks one of them, or has one twice.
+    """
+    stems = [_stem(split.table.key(number)) for number in range(len(split))]
+    kept = np.array([number for number, stem in enumerate(stems) if stem in names], dtype=np.int64)
+    lacking = sorted(names - set(stems))
+    if lacking or len(kept) > len(names):
+        what = (
+            f"lacks {len(lacking)} of the subset's {len(names)} images, the first is {lacking[0]}"
+            if lacking
+            else (f"has {len(kept)} images of the subset's {len(names)} names")
+        )
+        raise DataError(f"{split.where} {what}: name the subset that belongs to these shards.")
+    restricted = {"restricted": f"{len(kept)} of {len(split)} images, by the subset's names"}
+    return TableSplit(
+        where=split.where,
+        num_classes=split.num_classes,
+        class_names=split.class_names,
+        protocol={**split.protocol, **restricted},
+        table=split.table.select(kept),
+    )
+
+
+def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Sequence[str]) -> TableSplit:
+    """Return the cells as one split, each sample with the number of its cell.
+
+    Raises:
+        DataError: the cells do not hold the same number of images.
+    """
+    counts = {len(split) for split in splits}
+    if len(counts) > 1:
+        few = min(splits, key=len)
+        raise DataError(
+            f"{few.where} holds {len(few)} images where another cell holds {max(counts)}: copy its shards again."
+        )
+    first = splits[0]
+    return TableSplit(
+        where=f"{first.where} and {len(splits) - 1} more cells",
+        num_classes=first.num_classes,
+        class_names=first.class_names,
+        protocol={
+            "images": len(first),
+            "cells": dict(zip(cells, (dict(split.protocol) for split in splits), strict=True)),
+        },
+        table=join([split.table for split in splits], groups),
+    )
+
+
+def _stem(name: str) -> str:
+    return name.rsplit("/", 1)[-1].split(".")[0]

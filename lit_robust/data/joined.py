@@ -1,0 +1,67 @@
+"""Several training sets as one, such as ImageNet with Stylized-ImageNet."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lit_robust.data.imagenet import ImageNetDataModule
+from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.split import Split, TableSplit
+from lit_robust.data.suite import RobustnessSuite
+from lit_robust.data.table import join
+from lit_robust.errors import UserError
+
+
+class JoinedDataModule(RobustnessSuite):
+    """Trains on all samples of all members, in one order; validates on the first, tests on each.
+
+    With ImageNet and Stylized-ImageNet as members it is the first stage of the Shape-ResNet recipe (Geirhos et al.
+    2019, table 2); the second trains on `ImageNetDataModule` from that stage's weights. Batch size, augmentation, seed
+    and reading of the training are the first member's.
+
+    Args:
+        members: sets of the same classes.
+        root: folder of all members' sets; null leaves each member its own.
+    """
+
+    def __init__(self, members: Sequence[ImageNetDataModule], root: str | Path | None = None) -> None:
+        super().__init__(members, root)
+        self.joined = list(members)
+
+    def setup(self, stage: str) -> None:
+        """Set up the members that ``stage`` needs; the training all of them."""
+        super().setup(stage)
+        if stage == "fit":
+            for member in self.joined:
+                member.trainer = self.trainer
+                member.setup(stage)
+            self._train = join_splits([member.train_split() for member in self.joined])
+
+    def train_dataloader(self) -> PlannedLoader:
+        """Return the loader of all members' training samples."""
+        first = self.joined[0]
+        return first.training_loader(self._train, first.training)
+
+
+def join_splits(splits: Sequence[Split]) -> TableSplit:
+    """Return several splits of the same classes as one.
+
+    Raises:
+        UserError: they have other classes, or are behind a URL.
+    """
+    tables = []
+    for split in splits:
+        if not isinstance(split, TableSplit):
+            raise UserError(f"{split.where} is behind a URL and cannot be joined with others: copy it to a disk.")
+        if split.classes != splits[0].classes:
+            raise UserError(
+                f"{split.where} has {split.classes} classes, but {splits[0].where} has {splits[0].classes}: join sets "
+                "of the same classes."
+            )
+        tables.append(split)
+    return replace(
+        tables[0],
+        where=" with ".join(split.where for split in tables),
+        protocol={"joined": [dict(split.protocol) for split in tables]},
+        table=join([split.table for split in tables]),
+    )

@@ -1,0 +1,112 @@
+"""Folders and tars of images, as people have them on disk, to shards."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from lit_robust.data.packing.archive import check_source, check_space, open_source
+from lit_robust.data.packing.classes import Labels
+from lit_robust.data.packing.layouts import Layout, find_images
+from lit_robust.data.packing.pack import Packer, alone
+from lit_robust.data.packing.plan import check_place, make_plan
+from lit_robust.errors import UserError
+from lit_robust.shards.write import shard_stem
+
+__all__ = ["Labels", "Layout", "Packed", "default_workers", "shard_images"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `shard_images` did.
+
+    Attributes:
+        images: in the shards.
+        shards: that make up the split, or all cells.
+        written: of these by this call; the others an earlier one had finished.
+        left: names of the files in the source that were not packed.
+    """
+
+    images: int
+    shards: int
+    written: int
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kept = self.shards - self.written
+        parts = [f"{self.images:,} images in {_count(self.shards, 'shard')}"]
+        if kept:
+            parts.append(f"{kept:,} of them finished before" if self.written else "all of them finished before")
+        if self.left:
+            kinds = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in self.left)
+            named = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
+            parts.append(f"not packed: {_count(len(self.left), 'other file')} ({named}), such as {self.left[0]}")
+        return "; ".join(parts)
+
+
+def shard_images(
+    source: Path,
+    output: Path,
+    split: str,
+    layout: Layout = "auto",
+    labels: Labels = "auto",
+    label_file: Path | None = None,
+    categories: str = "imagenet",
+    shard_size: int = 1000,
+    seed: int = 0,
+    resize: int | None = None,
+    workers: int | None = None,
+    say: Callable[[str], object] = print,
+) -> Packed:
+    """Pack the images of a folder or tar into shards; their bytes are copied unless they are to be resized.
+
+    The same arguments give the same bytes, whatever the number of workers, and also where a run was killed and started
+    again, which keeps the shards that were finished. An ImageNet-C tree goes into a folder a cell.
+
+    Args:
+        source: folder, tar, or tar compressed by gzip, bzip2 or xz.
+        output: folder for the shards; another split may be there already.
+        split: name of the split.
+        layout: how classes follow from folders and names; ``auto`` recognises it.
+        labels: how class numbers follow from classes: ``sorted``, ``imagenet``, or ``auto`` by the layout.
+        label_file: classes of images that all lie in one folder.
+        categories: for cue-conflict, ``imagenet`` or a JSON file.
+        shard_size: images a tar.
+        seed: of the order.
+        resize: shorter side in px to which larger images are brought; None copies all.
+        workers: threads; None for one a processor, at most 8.
+        say: is given one sentence, what the source was taken for, before anything is written.
+
+    Raises:
+        UserError: the source has no images of the layout, the output holds another set, or the disk is too small.
+        DataError: the archive, a label file or an image is damaged, or an archive leads out of itself.
+    """
+    if shard_size < 1 or seed < 0 or (resize is not None and resize < 1) or (workers is not None and workers < 1):
+        raise UserError(
+            f"shard_size {shard_size}, seed {seed}, resize {resize}, workers {workers}: give 1 or more, as seed 0."
+        )
+    check_source(source, output)
+    with alone(output, shard_stem(output, split)), open_source(source, output, split) as tree:
+        found = find_images(tree, layout, split, labels, label_file, categories)
+        say(found.said)
+        plans = [make_plan(part, tree, output, split, shard_size, seed, resize) for part in found.sets]
+        for plan in plans:
+            check_place(plan)
+        check_space(output, sum(shard.size for plan in plans for shard in plan.missing()), f"The shards of {source}")
+        count = sum(len(part.images) for part in found.sets)
+        with tqdm(total=count, desc=f"packing {split}", unit="image") as progress:
+            packer = Packer(tree, workers or default_workers(), progress)
+            written = sum(packer.pack(plan) for plan in plans)
+    return Packed(count, sum(len(plan.shards) for plan in plans), written, tuple(found.left))
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def default_workers() -> int:
+    """Return the number of processors that this process may use, at most 8."""
+    return min(len(os.sched_getaffinity(0)), 8)

@@ -1,0 +1,117 @@
+"""Packing by several threads: each shard whole or not there, and what a killed run finished is kept."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from tqdm import tqdm
+
+from lit_robust.data.packing.archive import remove_hidden
+from lit_robust.data.packing.plan import DIGEST, Plan, Shard, check_place, extension_of
+from lit_robust.data.packing.resize import resized_extension, shrink
+from lit_robust.data.packing.tree import Tree
+from lit_robust.errors import UserError
+from lit_robust.files import atomic_path, write_text
+from lit_robust.shards.write import end_bytes, remove_leftovers, sample_bytes, write_entry
+
+
+class _StoppedError(Exception):
+    """Another thread failed, or the user ended the run."""
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Writes the shards of a plan.
+
+    Args:
+        tree: where the images are.
+        workers: threads; they wait for disks, and libraries let go of Python's lock while they encode.
+        progress: counts images.
+    """
+
+    tree: Tree
+    workers: int
+    progress: "tqdm[None]"
+
+    def pack(self, plan: Plan) -> int:
+        """Write the shards that are missing, then the info file, and return how many shards were written.
+
+        Raises:
+            UserError: the folder belongs to another plan, or cannot be written.
+            DataError: an image cannot be read.
+        """
+        finished = check_place(plan)
+        remove_leftovers(plan.folder, plan.stem)
+        remove_hidden(plan.folder, f".{plan.mark.name}.")
+        lengths = [len(shard.images) for shard in plan.shards]
+        missing = plan.missing()
+        self._count(sum(lengths) - sum(len(shard.images) for shard in missing))
+        if missing or not finished:
+            write_text(plan.mark, json.dumps({"by": "lit-robust data shard", DIGEST: plan.digest}) + "\n")
+            self._write(plan, missing)
+            write_entry(plan.folder, plan.split, [shard.name for shard in plan.shards], lengths, plan.extras)
+        plan.mark.unlink(missing_ok=True)
+        return len(missing)
+
+    def _count(self, images: int) -> None:
+        with self.progress.get_lock():
+            self.progress.update(images)
+
+    def _write(self, plan: Plan, missing: list[Shard]) -> None:
+        stop = Event()
+        with ThreadPoolExecutor(self.workers) as pool:
+            tasks = [pool.submit(self._write_shard, plan, shard, stop) for shard in missing]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _write_shard(self, plan: Plan, shard: Shard, stop: Event) -> None:
+        with atomic_path(plan.folder / shard.name) as beside, beside.open("wb") as file:
+            for image in shard.images:
+                if stop.is_set():
+                    raise _StoppedError
+                extension = extension_of(image)
+                content = self.tree.read(image.file)
+                if plan.resize is not None:
+                    content = shrink(content, plan.resize, extension, f"{image.file.name} in {self.tree.name}")
+                    extension = resized_extension(extension)
+                file.write(sample_bytes(image.key, {extension: content, "cls": b"%d" % image.label}))
+                self._count(1)
+            file.write(end_bytes(file.tell()))
+
+
+@contextmanager
+def alone(folder: Path, stem: str) -> Iterator[None]:
+    """Hold a split against a second run of the same command, which would clear away what this one writes.
+
+    Raises:
+        UserError: another run holds it, or the folder cannot be written.
+    """
+    path = folder / f".{stem}.lock"
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"Cannot write in {folder} ({error.strerror}): choose a folder that can be written.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"Another run writes {stem}-*.tar in {folder}: wait for it, or end it.") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if made and not any(folder.iterdir()):
+            folder.rmdir()

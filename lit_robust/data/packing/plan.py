@@ -1,0 +1,191 @@
+"""What stands in which shard, decided before a byte is written."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_robust.data.packing.layouts import Image, ImageSet
+from lit_robust.data.packing.resize import JPEG_QUALITY
+from lit_robust.data.packing.tree import Tree
+from lit_robust.errors import DataError, UserError
+from lit_robust.shards.listing import ALIASES, read_info
+from lit_robust.shards.write import BLOCK, check_absent, check_key, end_bytes, header, shard_name, shard_stem
+
+FORM = 1  # Counts changes of this file that would give other bytes for the same images.
+DIGEST = "plan_sha256"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar to write.
+
+    Attributes:
+        name: of the tar.
+        images: in its order.
+        size: bytes of the tar; with resized images, what it would have if they were copied.
+    """
+
+    name: str
+    images: Sequence[Image]
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one split is packed.
+
+    Attributes:
+        folder: of the shards.
+        split: name of the split.
+        stem: first part of the tars' names.
+        shards: in order.
+        resize: shorter side in px of images that are larger; None copies all.
+        digest: sha256 over all that decides the tars' bytes: names, sizes and labels of the images, their order, the
+            shards' size, the resizing. The pixels are not read for it.
+        extras: what the info file says of the split beside its tars.
+    """
+
+    folder: Path
+    split: str
+    stem: str
+    shards: Sequence[Shard]
+    resize: int | None
+    digest: str
+    extras: dict[str, Any]
+
+    @property
+    def mark(self) -> Path:
+        """The hidden file that holds the digest while the split is unfinished."""
+        return self.folder / f".{self.stem}.plan.json"
+
+    def missing(self) -> list[Shard]:
+        """Return the shards that are yet to write.
+
+        Raises:
+            DataError: a tar of a shard's name has not the size that it must have.
+        """
+        lacking = []
+        for shard in self.shards:
+            path = self.folder / shard.name
+            if not path.exists():
+                lacking.append(shard)
+            elif self.resize is None and path.stat().st_size != shard.size:
+                raise DataError(
+                    f"{path} has {path.stat().st_size} bytes instead of {shard.size}: remove it, and run this again."
+                )
+        return lacking
+
+
+def make_plan(
+    found: ImageSet, tree: Tree, output: Path, split: str, shard_size: int, seed: int, resize: int | None
+) -> Plan:
+    """Shuffle the images by a seed and deal them to shards.
+
+    Args:
+        found: the images.
+        tree: where they are.
+        output: folder for the shards, or of the cells' folders.
+        split: name of the split.
+        shard_size: images a tar, at least 1.
+        seed: of the order, not negative.
+        resize: shorter side in px; None copies the bytes.
+
+    Raises:
+        UserError: a name cannot be a key, or the shards cannot be named so.
+        DataError: an image is empty, or two have one key.
+    """
+    folder = output / found.folder
+    # A cell's own folder is called 1 to 5: the tars bear the whole name.
+    prefix = "-".join([output.resolve().name, *filter(None, found.folder.split("/"))])
+    stem = shard_stem(folder, split, prefix)
+    _check_images(found.images, tree)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(found.images)).tolist()
+    shards: list[Shard] = []
+    digest = hashlib.sha256()
+    for begin in range(0, len(order), shard_size):
+        images = [found.images[place] for place in order[begin : begin + shard_size]]
+        for image in images:
+            line = [image.key, extension_of(image), image.file.size, image.label, image.file.name]
+            digest.update(json.dumps(line).encode())
+        shards.append(Shard(shard_name(stem, len(shards)), images, _tar_size(images)))
+    extras = _extras(found, resize)
+    digest.update(json.dumps([FORM, stem, shard_size, resize, extras]).encode())
+    extras[DIGEST] = digest.hexdigest()
+    return Plan(folder, split, stem, shards, resize, digest.hexdigest(), extras)
+
+
+def check_place(plan: Plan) -> bool:
+    """Return whether the info file has the split of this very plan already.
+
+    An unfinished split tells its plan in a hidden file, a finished one in the info file.
+
+    Raises:
+        UserError: the folder holds the split, finished or not, from another plan, or a split of other classes.
+    """
+    _, info = read_info(plan.folder)
+    splits: dict[str, Any] = info.get("splits", {})
+    for other, entry in splits.items():
+        names = plan.extras.get("class_names", [])
+        if other != plan.split and entry.get("class_names", names) != names:
+            raise UserError(
+                f"The split {other!r} in {plan.folder} has other classes than these images: give each set its own "
+                "folder."
+            )
+    if splits.get(plan.split, {}).get(DIGEST) == plan.digest:
+        return True
+    if plan.split not in splits and ALIASES.get(plan.split) not in splits and plan.mark.exists():
+        try:
+            begun = json.loads(plan.mark.read_text(encoding="utf-8"))[DIGEST]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{plan.mark} cannot be read ({error}): remove it and {plan.stem}-*.tar.") from error
+        if begun == plan.digest:
+            return False
+        raise UserError(
+            f"{plan.folder} holds a part of {plan.split!r} packed from other images or with other options: run that "
+            f"command to its end, remove {plan.mark.name} and {plan.stem}-*.tar there, or choose another folder."
+        )
+    check_absent(plan.folder, plan.split, plan.stem)
+    return False
+
+
+def extension_of(image: Image) -> str:
+    """Return an image's extension in lower case, without a dot."""
+    return image.file.name.rpartition(".")[2].lower()
+
+
+def _check_images(images: Sequence[Image], tree: Tree) -> None:
+    seen: dict[str, str] = {}
+    for image in images:
+        check_key(image.key)
+        if len(image.key) > 90:  # Shorter names fit any tar.
+            header(f"{image.key}.{extension_of(image)}", image.file.size)
+        if not image.file.size:
+            raise DataError(f"{image.file.name} in {tree.name} is empty: replace or remove it.")
+        if image.key in seen:
+            raise DataError(
+                f"{seen[image.key]} and {image.file.name} in {tree.name} would both be {image.key} in the shards: "
+                "rename or remove one."
+            )
+        seen[image.key] = image.file.name
+
+
+def _tar_size(images: Sequence[Image]) -> int:
+    # Beside the image there are its header, and the header and one block of its label.
+    size = sum(3 * BLOCK + image.file.size + -image.file.size % BLOCK for image in images)
+    return size + len(end_bytes(size))
+
+
+def _extras(found: ImageSet, resize: int | None) -> dict[str, Any]:
+    extras: dict[str, Any] = {}
+    if found.class_names:
+        extras = {"num_classes": len(found.class_names), "class_names": list(found.class_names)}
+    if found.categories is not None:
+        extras["categories"] = {name: list(numbers) for name, numbers in found.categories.items()}
+    if resize is not None:
+        extras["resize"] = {"shorter_side": resize, "filter": "bicubic, antialiased", "jpeg_quality": JPEG_QUALITY}
+    return extras

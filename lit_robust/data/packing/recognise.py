@@ -1,0 +1,125 @@
+"""What people's folders look like: from the names of the files alone."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Literal
+
+from lit_robust.data.cue_conflict import KEY
+from lit_robust.data.packing.label_file import WNID
+from lit_robust.errors import UserError
+from lit_robust.reference import imagenet_subset, imagenet_wnids
+from lit_robust.shards.listing import ALIASES
+from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, SEVERITIES
+
+ANNOTATIONS = "val_annotations.txt"
+Recognised = Literal[
+    "class-folders",
+    "flat",
+    "wnid-names",
+    "tiny-imagenet-val",
+    "imagenet-c",
+    "imagenet-a",
+    "imagenet-o",
+    "cue-conflict",
+]
+
+
+def find_root(images: Sequence[str], split: str, annotated: Iterable[str], labelled: bool) -> str:
+    """Return the folder that the images of a split lie under, with a ``/`` at its end; empty for the source itself.
+
+    Archives often hold one folder with everything in it, and that again one a split.
+
+    Args:
+        images: their paths below the source.
+        split: name of the split.
+        annotated: folders with an annotations file of Tiny-ImageNet's.
+        labelled: whether there is a label file, so that images need no folders of their classes.
+    """
+    root = ""
+    names = list(images)
+    while names and all("/" in name for name in names):
+        tops = {name.split("/")[0] for name in names}
+        chosen = [top for top in (split, ALIASES.get(split), *tops) if top in tops]
+        top = chosen[0]
+        if len(tops) > 1 and top not in (split, ALIASES.get(split)):
+            break
+        below = [name[len(top) + 1 :] for name in names if name.startswith(f"{top}/")]
+        if not _is_outer(top, below, root + top in annotated, labelled):
+            break
+        root, names = f"{root}{top}/", below
+    return root
+
+
+def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, where: str) -> Recognised:
+    """Return the layout of a source.
+
+    Args:
+        images: paths of the images.
+        others: paths of the other files.
+        labelled: whether there is a label file.
+        where: what to call the source.
+
+    Raises:
+        UserError: it is of no layout that can be told.
+    """
+    if labelled:
+        return "flat"
+    if ANNOTATIONS in others:
+        return "tiny-imagenet-val"
+    if any(cell_of(name) for name in images):
+        return "imagenet-c"
+    loose = [name for name in images if "/" not in name]
+    if len(loose) == len(images):
+        if all(_is_wnid_name(name) for name in loose):
+            return "wnid-names"
+        raise UserError(
+            f"The images of {where} lie in one folder without their classes: give a --label-file, such as "
+            "LOC_val_solution.csv for ImageNet's validation images."
+        )
+    inside = [name for name in images if "/" in name]
+    if all(_is_cue_conflict(name) for name in inside):
+        return "cue-conflict"
+    classes = {name.split("/")[0] for name in inside}
+    if len(classes) == 1 and not WNID.fullmatch(min(classes)):
+        raise UserError(
+            f"All images of {where} lie in {min(classes)}: give --layout class-folders if that is their one class, a "
+            "--label-file or another folder if not."
+        )
+    for published in ("imagenet-a", "imagenet-o"):
+        if classes == {imagenet_wnids()[number] for number in imagenet_subset(published)}:
+            return published
+    return "class-folders"
+
+
+def cell_of(name: str) -> str | None:
+    """Return the cell of ImageNet-C, such as ``fog/3``, that a path is of; None for others.
+
+    Args:
+        name: ``[<group>/]<corruption>/<severity>/<class>/<file>``.
+    """
+    parts = name.split("/")
+    if len(parts) < 4 or parts[-4] not in ALL_CORRUPTIONS or parts[-3] not in map(str, SEVERITIES):
+        return None
+    return f"{parts[-4]}/{parts[-3]}"
+
+
+def _is_outer(top: str, below: Sequence[str], annotated: bool, labelled: bool) -> bool:
+    """Return whether a folder merely holds the images, and is no class or corruption itself."""
+    if annotated:
+        return True
+    if WNID.fullmatch(top) or top in ALL_CORRUPTIONS or all(_is_cue_conflict(f"{top}/{name}") for name in below):
+        return False
+    if all("/" in name for name in below):
+        return {name.split("/")[0] for name in below} != {"images"} or labelled
+    return labelled or all(_is_wnid_name(name) for name in below)
+
+
+def _is_wnid_name(name: str) -> bool:
+    wnid, _, rest = name.partition("_")
+    return WNID.fullmatch(wnid) is not None and bool(rest)
+
+
+def _is_cue_conflict(name: str) -> bool:
+    folder, _, base = name.rpartition("/")
+    match = KEY.search(PurePosixPath(base).stem)
+    return match is not None and match[1] == folder

@@ -1,0 +1,126 @@
+"""A split of a set: what is known of it, and how it is fed to a loader."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lit_robust.data.plan import BlockShuffle, EvaluationOrder, GlobalShuffle, Lanes, Plan
+from lit_robust.data.source import Source, TableSource
+from lit_robust.data.table import SampleTable
+from lit_robust.errors import UserError
+
+LANES = 12  # 1, 2, 3, 4, 6 and 12 workers share them evenly.
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How shards are read.
+
+    Attributes:
+        shuffle: order of training samples: ``global``, each anywhere in the epoch; or ``block``, the shards in random
+            order and the samples shuffled in blocks, for file systems on which scattered reads are slow. What comes
+            from a URL is always shuffled in blocks.
+        block: samples that are shuffled together in each of a rank's 12 lanes, where the order is in blocks.
+        label: where the class comes from: ``auto`` (the ``cls`` member, or the json field that the info file names),
+            ``cls``, ``json:FIELD``, or ``wordnet`` (the first WordNet id in the key, as its ImageNet class number).
+        on_error: what to do about a broken shard or image: ``error`` ends the run and names it; ``skip`` leaves the
+            samples out and counts them in the results.
+        allow_pipes: run the shell command of a root that begins with ``pipe:``.
+        start_method: how worker processes start; null takes Python's default.
+    """
+
+    shuffle: Literal["global", "block"] = "global"
+    block: int = 1024
+    label: str = "auto"
+    on_error: Literal["error", "skip"] = "error"
+    allow_pipes: bool = False
+    start_method: Literal["fork", "forkserver", "spawn"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise UserError(f"reading.block is {self.block}: give 1 sample or more.")
+
+    def lanes(self, batch_size: int) -> Lanes:
+        """Return the lanes of an order in blocks."""
+        return Lanes(LANES, max(self.block // batch_size, 1))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch is this process's.
+
+    Attributes:
+        batch_size: samples a rank and batch.
+        rank: this process, 0 to ``world - 1``.
+        world: number of processes.
+    """
+
+    batch_size: int
+    rank: int
+    world: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Split(ABC):
+    """One split of a set.
+
+    Attributes:
+        where: what to call it in a message.
+        num_classes: how many classes there are, where its publisher says.
+        class_names: name of each class, where its publisher says.
+        protocol: plain values for the results file: what tells these samples from others.
+    """
+
+    where: str
+    num_classes: int | None
+    class_names: tuple[str, ...]
+    protocol: Mapping[str, Any]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many classes a network needs for these labels."""
+
+    @abstractmethod
+    def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
+        """Return shuffled samples: the same number of full batches on every rank."""
+
+    @abstractmethod
+    def evaluation(self, share: Share) -> tuple[Source, Plan]:
+        """Return all samples, each valid once over all ranks."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TableSplit(Split):
+    """A split whose samples can be read in any order.
+
+    Attributes:
+        table: its samples.
+    """
+
+    table: SampleTable
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def classes(self) -> int:
+        """How many classes a network needs for these labels."""
+        return max(int(self.table.label.max()) + 1, self.num_classes or 0)
+
+    def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
+        """Return shuffled samples: the same number of full batches on every rank."""
+        mine = {"batch_size": share.batch_size, "rank": share.rank, "world": share.world}
+        if reading.shuffle == "global":
+            return TableSource(self.table), GlobalShuffle(count=len(self), seed=seed, **mine)
+        lanes = reading.lanes(share.batch_size)
+        return TableSource(self.table), BlockShuffle(lengths=self.table.lengths, seed=seed, lanes=lanes, **mine)
+
+    def evaluation(self, share: Share) -> tuple[Source, Plan]:
+        """Return all samples, each valid once over all ranks."""
+        plan = EvaluationOrder(count=len(self), batch_size=share.batch_size, rank=share.rank, world=share.world)
+        return TableSource(self.table), plan

@@ -1,0 +1,330 @@
+"""Every data module on tiny shards in its set's layout: which samples it delivers, labelled and grouped how."""
+
+import io
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_robust.data import (
+    CueConflictDataModule,
+    EvaluationCrop,
+    ImageFolderDataModule,
+    ImageNetADataModule,
+    ImageNetCDataModule,
+    ImageNetCLikeDataModule,
+    ImageNetDataModule,
+    ImageNetODataModule,
+    JoinedDataModule,
+    Reading,
+    RestrictedImageNetDataModule,
+    RobustnessSuite,
+    StylizedImageNetDataModule,
+    TrainingCrop,
+)
+from lit_robust.data.cells import CELLS
+from lit_robust.errors import DataError, UserError
+from lit_robust.reference import imagenet_subset, imagenet_wnids, restricted_imagenet
+from lit_robust.shards import ShardWriter
+from lit_robust.stimuli.corruptions import corrupt
+
+WHOLE = EvaluationCrop(resize=None, crop=None)
+PLAIN = TrainingCrop(crop="none", size=8, flip=False)
+
+
+def png(value, size=8):
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), (value % 256, value // 256, 7)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder, split, labels, num_classes=1000, keys=None, shard_size=4, size=8):
+    """Write one image a label, whose red channel is its place."""
+    with ShardWriter(folder, split, shard_size=shard_size, num_classes=num_classes) as writer:
+        for place, label in enumerate(labels):
+            key = f"{label:04d}/{place:05d}" if keys is None else keys[place]
+            writer.write(key, {"png": png(place, size), "cls": b"%d" % label})
+
+
+def everything(loader):
+    """Return all valid samples of a loader, as columns."""
+    batches = [batch.select(batch.valid) for batch in loader]
+    columns = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("image", "label", "index", "group", "texture")
+        if getattr(batches[0], name) is not None
+    }
+    return columns
+
+
+def ready(module, stage="test"):
+    module.setup(stage)
+    return module
+
+
+def loaded(module):
+    (loader,) = module.test_dataloader().values()
+    return everything(loader)
+
+
+SMALL = {"eval_batch_size": 3, "num_workers": 0}
+
+
+def test_stylized_imagenet_has_a_name_and_folder_of_its_own(tmp_path):
+    write(tmp_path / "stylized-imagenet", "val", [3, 5])
+    module = ready(StylizedImageNetDataModule(tmp_path, evaluation=WHOLE, **SMALL))
+    assert list(module.evaluation_sets) == ["stylized-imagenet"]
+    assert loaded(module)["label"].tolist() == [3, 5]
+
+
+def test_joined_sets_are_trained_on_in_one_order_and_tested_apart(tmp_path):
+    write(tmp_path / "imagenet", "train", [0] * 5)
+    write(tmp_path / "imagenet", "val", [0] * 2)
+    write(tmp_path / "stylized-imagenet", "train", [1] * 7)
+    write(tmp_path / "stylized-imagenet", "val", [1] * 3)
+    small = {"training": PLAIN, "evaluation": WHOLE, "batch_size": 4, **SMALL}
+    module = JoinedDataModule([ImageNetDataModule(**small), StylizedImageNetDataModule(**small)], root=tmp_path)
+    module.setup("fit")
+    found = everything(module.train_dataloader())
+    assert sorted(found["index"].tolist()) == list(range(12))
+    by_number = dict(
+        zip(found["index"].tolist(), zip(found["label"], found["image"][:, 0, 0, 0], strict=True), strict=True)
+    )
+    assert [int(by_number[n][0]) for n in range(12)] == [0] * 5 + [1] * 7
+    assert [int(by_number[n][1]) for n in range(12)] == [*range(5), *range(7)]
+    # One order over both: neither set comes in one piece.
+    assert np.count_nonzero(np.diff(found["label"].numpy())) > 1
+    module.setup("test")
+    assert {name: described.count for name, described in module.evaluation_sets.items()} == {
+        "imagenet": 2,
+        "stylized-imagenet": 3,
+    }
+    assert len(everything(module.val_dataloader())["label"]) == 2
+
+
+def test_joined_sets_must_have_the_same_classes(tmp_path):
+    write(tmp_path / "imagenet", "train", [0] * 5, num_classes=2)
+    write(tmp_path / "stylized-imagenet", "train", [1] * 5, num_classes=3)
+    for name in ("imagenet", "stylized-imagenet"):
+        write(tmp_path / name, "val", [0] * 2)
+    module = JoinedDataModule([ImageNetDataModule(), StylizedImageNetDataModule()], root=tmp_path)
+    with pytest.raises(UserError, match="has 3 classes, but .* has 2: join sets of the same classes"):
+        module.setup("fit")
+
+
+def test_imagenet_c_is_one_loader_whose_samples_carry_their_cell(tmp_path):
+    for corruption in ("fog", "saturate"):
+        for severity in (2, 5):
+            write(tmp_path / "imagenet-c" / corruption / str(severity), "val", [7, 8, 9])
+    module = ready(ImageNetCDataModule(tmp_path, ["fog", "saturate"], [2, 5], **SMALL))
+    found = loaded(module)
+    described = module.evaluation_sets["imagenet-c"]
+    names = [described.groups[group] for group in found["group"].tolist()]
+    assert names == ["fog/2"] * 3 + ["fog/5"] * 3 + ["saturate/2"] * 3 + ["saturate/5"] * 3
+    assert described.groups == CELLS
+    assert len(CELLS) == 95
+    assert found["label"].tolist() == [7, 8, 9] * 4
+    assert found["image"][:, 0, 0, 0].tolist() == [0, 1, 2] * 4
+    assert described.count == 12
+    assert described.protocol["images"] == 3
+    assert described.protocol["resize"] is None
+
+
+def test_imagenet_c_takes_the_papers_fifteen_and_names_what_is_missing(tmp_path):
+    write(tmp_path / "imagenet-c" / "gaussian_noise" / "1", "val", [7])
+    with pytest.raises(UserError, match="gaussian_noise/2"):
+        ready(ImageNetCDataModule(tmp_path, **SMALL))
+    assert len(ImageNetCDataModule(tmp_path).cells) == 75
+    with pytest.raises(UserError, match=r"corruptions is \['rain'\]: name some of gaussian_noise"):
+        ImageNetCDataModule(tmp_path, ["rain"])
+    with pytest.raises(UserError, match=r"severities is \[0\]: name some of 1, 2, 3, 4, 5"):
+        ImageNetCDataModule(tmp_path, severities=[0])
+
+
+def test_imagenet_c_cells_of_different_length_are_refused(tmp_path):
+    write(tmp_path / "imagenet-c/fog/1", "val", [7, 8])
+    write(tmp_path / "imagenet-c/fog/2", "val", [7])
+    with pytest.raises(DataError, match=r"fog/2 \(val\) holds 1 images where another cell holds 2"):
+        ready(ImageNetCDataModule(tmp_path, ["fog"], [1, 2], **SMALL))
+
+
+def test_imagenet_c_is_restricted_to_a_file_of_names(tmp_path):
+    keys = [f"n0144/ILSVRC2012_val_0000000{number}" for number in range(4)]
+    write(tmp_path / "imagenet-c/fog/1", "val", [0, 1, 2, 3], keys=keys)
+    names = tmp_path / "ids.txt"
+    names.write_text("n0144/ILSVRC2012_val_00000003.JPEG\nn0144/ILSVRC2012_val_00000001.JPEG\n")
+    module = ready(ImageNetCDataModule(tmp_path, ["fog"], [1], subset=names, **SMALL))
+    assert loaded(module)["label"].tolist() == [1, 3]
+    names.write_text("ILSVRC2012_val_00000009\n")
+    with pytest.raises(DataError, match="lacks 1 of the subset's 1 images, the first is ILSVRC2012_val_00000009"):
+        ready(ImageNetCDataModule(tmp_path, ["fog"], [1], subset=names, **SMALL))
+
+
+def test_generated_images_cannot_pass_for_imagenet_c(tmp_path):
+    for name in ("imagenet-c", "imagenet-c-like"):
+        folder = tmp_path / name / "fog" / "1"
+        folder.mkdir(parents=True)
+        (folder / "_info.json").write_text(json.dumps({"generated": {"seed": 0}, "splits": {}}))
+        write(folder, "val", [7])
+    with pytest.raises(UserError, match="its results are not ImageNet-C's"):
+        ready(ImageNetCDataModule(tmp_path, ["fog"], [1], **SMALL))
+    module = ready(ImageNetCDataModule(tmp_path, ["fog"], [1], name="imagenet-c-like", **SMALL))
+    assert list(module.evaluation_sets) == ["imagenet-c-like"]
+
+
+def test_images_are_corrupted_as_they_are_loaded(tmp_path):
+    write(tmp_path / "imagenet", "val", [4, 5, 6], size=16)
+    settings = {"crop": WHOLE, "seed": 3, **SMALL}
+    module = ready(ImageNetCLikeDataModule(tmp_path, ["contrast", "gaussian_noise"], [1, 3], **settings))
+    found = loaded(module)
+    cells = ["contrast/1", "contrast/3", "gaussian_noise/1", "gaussian_noise/3"]
+    assert [CELLS[group] for group in found["group"].tolist()] == cells * 3
+    assert found["label"].tolist() == [4] * 4 + [5] * 4 + [6] * 4
+    clean = torch.stack([torch.tensor([n, 0, 7], dtype=torch.uint8) for n in range(3)])[:, :, None, None].expand(
+        3, 3, 16, 16
+    )
+    assert torch.equal(found["image"][1::4], corrupt(clean.contiguous(), "contrast", 3, [0, 0, 0]))
+    # Whatever the batch size and workers, the noise is the same; of another image or seed it differs.
+    again = ready(
+        ImageNetCLikeDataModule(tmp_path, ["gaussian_noise"], [3], crop=WHOLE, seed=3, eval_batch_size=1, num_workers=1)
+    )
+    assert torch.equal(loaded(again)["image"], found["image"][3::4])
+    other = ready(ImageNetCLikeDataModule(tmp_path, ["gaussian_noise"], [3], crop=WHOLE, seed=4, **SMALL))
+    assert not torch.equal(loaded(other)["image"], found["image"][3::4])
+    protocol = module.evaluation_sets["imagenet-c-like"].protocol
+    assert protocol["corrupted"] == "as loaded; ImageNet-C-like, not ImageNet-C"
+
+
+def test_imagenet_a_keeps_imagenets_numbers_and_names_its_classes(tmp_path):
+    write(tmp_path / "imagenet-a", "test", [6, 11, 988])
+    module = ready(ImageNetADataModule(tmp_path, evaluation=WHOLE, **SMALL))
+    assert loaded(module)["label"].tolist() == [6, 11, 988]
+    assert module.evaluation_sets["imagenet-a"].classes == imagenet_subset("imagenet-a")
+    with pytest.raises(UserError, match="has 200 classes, but .* needs 1000"):
+        module.check_classes(200)
+
+
+def test_imagenet_a_refuses_labels_from_0_to_199(tmp_path):
+    write(tmp_path / "imagenet-a", "test", [0, 1, 199], num_classes=200)
+    with pytest.raises(DataError, match="in class 0, which is none of this set's 200: pack the shards with"):
+        ready(ImageNetADataModule(tmp_path, **SMALL))
+
+
+def test_imagenet_o_joins_its_images_with_validation_images_of_the_same_classes(tmp_path):
+    write(tmp_path / "imagenet-o", "test", [70, 1])
+    write(tmp_path / "imagenet", "val", [0, 1, 2, 51, 51, 999])
+    module = ready(ImageNetODataModule(tmp_path, evaluation=WHOLE, **SMALL))
+    found = loaded(module)
+    assert found["label"].tolist() == [1, 51, 51, -1, -1]
+    assert found["group"].tolist() == [0, 0, 0, 1, 1]
+    assert found["image"][:, 0, 0, 0].tolist() == [1, 3, 4, 0, 1]
+    described = module.evaluation_sets["imagenet-o"]
+    assert described.groups == ("in-distribution", "out-of-distribution")
+    assert described.protocol["in_distribution"]["count"] == 3
+    module.check_classes(1000)
+
+
+def test_restricted_imagenet_selects_and_relabels(tmp_path):
+    labels = [150, 151, 268, 269, 281, 33, 37, 319, 0, 121]
+    for split in ("train", "val"):
+        write(tmp_path / "imagenet", split, labels)
+    module = ready(
+        RestrictedImageNetDataModule(tmp_path, training=PLAIN, evaluation=WHOLE, batch_size=7, **SMALL), "fit"
+    )
+    found = everything(module.val_dataloader())
+    names = list(restricted_imagenet())
+    assert [names[label] for label in found["label"]] == ["dog", "dog", "cat", "turtle", "turtle", "insect", "crab"]
+    assert found["image"][:, 0, 0, 0].tolist() == [1, 2, 4, 5, 6, 7, 9]
+    module.check_classes(9)
+    with pytest.raises(UserError, match="set model.init_args.network.num_classes to 9"):
+        module.check_classes(1000)
+    trained = everything(module.train_dataloader())
+    assert sorted(trained["image"][:, 0, 0, 0].tolist()) == [1, 2, 4, 5, 6, 7, 9]
+
+
+def test_plain_folders_are_read_like_shards(tmp_path):
+    wnids = imagenet_wnids()
+    files = {f"{wnids[5]}/deep/b.png": 1, f"{wnids[5]}/a.PNG": 0, f"{wnids[2]}/c.png": 2}
+    for split in ("train", "val"):
+        for name, value in files.items():
+            path = tmp_path / "set" / split / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(value))
+        (tmp_path / "set" / split / wnids[5] / "notes.txt").write_text("not an image")
+    small = {"name": "set", "training": PLAIN, "evaluation": WHOLE, "batch_size": 3, **SMALL}
+    module = ready(ImageFolderDataModule(tmp_path, "sorted", **small), "fit")
+    found = everything(module.val_dataloader())
+    assert found["label"].tolist() == [0, 1, 1]
+    assert found["image"][:, 0, 0, 0].tolist() == [2, 0, 1]
+    assert sorted(everything(module.train_dataloader())["image"][:, 0, 0, 0].tolist()) == [0, 1, 2]
+    module = ready(ImageFolderDataModule(tmp_path, "imagenet", **small))
+    assert everything(module.val_dataloader())["label"].tolist() == [2, 5, 5]
+    (tmp_path / "set" / "val" / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no images, but would be a class"):
+        ready(ImageFolderDataModule(tmp_path, "sorted", **small))
+
+
+def cue_conflict(folder):
+    keys = ["bear/bear1-car2", "car/car3-car1", "car/car4-oven1", "dog/dog1-bear2"]
+    write(folder / "cue-conflict", "test", [0, 1, 1, 2], keys=keys)
+
+
+def test_cue_conflict_images_outside_the_categories_are_left_out_and_said_so(tmp_path):
+    cue_conflict(tmp_path)
+    categories = tmp_path / "categories.json"
+    categories.write_text('{"bear": [1], "car": [0, 2], "dog": [3]}')
+    module = ready(CueConflictDataModule(tmp_path, str(categories), **SMALL))
+    found = loaded(module)
+    assert found["label"].tolist() == [0, 1, 2]
+    assert found["texture"].tolist() == [1, 1, 0]
+    assert found["image"][:, 0, 0, 0].tolist() == [0, 1, 3]
+    assert module.evaluation_sets["cue-conflict"].protocol["restricted"].startswith("3 of 4 images")
+
+
+def test_a_suite_names_its_sets_and_leaves_out_a_missing_one_only_when_told(tmp_path):
+    write(tmp_path / "imagenet", "val", [6, 7])
+    write(tmp_path / "imagenet-a", "test", [6])
+    members = [
+        ImageNetDataModule(evaluation=WHOLE, **SMALL),
+        ImageNetADataModule(evaluation=WHOLE, **SMALL),
+        ImageNetODataModule(evaluation=WHOLE, **SMALL),
+    ]
+    with pytest.raises(UserError, match="imagenet-o"):
+        RobustnessSuite(members, tmp_path).setup("test")
+    suite = RobustnessSuite(members, tmp_path, missing="skip")
+    suite.setup("test")
+    assert list(suite.evaluation_sets) == list(suite.test_dataloader()) == ["imagenet", "imagenet-a"]
+    assert suite.missing_sets == {"imagenet-o": f"there is no folder {tmp_path / 'imagenet-o'}"}
+
+
+def test_a_suite_never_leaves_out_a_defective_set(tmp_path):
+    write(tmp_path / "imagenet", "val", [6, 7])
+    (shard,) = (tmp_path / "imagenet").glob("*.tar")
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(DataError, match="defective"):
+        RobustnessSuite([ImageNetDataModule(**SMALL)], tmp_path, missing="skip").setup("test")
+
+
+def test_a_suite_refuses_two_sets_of_one_name():
+    with pytest.raises(UserError, match="Two members of the suite name a test set 'imagenet'"):
+        RobustnessSuite([ImageNetDataModule(), ImageNetDataModule()])
+
+
+def test_blocks_need_at_least_one_sample():
+    with pytest.raises(UserError, match=r"reading.block is 0: give 1 sample or more"):
+        Reading(block=0)
+
+
+def test_every_module_shuffles_alike_through_its_own_loader(tmp_path):
+    write(tmp_path / "imagenet", "train", list(range(40)))
+    write(tmp_path / "imagenet", "val", [0])
+    orders = []
+    for reading in (Reading(), Reading(shuffle="block", block=8)):
+        module = ImageNetDataModule(tmp_path, PLAIN, WHOLE, 4, num_workers=0, seed=1, reading=reading)
+        module.setup("fit")
+        orders.append([batch.index.tolist() for batch in islice(module.train_dataloader(), 20)])
+        assert sorted(np.concatenate(orders[-1]).tolist()) == list(range(40))
+    assert orders[0] != orders[1]
