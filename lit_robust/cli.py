@@ -25,9 +25,15 @@ train and evaluate, each with -c CONFIG.yaml and any option of it on the command
   predict     a class for every validation image; writes predictions.csv into the run's folder
 
 data and reports:
-  data toy    draw the toy data, as shards in the layouts of the real sets
-  data shard  pack folders of images into shards
-  report      compare runs on one page
+  data toy      draw the toy data, as shards in the layouts of the real sets
+  data shard    pack folders or tars of images into shards
+  data verify   check shards, and list every defect
+  data corrupt  shards under the corruptions of ImageNet-C
+  report        compare runs on one page
+
+speed and memory beside others' code:
+  bench data         loading
+  bench corruptions  the 19 corruptions
 
 options:
   -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options

@@ -89,7 +89,7 @@ def _shard(words: list[str]) -> None:
         help="shorter side in px to which larger images are brought, encoded again as JPEG of quality 95, PNG as PNG",
     )
     parser.add_argument(
-        "--workers", type=PositiveInt, default=None, help="threads; the bytes do not depend on it; null: CPUs, at most 8"
+        "--workers", type=PositiveInt, default=None, help="threads, which change no byte; null: CPUs, at most 8"
     )
     options = parser.parse_args(words)
     from lit_robust.data.packing import shard_images
@@ -282,7 +282,7 @@ def run_tool(words: Sequence[str]) -> None:
             names = ",".join(name.split()[1] for name in groups)
             print(f"usage: lit-robust {words[0]} {{{names}}} [OPTIONS]\n\nEach has its own --help.")
             return
-        raise UserError(f"There is no command `{words[0]} {given}`: choose {', '.join(groups)}.")
+        raise UserError(f"There is no command `{words[0]} {given}`: choose {', '.join(groups[:-1])} or {groups[-1]}.")
     close = get_close_matches(words[0], ["fit", "validate", "test", "predict", *TOOLS], n=1)
     hint = f"did you mean {close[0]}?" if close else "`lit-robust --help` lists them."
     raise UserError(f"There is no command {words[0]!r}: {hint}")

@@ -22,7 +22,7 @@ def images(folder, names):
 
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8)).save(folder / name)
+        Image.new("RGB", (16, 16)).save(folder / name)
     return str(folder)
 
 
@@ -33,6 +33,18 @@ def results(folder):
     return str(folder)
 
 
+def layout_of(words):
+    """Return names of images in the layout that a `data shard` command is about."""
+    named = words[words.index("--layout") + 1] if "--layout" in words else Path(words[2]).name.split(".")[0]
+    return {
+        "wnid-names": ["n01440764_tench.png"],
+        "imagenet-sample": ["n01440764_tench.png"],
+        "cue-conflict": ["bear/bear1-car2.png"],
+        "ILSVRC2012_img_val": ["a.png"],
+        "imagenet-c": ["noise/shot_noise/3/n01440764/1.png"],
+    }.get(named, ["n01440764/1.png", "n01443537/2.png"])
+
+
 def cheap(words, tmp_path):
     """Return the command with its data and its work made small: what it parses stays."""
     command = words[0]
@@ -41,13 +53,22 @@ def cheap(words, tmp_path):
     if words[:2] == ["data", "toy"]:
         return ["data", "toy", str(tmp_path / "toy"), "--train", "8", "--test", "8", "--severities", "[]"]
     if words[:2] == ["data", "shard"]:
-        layout = words[words.index("--layout") + 1] if "--layout" in words else "class-folders"
-        names = {
-            "class-folders": ["a/1.png", "b/2.png"],
-            "wnid-names": ["n01440764_tench.png"],
-            "cue-conflict": ["bear/bear1-car2.png"],
-        }[layout]
-        return ["data", "shard", images(tmp_path / "images", names), str(tmp_path / "out"), *words[4:]]
+        if "--label-file" in words:
+            labels = tmp_path / words[words.index("--label-file") + 1]
+            labels.write_text("ImageId,PredictionString\na,n01440764 1 2 3 4\n")
+            words = [str(labels) if word == labels.name else word for word in words]
+        return ["data", "shard", images(tmp_path / "images", layout_of(words)), str(tmp_path / "out"), *words[4:]]
+    if words[:2] in (["data", "verify"], ["data", "corrupt"]):
+        clean = tmp_path / "imagenet"
+        assert (
+            main(["data", "shard", images(tmp_path / "images", ["a/1.png", "b/2.png"]), str(clean), "--split", "val"])
+            == 0
+        )
+        if words[1] == "verify":
+            return ["data", "verify", str(tmp_path), *words[3:]]
+        return [*words[:2], str(clean), str(tmp_path / "like"), "--corruptions", "[fog]", "--severities", "[1]"]
+    if command == "bench":
+        return [*words, "--help"]
     if command == "report":
         runs = [results(tmp_path / f"run{number}") for number in range(words.index("-o") - 1)]
         return ["report", *runs, "-o", str(tmp_path / words[-1])]

@@ -1,5 +1,6 @@
 """ImageNet-C: ImageNet's validation images under 19 corruptions at 5 severities (Hendrycks & Dietterich 2019)."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -95,9 +96,8 @@ class ImageNetCDataModule(ShardDataModule):
 
 
 def check_origin(folder: Path, name: str) -> None:
-    """Raise a UserError where generated shards go by the name of the published ones, or the reverse."""
-    generated = GENERATED in read_info(folder)[1]
-    if generated and name == NAME:
+    """Raise a UserError where generated shards go by the name of the published ones."""
+    if name == NAME and GENERATED in read_info(folder)[1]:
         raise UserError(
             f"{folder} was made by `lit-robust data corrupt`, so its results are not ImageNet-C's: move the set to a "
             "folder imagenet-c-like, and set name to that."
@@ -152,22 +152,32 @@ def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Seque
     """Return the cells as one split, each sample with the number of its cell.
 
     Raises:
-        DataError: the cells do not hold the same number of images.
+        DataError: the cells do not hold the same number of images of each class, and none was to be skipped.
     """
-    counts = {len(split) for split in splits}
-    if len(counts) > 1:
-        few = min(splits, key=len)
-        raise DataError(
-            f"{few.where} holds {len(few)} images where another cell holds {max(counts)}: copy its shards again."
-        )
     first = splits[0]
+    classes = [np.bincount(split.table.label) for split in splits]
+    skipped = {
+        cell: split.protocol["skipped"]
+        for cell, split in zip(cells, splits, strict=True)
+        if "skipped" in split.protocol
+    }
+    for split, counts in zip(splits, classes, strict=True):
+        if not skipped and not np.array_equal(counts, classes[0]):
+            raise DataError(
+                f"{split.where} holds {len(split)} images, but {first.where} {len(first)}, or of other classes: copy "
+                "the shards of one of them again."
+            )
+    digest = hashlib.sha256("".join(split.protocol["shards_sha256"] for split in splits).encode()).hexdigest()
     return TableSplit(
         where=f"{first.where} and {len(splits) - 1} more cells",
         num_classes=first.num_classes,
         class_names=first.class_names,
         protocol={
-            "images": len(first),
-            "cells": dict(zip(cells, (dict(split.protocol) for split in splits), strict=True)),
+            **({"restricted": first.protocol["restricted"]} if "restricted" in first.protocol else {}),
+            "images_a_cell": len(first),
+            "cells": list(cells),
+            "shards_sha256": digest,
+            **({"skipped": skipped} if skipped else {}),
         },
         table=join([split.table for split in splits], groups),
     )

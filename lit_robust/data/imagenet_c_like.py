@@ -133,7 +133,8 @@ class ImageNetCLikeDataModule(ShardDataModule):
         assert self._clean is not None
         protocol = {
             **self.describe(self._clean, "val", self.crop),
-            "images": len(self._clean),
+            "images_a_cell": len(self._clean),
+            "cells": list(self.cells),
             "corrupted": "as loaded; ImageNet-C-like, not ImageNet-C",
             "corruption_seed": self.seed,
             "frost": "drawn" if self.frost is None else "pictures of a folder",

@@ -8,7 +8,7 @@ from typing import Any
 from lit_robust.results import Result
 
 # These tell what is wrong with a value, and the reader gets them in other ways.
-_APART = ("partial", "full_count", "restricted")
+_APART = ("partial", "full_count", "restricted", "broken_images", "skipped")
 _LONGEST = 40
 
 
@@ -69,6 +69,22 @@ def facts(result: Result) -> dict[str, str]:
     settings["images"] = settings.get("images", result.protocol.get("full_count", result.count))
     settings["unit"] = result.unit
     return {name: plain(value) for name, value in flat(settings).items()}
+
+
+def limits(result: Result) -> list[str]:
+    """Say what of its test set a value leaves out, other than by being partial.
+
+    Example:
+        >>> limits(Result("imagenet", "top1", 0.5, "fraction", 9, {"broken_images": 1}))
+        ['1 images could not be read and are left out']
+    """
+    protocol = result.protocol
+    said = [str(protocol["restricted"]).rstrip(".")] if "restricted" in protocol else []
+    if "skipped" in protocol:
+        said.append(f"left out, as the settings allow, are {plain(protocol['skipped'])}")
+    if "broken_images" in protocol:
+        said.append(f"{protocol['broken_images']} images could not be read and are left out")
+    return said
 
 
 def usual(results: Sequence[Result]) -> Result:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Literal
 
-from lit_robust.report.protocol import differences, usual
+from lit_robust.report.protocol import differences, limits, usual
 from lit_robust.report.runs import is_partial
 from lit_robust.report.titles import category, dataset_title, metric_title, order, value_text
 from lit_robust.results import Result, RunResults
@@ -119,8 +119,7 @@ class Table:
             notes = []
             if other := differences(result, reference):
                 notes.append(self._number(Note("difference", f"{other} (as for {owner}).")))
-            if restricted := result.protocol.get("restricted"):
-                text = str(restricted).rstrip(".")
+            for text in limits(result):
                 notes.append(self._number(Note("restriction", f"{dataset_title(result.dataset)}: {text}.")))
             row.append(Cell(value_text(result.value, result.unit), result, is_partial(result), tuple(notes)))
 

@@ -12,6 +12,8 @@ DATASETS = {
     "imagenet": "ImageNet",
     "stylized-imagenet": "Stylized-ImageNet",
     "imagenet-c": "ImageNet-C",
+    "imagenet-c-like": "ImageNet-C-like",
+    "restricted-imagenet": "Restricted ImageNet",
     "imagenet-a": "ImageNet-A",
     "imagenet-o": "ImageNet-O",
     "cue-conflict": "Cue conflict",

@@ -58,12 +58,12 @@ def contradiction(scan: ShardScan, count: int, images: Mapping[int, int]) -> tup
         count: samples that the index lists.
         images: byte to length, as the index has them.
     """
+    if not scan.defects and len(scan.keys) != count:
+        return 0, f"it holds {len(scan.keys)} samples, but the index of DALI lists {count}"
     for offset, length in zip(scan.offset.tolist(), scan.length.tolist(), strict=True):
         if images.get(offset) != length:
             said = f"{images[offset]} bytes" if offset in images else "nothing"
             return offset, f"there is an image of {length} bytes, where the index of DALI has {said}"
-    if not scan.defects and len(scan.keys) != count:
-        return 0, f"it holds {len(scan.keys)} samples, but the index of DALI lists {count}"
     return None
 
 

@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from lit_robust.errors import DataError
-from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, may_be_info, parse_info
+from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, is_known, may_be_info, parse_info
 
 ALIASES = {"val": "validation", "validation": "val"}
+LARGEST_LIST = 1 << 26  # bytes; a list of 100,000 shards has about a tenth
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,13 @@ def gaps(folder: Path, files: Sequence[str]) -> list[str]:
 
 def _read(path: Path) -> Info | None:
     try:
-        return parse_info(str(path), path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
+        # Other software's JSON, such as a table of annotations, may be of any size and coding.
+        if not is_known(path.name) and path.stat().st_size > LARGEST_LIST:
+            return None
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): mend or remove it.") from error
+    return parse_info(str(path), content.decode("utf-8", "surrogateescape"))
 
 
 def _some(names: Sequence[str]) -> str:

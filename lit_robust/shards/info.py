@@ -69,6 +69,11 @@ class Info:
         return PurePosixPath(self.where).name
 
 
+def is_known(name: str) -> bool:
+    """Tell whether a file of this name is an info file whatever it holds."""
+    return name in READERS or STATS.fullmatch(name) is not None
+
+
 def may_be_info(name: str) -> bool:
     """Tell whether a file of this name can be an info file; one more ``.json`` may turn out to be none."""
     return name in READERS or name.endswith(".json")

@@ -150,16 +150,16 @@ def _without_missing(listing: Listing) -> Listing:
 def _label_defects(listing: Listing, arrays: Arrays) -> list[Defect]:
     """Return one defect for each shard with samples that lack a class where others have one, or with too high ones."""
     labels, shard, ends = arrays["label"], arrays["shard"], arrays["key_ends"]
-    kinds = {"have no class": labels < 0 if (labels >= 0).any() else np.zeros(len(labels), dtype=bool)}
+    kinds = {"without a class": labels < 0 if (labels >= 0).any() else np.zeros(len(labels), dtype=bool)}
     if listing.num_classes is not None:
-        kinds[f"have a class beyond the {listing.num_classes} of the info file"] = labels >= listing.num_classes
+        kinds[f"with a class beyond the {listing.num_classes} of the info file"] = labels >= listing.num_classes
     found = []
     for what, wrong in kinds.items():
         numbers = np.flatnonzero(wrong)
         for place, first, count in zip(*np.unique(shard[numbers], return_index=True, return_counts=True), strict=True):
             number = int(numbers[first])
             key = arrays["keys"][ends[number - 1] if number else 0 : ends[number]].tobytes()
-            sentence = f"{count} samples {what}, the first is {text(key)}"
+            sentence = f"samples {what}: {count}, the first is {text(key)}"
             found.append(Defect(listing.files[place], int(arrays["offset"][number]), sentence))
     return found
 
@@ -196,7 +196,7 @@ def report_text(reports: Sequence[SplitReport]) -> str:
 
 def _row(report: SplitReport) -> tuple[str, ...]:
     counts = report.images_per_class
-    info = f"{report.info[0]}{' ...' if len(report.info) > 1 else ''} {'agrees' if report.agrees else 'differs'}"
+    names = f"{report.info[0]} ..." if len(report.info) > 1 else "".join(report.info)
     return (
         str(report.folder),
         report.split or "(all)",
@@ -206,7 +206,7 @@ def _row(report: SplitReport) -> tuple[str, ...]:
         str(len(counts)),
         f"{counts.min()} to {counts.max()}" if len(counts) else "-",
         str(report.unlabelled),
-        info if report.info else "none",
+        f"{names} {'agrees' if report.agrees else 'differs'}" if names else "none",
         str(report.count),
     )
 

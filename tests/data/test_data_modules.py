@@ -129,7 +129,7 @@ def test_imagenet_c_is_one_loader_whose_samples_carry_their_cell(tmp_path):
     assert found["label"].tolist() == [7, 8, 9] * 4
     assert found["image"][:, 0, 0, 0].tolist() == [0, 1, 2] * 4
     assert described.count == 12
-    assert described.protocol["images"] == 3
+    assert described.protocol["images_a_cell"] == 3
     assert described.protocol["resize"] is None
 
 
@@ -147,7 +147,7 @@ def test_imagenet_c_takes_the_papers_fifteen_and_names_what_is_missing(tmp_path)
 def test_imagenet_c_cells_of_different_length_are_refused(tmp_path):
     write(tmp_path / "imagenet-c/fog/1", "val", [7, 8])
     write(tmp_path / "imagenet-c/fog/2", "val", [7])
-    with pytest.raises(DataError, match=r"fog/2 \(val\) holds 1 images where another cell holds 2"):
+    with pytest.raises(DataError, match=r"fog/2 \(val\) holds 1 images, but .*fog/1 \(val\) 2, or of other classes"):
         ready(ImageNetCDataModule(tmp_path, ["fog"], [1, 2], **SMALL))
 
 

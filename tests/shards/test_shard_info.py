@@ -197,7 +197,7 @@ def test_offsets_are_those_of_the_tar_program(tmp_path):
         ("x.json", shard_list({"a/../../x.tar": 1}), "outside the folder"),
         ("x.json", shard_list({"x.tar": "1"}), "whole number"),
         ("x.json", shard_list({"s3://bucket/": 1}), "names no file"),
-        ("x.json", {"shardlist": [{"url": "x.tar"}]}, "nsamples is missing"),
+        ("x.json", {"shardlist": [{"url": "x.tar"}]}, "nsamples' is missing"),
         ("0_stats.json", {"successes": "1"}, "whole number"),
         ("__len__", "about 9", "whole number"),
         ("nshards.txt", "-1", "whole number"),
@@ -213,6 +213,15 @@ def test_malformed_info_files(tmp_path, name, content, what):
 @pytest.mark.parametrize("content", ["not json", '{"a": "shardlist"}', '["shardlist"]', '{"x": {"shardlist": 1}}'])
 def test_json_of_other_software_is_no_info_file(content):
     assert parse_info("folder/notes.json", content) is None
+
+
+def test_bytes_of_other_software_do_no_harm(tmp_path):
+    write_tar(tmp_path / "0.tar", entries(1))
+    (tmp_path / "notes.json").write_bytes(b"\xff\xfe{}")
+    assert len(ShardIndex.open(tmp_path, None)) == 1
+    (tmp_path / "_info.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(DataError, match="_info.json cannot be read"):
+        ShardIndex.open(tmp_path, None)
 
 
 def test_every_tar_is_in_one_split(folder):

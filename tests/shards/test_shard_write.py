@@ -3,8 +3,11 @@
 import errno
 import io
 import json
+import signal
 import subprocess
+import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import webdataset
@@ -153,6 +156,33 @@ def test_a_full_disk_in_a_shard_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="No space left"):
         write_until_full()
     assert contents(tmp_path) == {}
+
+
+def test_a_killed_writers_leftovers_go_at_the_next_start(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from lit_robust.shards import ShardWriter
+with ShardWriter(Path(sys.argv[1]), "val", prefix="toy") as writer:
+    writer.write("s", {"jpg": b"image"})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert run.returncode == -signal.SIGKILL
+    (left,) = contents(tmp_path)
+    assert left.startswith(".toy-val-0000.tar.")
+    others = {".toy-train-0000.tar.x1", ".other-toy-val-0000.tar.x1", ".toy-val-0000.tar"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"of somebody else")
+    fill(tmp_path, prefix="toy")
+    assert set(contents(tmp_path)) == {*others, "_info.json", "toy-val-0000.tar"}
+
+
+def test_splits_that_end_at_the_same_time_all_stand_in_the_info_file(tmp_path):
+    names = [f"split{number}" for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: write_module.write_entry(tmp_path, name, ["x.tar"], [1], {}), names))
+    assert set(json.loads((tmp_path / "_info.json").read_text())["splits"]) == set(names)
 
 
 def test_no_samples(tmp_path):

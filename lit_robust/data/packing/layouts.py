@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, get_args
 
-from lit_robust.data.cue_conflict import cues, read_categories
 from lit_robust.data.packing.classes import Classes, Labels, given_numbers, number_classes
 from lit_robust.data.packing.label_file import DIGITS, ENDINGS, labels_of, parse_labels
 from lit_robust.data.packing.recognise import ANNOTATIONS, cell_of, find_root, recognise
@@ -149,16 +148,21 @@ def _sets(
 
 
 def _class_folders(source: _Source, labels: Labels) -> tuple[list[ImageSet], str]:
-    # Tiny-ImageNet has `<class>/images/`, where others have the images right in the class.
-    parts = [(file, file.name.split("/")) for file in source.images]
-    inside = [(file, part[0]) for file, part in parts if len(part) == 2 or (len(part) == 3 and part[1] == "images")]
-    empty = sorted(source.tree.folders(source.root) - {name for _, name in inside})
+    inside = [file for file in source.images if _is_in_class(file.name)]
+    names = [file.name.partition("/")[0] for file in inside]
+    empty = sorted(source.tree.folders(source.root) - set(names))
     if empty and inside:
         raise UserError(
             f"{source.where}/{empty[0]} holds no images right inside it, but would be a class: remove it, or choose "
             "another --layout."
         )
-    return _one_set([file for file, _ in inside], [name for _, name in inside], labels, number_classes)
+    return _one_set(inside, names, labels, number_classes)
+
+
+def _is_in_class(name: str) -> bool:
+    # Tiny-ImageNet has `<class>/images/`, where others have the images right in the class.
+    depth = name.count("/")
+    return depth == 1 or (depth == 2 and name.split("/")[1] == "images")
 
 
 def _flat(source: _Source, labels: Labels, label_file: Path | None) -> tuple[list[ImageSet], str]:
@@ -209,6 +213,9 @@ def _cells(source: _Source, labels: Labels) -> tuple[list[ImageSet], str]:
 
 
 def _cue_conflict(source: _Source, categories: str) -> tuple[list[ImageSet], str]:
+    # It stands beside a data module: only this layout waits for Lightning.
+    from lit_robust.data.cue_conflict import cues, read_categories
+
     images = [file for file in source.images if file.name.count("/") == 1]
     shapes = sorted({file.name.split("/")[0] for file in images})
     for file in images:

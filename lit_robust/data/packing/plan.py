@@ -45,7 +45,7 @@ class Plan:
         stem: first part of the tars' names.
         shards: in order.
         resize: shorter side in px of images that are larger; None copies all.
-        digest: sha256 over all that decides the tars' bytes: names, sizes and labels of the images, their order, the
+        digest: sha256 over all that decides the tars' bytes: keys, sizes and labels of the images, their order, the
             shards' size, the resizing. The pixels are not read for it.
         extras: what the info file says of the split beside its tars.
     """
@@ -110,7 +110,7 @@ def make_plan(
     for begin in range(0, len(order), shard_size):
         images = [found.images[place] for place in order[begin : begin + shard_size]]
         for image in images:
-            line = [image.key, extension_of(image), image.file.size, image.label, image.file.name]
+            line = [image.key, extension_of(image), image.file.size, image.label]
             digest.update(json.dumps(line).encode())
         shards.append(Shard(shard_name(stem, len(shards)), images, _tar_size(images)))
     extras = _extras(found, resize)

@@ -52,7 +52,7 @@ class Tree:
         self.name = name
         found = _folder_files(source, "", ()) if source.is_dir() else _tar_files(source, name)
         listed = tqdm(found, desc="listing", unit="file", delay=2)
-        self.files = sorted((file for file in listed if not _is_hidden(file.name)), key=_parts)
+        self.files = sorted((file for file in listed if not _is_hidden(file.name)), key=_order)
         self._sizes = {file.tar: file.tar.stat().st_size for file in self.files if file.tar is not None}
         self._open = lru_cache(64)(lambda tar: OpenShard(tar, self._sizes[tar]))
 
@@ -159,8 +159,9 @@ def _is_deeper(name: str, below: str) -> bool:
     return name.startswith(below) and "/" in name[len(below) :]
 
 
-def _parts(file: File) -> list[str]:
-    return file.name.split("/")
+def _order(file: File) -> str:
+    # With the least of all characters as separator, folders sort as their names do.
+    return file.name.replace("/", "\0")
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,0 +1,84 @@
+"""What a test run leaves out because it was told to is counted and named in its results."""
+
+import shutil
+
+import pytest
+import yaml
+
+from lit_robust.cli import main
+from lit_robust.results import RunResults
+from lit_robust.shards import ShardIndex
+
+WHOLE = {"resize": None, "crop": None}
+
+
+@pytest.fixture
+def settings(toy, tmp_path):
+    """A test of two sets, of which one is not there and the other has a broken image; and the broken image's number."""
+    root = tmp_path / "data"
+    shutil.copytree(toy / "imagenet", root / "imagenet", ignore=shutil.ignore_patterns(".lit_robust"))
+    index = ShardIndex.open(root / "imagenet", "val")
+    number = 7
+    place = int(index.offset[number])
+    shard = index.shard_path(number)
+    content = bytearray(shard.read_bytes())
+    content[place : place + 8] = b"notapng!"
+    shard.write_bytes(content)
+    reading = {"on_error": "skip"}
+    member = {"evaluation": WHOLE, "eval_batch_size": 16, "num_workers": 0, "reading": reading}
+    config = {
+        "trainer": {
+            "default_root_dir": str(tmp_path / "run"),
+            "logger": False,
+            "enable_progress_bar": False,
+            "accelerator": "cpu",
+            "callbacks": [
+                {"class_path": "lit_robust.callbacks.CleanAccuracy", "init_args": {"dataset": "imagenet"}},
+                {"class_path": "lit_robust.callbacks.ShapeBiasEvaluation", "init_args": {"dataset": "cue-conflict"}},
+            ],
+        },
+        "model": {
+            "class_path": "lit_robust.modules.StandardModule",
+            "init_args": {"network": {"name": "lit_robust/resnet_tiny", "num_classes": 8}},
+        },
+        "data": {
+            "class_path": "lit_robust.data.RobustnessSuite",
+            "init_args": {
+                "root": str(root),
+                "missing": "skip",
+                "members": [
+                    {"class_path": "lit_robust.data.ImageNetDataModule", "init_args": member},
+                    {"class_path": "lit_robust.data.CueConflictDataModule"},
+                ],
+            },
+        },
+    }
+    return config
+
+
+def run(config, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return main(["test", "-c", str(file)])
+
+
+def test_broken_images_and_missing_sets_are_counted_and_named(settings, tmp_path):
+    assert run(settings, tmp_path) == 0
+    found = RunResults.load(tmp_path / "run")
+    assert {result.dataset for result in found.results} == {"imagenet"}
+    assert all(result.count == 40 for result in found.results)
+    assert all(result.protocol["broken_images"] == 1 for result in found.results)
+    assert "partial" not in found.results[0].protocol
+    assert list(found.run["missing_sets"]) == ["cue-conflict"]
+
+
+def test_neither_is_left_out_unasked(settings, tmp_path, capsys):
+    suite = settings["data"]["init_args"]
+    suite["missing"] = "error"
+    assert run(settings, tmp_path) == 2
+    assert "There is no folder" in capsys.readouterr().err
+    suite["missing"] = "skip"
+    suite["members"][0]["init_args"]["reading"] = {"on_error": "error"}
+    assert run(settings, tmp_path) == 2
+    assert "is none of JPEG, PNG, WEBP, or damaged" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists()
