@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lit_robust.errors import UserError
-from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, SEVERITIES
+from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 
 NAME = "imagenet-c"
 # The number of a cell in `Batch.group`, whichever cells a run uses.

@@ -1,7 +1,5 @@
 """Cue-conflict images: the shape of one category with the texture of another (Geirhos et al. 2019)."""
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,59 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from lit_robust.batch import EvaluationSet
+from lit_robust.data.cues import cues, read_categories
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
 from lit_robust.data.shard_splits import open_index, table_split
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import DataError, UserError
-from lit_robust.reference import imagenet_categories
+from lit_robust.errors import UserError
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.remote import is_url
 
 NAME = "cue-conflict"
-# <shape><number>-<texture><number>, as in rgeirhos/texture-vs-shape; its decision files put a prefix before a "_".
-KEY = re.compile(r"([a-z]+)\d+-([a-z]+)\d+$")
-
-
-def cues(key: str) -> tuple[str, str]:
-    """Return the names of shape and texture that a sample's key or a published file name holds.
-
-    Example:
-        >>> cues("cue-conflict/airplane/airplane7-bear2")
-        ('airplane', 'bear')
-
-    Raises:
-        DataError: the key is of another form.
-    """
-    match = KEY.search(key.rsplit("/", 1)[-1].rsplit("_", 1)[-1])
-    if match is None:
-        raise DataError(f"The cue-conflict image {key!r} is not named <shape><number>-<texture><number>: rename it.")
-    return match[1], match[2]
-
-
-def read_categories(source: str) -> dict[str, tuple[int, ...]]:
-    """Return category name to class numbers, in alphabetical order, which is the order of a category's number.
-
-    Args:
-        source: ``imagenet`` for the 16 published categories, or a JSON file ``{"category": [classes], ...}``.
-
-    Raises:
-        UserError: the file is missing or of another form.
-    """
-    if source == "imagenet":
-        return imagenet_categories()
-    try:
-        content = json.loads(Path(source).read_text(encoding="utf-8"))
-        categories = {str(name): tuple(int(number) for number in classes) for name, classes in sorted(content.items())}
-        numbers = [number for classes in categories.values() for number in classes]
-        if not all(categories.values()) or not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise ValueError("every category needs classes of its own, numbered from 0")
-        return categories
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f'The categories file {source} cannot be read ({error}): it must be JSON, {{"category": [classes]}}.'
-        ) from error
 
 
 class CueConflictDataModule(ShardDataModule):

@@ -19,7 +19,7 @@ from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards.listing import read_info
 from lit_robust.shards.remote import is_url
-from lit_robust.stimuli.corruptions import CORRUPTIONS, SEVERITIES
+from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
 
 
 class ImageNetCDataModule(ShardDataModule):

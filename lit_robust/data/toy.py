@@ -16,7 +16,7 @@ from lit_robust.errors import UserError
 from lit_robust.seeds import stream_seed
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.listing import read_info
-from lit_robust.stimuli.corruptions import CORRUPTIONS, SEVERITIES
+from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.figures import (
     CLASS_NAMES,
     HARD,

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from lit_robust.errors import DataError
 from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, is_known, may_be_info, parse_info
 
+UNFINISHED = ".unfinished"  # A hidden file of this ending, and of the tars' names before it, tells of a writer.
 ALIASES = {"val": "validation", "validation": "val"}
 LARGEST_LIST = 1 << 26  # bytes; a list of 100,000 shards has about a tenth
 
@@ -49,6 +50,7 @@ class ShardFolder:
 
     Attributes:
         tars: names of the tars, in order.
+        unfinished: first parts of the names of tars whose split is, or was, being written.
         infos: what the info files say.
         claims: splits that an info file of timm's form has.
     """
@@ -57,6 +59,9 @@ class ShardFolder:
         self.folder = folder
         names = sorted((file.name for file in folder.iterdir() if not file.is_dir()), key=numbered)
         self.tars = [name for name in names if name.endswith(".tar")]
+        self.unfinished = [
+            name[1 : -len(UNFINISHED)] for name in names if name.startswith(".") and name.endswith(UNFINISHED)
+        ]
         found = (_read(folder / name) for name in names if may_be_info(name))
         self.infos = [info for info in found if info is not None]
         self.claims: dict[str, SplitClaim] = {}
@@ -123,6 +128,12 @@ class ShardFolder:
                 said.setdefault(self._resolve(listed), {})[info.name] = length
         used = tuple(dict.fromkeys(name for file in files for name in said.get(file, {})))
         problems = self._missing(files, used, split)
+        problems += [
+            f"The shards {stem}-*.tar in {self.folder} are not all written: run the command that writes them again, or "
+            f"remove them and .{stem}{UNFINISHED}."
+            for stem in self.unfinished
+            if any(file.startswith(f"{stem}-") for file in files)
+        ]
         for file in files:
             if len(set(said.get(file, {}).values())) > 1:
                 counts = " and ".join(f"{length} ({name})" for name, length in said[file].items())

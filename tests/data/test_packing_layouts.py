@@ -101,6 +101,10 @@ def test_imagenets_flat_validation_images(tmp_path):
     numbers.write_text("".join(f"some/where/{name} {expected[name[:-5]]}\n" for name in names))
     assert labels_by_key(find(folder, label_file=numbers)) == expected
     assert labels_by_key(find(folder, label_file=csv, labels="sorted")) == dict(zip(expected, (2, 0, 1), strict=True))
+    (folder / names[1]).unlink()
+    fewer = find(folder, label_file=csv)
+    assert labels_by_key(fewer) == {names[0][:-5]: 999, names[2][:-5]: 7}
+    assert "1 names of the label file have no image" in fewer.said
     with pytest.raises(UserError, match="give a --label-file"):
         find(folder)
 

@@ -118,6 +118,23 @@ def test_resumes_at_the_next_batch_with_another_number_of_workers(roots, reader,
     assert len(rest) == len(whole) - 4
 
 
+@pytest.mark.parametrize(
+    ("reader", "start_method"), list(product(["indexed", "stream"], ["fork", "forkserver", "spawn"]))
+)
+def test_every_way_to_start_a_process_reads_the_same(tmp_path, reader, start_method):
+    write(tmp_path / "set", 2)
+    with serving(tmp_path) as (url, _):
+        split = open_split({"indexed": str(tmp_path), "stream": url}[reader], "set", "val", Reading())
+        source, plan = split.evaluation(Share(4, 1, 2))
+        samples = EvaluationSamples(source, WHOLE)
+        orders = []
+        for workers in (0, 1):
+            method = start_method if workers else None
+            loader = PlannedLoader(samples, plan, workers, False, keeps_workers=False, start_method=method)
+            orders.append([(batch.index.tolist(), batch.valid.tolist(), batch.label.tolist()) for batch in loader])
+    assert orders[0] == orders[1]
+
+
 def test_a_lane_fetches_only_what_it_needs(tmp_path):
     write(tmp_path / "set", 10, count=200)
     with serving(tmp_path) as (url, served):

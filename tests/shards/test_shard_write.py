@@ -169,13 +169,25 @@ with ShardWriter(Path(sys.argv[1]), "val", prefix="toy") as writer:
 """
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert run.returncode == -signal.SIGKILL
-    (left,) = contents(tmp_path)
+    left, mark = sorted(contents(tmp_path))
     assert left.startswith(".toy-val-0000.tar.")
+    assert mark == ".toy-val.unfinished"
     others = {".toy-train-0000.tar.x1", ".other-toy-val-0000.tar.x1", ".toy-val-0000.tar"}
     for name in others:
         (tmp_path / name).write_bytes(b"of somebody else")
     fill(tmp_path, prefix="toy")
     assert set(contents(tmp_path)) == {*others, "_info.json", "toy-val-0000.tar"}
+
+
+def test_the_tars_of_a_killed_writer_are_not_read(tmp_path):
+    """Whole tars under their final names, but no word of how many there should be."""
+    with ShardWriter(tmp_path, "val", shard_size=1, prefix="toy") as writer:
+        for key in "abc":
+            writer.write(key, {"jpg": b"image", "cls": b"0"})
+        with pytest.raises(DataError, match=r"toy-val-\*.tar in .* are not all written: run the command"):
+            ShardIndex.open(tmp_path, "val")
+    assert len(ShardIndex.open(tmp_path, "val")) == 3
+    assert set(contents(tmp_path)) == {"_info.json", *(f"toy-val-000{n}.tar" for n in range(3))}
 
 
 def test_splits_that_end_at_the_same_time_all_stand_in_the_info_file(tmp_path):

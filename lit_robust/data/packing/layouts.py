@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, get_args
 
+from lit_robust.data.cues import cues, read_categories
 from lit_robust.data.packing.classes import Classes, Labels, given_numbers, number_classes
 from lit_robust.data.packing.label_file import DIGITS, ENDINGS, labels_of, parse_labels
 from lit_robust.data.packing.recognise import ANNOTATIONS, cell_of, find_root, recognise
@@ -135,7 +136,8 @@ def _sets(
         return _cells(source, labels)
     if layout == "wnid-names":
         loose = [file for file in source.images if "/" not in file.name]
-        return _one_set(loose, [file.name.split("_")[0].split(".")[0] for file in loose], "imagenet", number_classes)
+        wnids = [file.name.split("_")[0].split(".")[0] for file in loose]
+        return _one_set(loose, wnids, "imagenet" if labels == "auto" else labels, number_classes)
     if layout == "flat":
         return _flat(source, labels, label_file)
     if layout == "tiny-imagenet-val":
@@ -173,11 +175,7 @@ def _flat(source: _Source, labels: Labels, label_file: Path | None) -> tuple[lis
     except (OSError, ValueError) as error:
         raise UserError(f"The label file {label_file} cannot be read ({error}): name a text file.") from error
     loose = [file for file in source.images if "/" not in file.name]
-    names = [file.name for file in loose]
-    found = labels_of(names, parse_labels(text, str(label_file), names), str(label_file))
-    if all(DIGITS.fullmatch(label) for label in found):
-        return _one_set(loose, found, labels, given_numbers)
-    return _one_set(loose, found, "imagenet" if labels == "auto" else labels, number_classes)
+    return _labelled(loose, text, str(label_file), "imagenet" if labels == "auto" else labels, labels)
 
 
 def _annotated(source: _Source, labels: Labels) -> tuple[list[ImageSet], str]:
@@ -190,8 +188,22 @@ def _annotated(source: _Source, labels: Labels) -> tuple[list[ImageSet], str]:
     except ValueError as error:
         raise DataError(f"{where} is no text ({error}): unpack it again.") from error
     images = [image for image in source.images if image.name.count("/") <= 1]
-    names = [image.name for image in images]
-    return _one_set(images, labels_of(names, parse_labels(text, where, names), where), labels, number_classes)
+    return _labelled(images, text, where, labels, labels)
+
+
+def _labelled(
+    files: Sequence[File], text: str, where: str, of_wnids: Labels, of_numbers: Labels
+) -> tuple[list[ImageSet], str]:
+    """Return the images with the classes that a label file gives, which may be WordNet ids or numbers."""
+    names = [file.name for file in files]
+    known = parse_labels(text, where, names)
+    found = labels_of(names, known, where)
+    if all(DIGITS.fullmatch(label) for label in found):
+        sets, rule = _one_set(files, found, of_numbers, given_numbers)
+    else:
+        sets, rule = _one_set(files, found, of_wnids, number_classes)
+    unused = len(known) - len(names)
+    return sets, f"{rule}; {unused:,} names of the label file have no image" if unused else rule
 
 
 def _cells(source: _Source, labels: Labels) -> tuple[list[ImageSet], str]:
@@ -213,9 +225,6 @@ def _cells(source: _Source, labels: Labels) -> tuple[list[ImageSet], str]:
 
 
 def _cue_conflict(source: _Source, categories: str) -> tuple[list[ImageSet], str]:
-    # It stands beside a data module: only this layout waits for Lightning.
-    from lit_robust.data.cue_conflict import cues, read_categories
-
     images = [file for file in source.images if file.name.count("/") == 1]
     shapes = sorted({file.name.split("/")[0] for file in images})
     for file in images:

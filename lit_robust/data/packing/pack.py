@@ -18,7 +18,8 @@ from lit_robust.data.packing.resize import resized_extension, shrink
 from lit_robust.data.packing.tree import Tree
 from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
-from lit_robust.shards.write import end_bytes, remove_leftovers, sample_bytes, write_entry
+from lit_robust.shards.members import end_bytes, sample_bytes
+from lit_robust.shards.write import remove_leftovers, write_entry
 
 
 class _StoppedError(Exception):

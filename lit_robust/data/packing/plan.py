@@ -14,7 +14,8 @@ from lit_robust.data.packing.resize import JPEG_QUALITY
 from lit_robust.data.packing.tree import Tree
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards.listing import ALIASES, read_info
-from lit_robust.shards.write import BLOCK, check_absent, check_key, end_bytes, header, shard_name, shard_stem
+from lit_robust.shards.members import BLOCK, check_key, end_bytes, header
+from lit_robust.shards.write import check_absent, shard_name, shard_stem, unfinished_mark
 
 FORM = 1  # Counts changes of this file that would give other bytes for the same images.
 DIGEST = "plan_sha256"
@@ -61,7 +62,7 @@ class Plan:
     @property
     def mark(self) -> Path:
         """The hidden file that holds the digest while the split is unfinished."""
-        return self.folder / f".{self.stem}.plan.json"
+        return unfinished_mark(self.folder, self.stem)
 
     def missing(self) -> list[Shard]:
         """Return the shards that are yet to write.

@@ -1,18 +1,17 @@
 """What people's folders look like: from the names of the files alone."""
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
+from lit_robust.data.cues import KEY
 from lit_robust.data.packing.label_file import WNID
 from lit_robust.errors import UserError
 from lit_robust.reference import imagenet_subset, imagenet_wnids
 from lit_robust.shards.listing import ALIASES
-from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, SEVERITIES
+from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 
 ANNOTATIONS = "val_annotations.txt"
-CUES = re.compile(r"([a-z]+)\d+-[a-z]+\d+")
 Recognised = Literal[
     "class-folders",
     "flat",
@@ -122,5 +121,5 @@ def _is_wnid_name(name: str) -> bool:
 
 def _is_cue_conflict(name: str) -> bool:
     folder, _, base = name.rpartition("/")
-    match = CUES.fullmatch(PurePosixPath(base).stem)
+    match = KEY.fullmatch(PurePosixPath(base).stem)
     return match is not None and match[1] == folder

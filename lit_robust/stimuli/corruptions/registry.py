@@ -9,6 +9,7 @@ from torch import Tensor
 from lit_robust.errors import UserError
 from lit_robust.precision import full_precision
 from lit_robust.seeds import stream_seed
+from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions.blur import defocus_blur, gaussian_blur
 from lit_robust.stimuli.corruptions.colour import brightness, contrast, saturate
 from lit_robust.stimuli.corruptions.digital import jpeg_compression, pixelate
@@ -24,29 +25,6 @@ from lit_robust.stimuli.corruptions.spatter import spatter
 from lit_robust.stimuli.corruptions.zoom import zoom_blur
 
 Corruption = Callable[[Tensor, int, Draws], Tensor]
-
-CORRUPTIONS: tuple[str, ...] = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-"""The 15 that a mean corruption error is taken over, in the paper's order."""
-EXTRA_CORRUPTIONS: tuple[str, ...] = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
-"""Four more, meant for validation."""
-ALL_CORRUPTIONS = CORRUPTIONS + EXTRA_CORRUPTIONS
-SEVERITIES = (1, 2, 3, 4, 5)
 
 SMALLEST_SIDE = 16
 
