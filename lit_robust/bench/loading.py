@@ -35,11 +35,11 @@ def bench_loading(folder: Path, split: str, images: int, rounds: int) -> str:
     Args:
         folder: of one set, such as ``data/sample/imagenet``.
         split: name of the split; its images are repeated.
-        images: how many are loaded in one measurement, rounded up to whole batches.
+        images: how many are loaded in one measurement, rounded up to whole batches, at least two.
         rounds: measurements of each contender.
     """
     torch.set_num_threads(1)  # As a worker process has it.
-    images = -(-images // BATCH) * BATCH
+    images = max(-(-images // BATCH), 2) * BATCH  # The first batch is not timed.
     source = open_table(folder, split, Reading())
     with tempfile.TemporaryDirectory(prefix="lit-robust-bench-") as place:
         shards, files = _write_copies(source, images, Path(place))
