@@ -1,16 +1,13 @@
 """Cue-conflict images: the shape of one category with the texture of another (Geirhos et al. 2019)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lit_robust.batch import EvaluationSet
 from lit_robust.data.cues import cues, read_categories
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.module import ShardDataModule
 from lit_robust.data.shard_splits import open_index, table_split
+from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
@@ -20,7 +17,7 @@ from lit_robust.shards.remote import is_url
 NAME = "cue-conflict"
 
 
-class CueConflictDataModule(ShardDataModule):
+class CueConflictDataModule(SingleSetDataModule):
     """Shards in ``<root>/cue-conflict/``, split ``test``; the test loader is ``cue-conflict``.
 
     A sample's label is the category of its shape, its texture the category of its texture; both follow from its name.
@@ -45,15 +42,11 @@ class CueConflictDataModule(ShardDataModule):
         num_workers: int = 8,
         reading: Reading = Reading(),
     ) -> None:
-        super().__init__(root, NAME, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        super().__init__(root, NAME, evaluation, eval_batch_size, num_workers, reading)
         self.categories_from = categories
-        self.evaluation = evaluation
-        self._split: TableSplit | None = None
 
-    def setup(self, stage: str) -> None:
+    def open_samples(self) -> TableSplit:
         """Read the shard index and every sample's two categories."""
-        if self._split is not None:
-            return
         if is_url(self.root):
             raise UserError(f"Cue-conflict images are selected by name, which {self.root} cannot: copy them to a disk.")
         folder = Path(self.root) / self.name
@@ -70,9 +63,9 @@ class CueConflictDataModule(ShardDataModule):
         whole = table_split(index, "test")
         shapes, textures = (np.array([numbers[pairs[row][cue]] for row in kept]) for cue in (0, 1))
         table = replace(whole.table.select(np.array(kept)), label=shapes, texture=textures)
-        self._split = replace(
-            whole, table=table, protocol={**whole.protocol, **self._restriction(len(kept), len(index))}
-        )
+        # The labels are categories now, and the shards' class names no longer theirs.
+        protocol = {**whole.protocol, **self._restriction(len(kept), len(index))}
+        return replace(whole, table=table, protocol=protocol, class_names=())
 
     def _categories(self, index: ShardIndex) -> dict[str, tuple[int, ...]]:
         if self.categories_from != "shards":
@@ -88,18 +81,6 @@ class CueConflictDataModule(ShardDataModule):
             "restricted": f"{kept} of {count} images, whose two categories are among the {len(self.categories)} that "
             "the classifier knows"
         }
-
-    def test_dataloader(self) -> dict[str, PlannedLoader]:
-        """Return the one test loader."""
-        assert self._split is not None
-        return {NAME: self.evaluation_loader(self._split, self.evaluation)}
-
-    @property
-    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
-        """The one test set, with the categories it is restricted to."""
-        assert self._split is not None
-        protocol = self.describe(self._split, "test", self.evaluation)
-        return {NAME: EvaluationSet(NAME, len(self._split), protocol, self.categories)}
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless every category's classes are among the network's."""

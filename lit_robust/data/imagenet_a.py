@@ -1,23 +1,21 @@
 """ImageNet-A: natural images that ResNet-50 gets wrong, in 200 of ImageNet's classes (Hendrycks et al. 2021)."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lit_robust.batch import EvaluationSet
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.module import ShardDataModule
+from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import DataError, UserError
+from lit_robust.errors import DataError
 from lit_robust.reference import imagenet_subset
 
 NAME = "imagenet-a"
 
 
-class ImageNetADataModule(ShardDataModule):
+class ImageNetADataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-a/``, split ``test``; the test loader is ``imagenet-a``.
 
     Labels are ImageNet's class numbers. A decision is taken among the 200 classes, as in
@@ -43,45 +41,18 @@ class ImageNetADataModule(ShardDataModule):
         name: str = NAME,
         reading: Reading = Reading(),
     ) -> None:
-        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
         self.classes = () if classes == "all" else imagenet_subset(classes)
-        self.evaluation = evaluation
-        self._split: Split | None = None
 
-    def setup(self, stage: str) -> None:
+    def open_samples(self) -> Split:
         """Read the shard index."""
-        if self._split is None:
-            split = self.open("test")
-            if self.classes and isinstance(split, TableSplit):
-                check_labels(split, self.classes)
-            self._split = split
-
-    def test_dataloader(self) -> dict[str, PlannedLoader]:
-        """Return the one test loader."""
-        assert self._split is not None
-        return {self.name: self.evaluation_loader(self._split, self.evaluation)}
-
-    @property
-    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
-        """The one test set, with the classes that a decision is taken among."""
-        assert self._split is not None
-        protocol = self.describe(self._split, "test", self.evaluation)
-        names = self._split.class_names
-        return {
-            self.name: EvaluationSet(self.name, len(self._split), protocol, class_names=names, classes=self.classes)
-        }
-
-    def check_classes(self, num_classes: int) -> None:
-        """Raise a UserError unless the network has ImageNet's 1,000 classes, or with ``all`` those of the labels."""
-        assert self._split is not None
-        needed = 1000 if self.classes else self._split.classes
-        if num_classes != needed:
-            raise UserError(
-                f"The network has {num_classes} classes, but {self._split.where} needs {needed}: give another network."
-            )
+        split = self.open("test")
+        if self.classes and isinstance(split, TableSplit):
+            check_labels(split, self.classes)
+        return split
 
 
-def check_labels(split: TableSplit, classes: tuple[int, ...]) -> None:
+def check_labels(split: TableSplit, classes: Sequence[int]) -> None:
     """Raise a DataError where a label is none of ``classes``; shards numbered 0 to 199 would be mistaken otherwise."""
     outside = np.flatnonzero(~np.isin(split.table.label, classes))
     if len(outside):

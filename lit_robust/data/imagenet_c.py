@@ -1,18 +1,16 @@
 """ImageNet-C: ImageNet's validation images under 19 corruptions at 5 severities (Hendrycks & Dietterich 2019)."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from lit_robust.batch import EvaluationSet
 from lit_robust.data.cells import CELLS, GENERATED, NAME, chosen_cells
 from lit_robust.data.imagenet import check_classes
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.module import ShardDataModule
 from lit_robust.data.shard_splits import open_table
+from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.table import join
 from lit_robust.data.transforms import EvaluationCrop
@@ -22,7 +20,7 @@ from lit_robust.shards.remote import is_url
 from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
 
 
-class ImageNetCDataModule(ShardDataModule):
+class ImageNetCDataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-c/<corruption>/<severity>/``, split ``val``; one test loader, ``imagenet-c``.
 
     A sample's group is its cell, ``5 * corruption + severity - 1`` in the order of ``ALL_CORRUPTIONS``. The images are
@@ -44,6 +42,9 @@ class ImageNetCDataModule(ShardDataModule):
         reading: how shards are read.
     """
 
+    split_name = "val"
+    groups = CELLS
+
     def __init__(
         self,
         root: str | Path = "data",
@@ -55,16 +56,13 @@ class ImageNetCDataModule(ShardDataModule):
         name: str = NAME,
         reading: Reading = Reading(),
     ) -> None:
-        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        whole = EvaluationCrop(resize=None, crop=None)
+        super().__init__(root, name, whole, eval_batch_size, num_workers, reading)
         self.cells = chosen_cells(corruptions, severities)
         self.subset = subset
-        self.evaluation = EvaluationCrop(resize=None, crop=None)
-        self._split: TableSplit | None = None
 
-    def setup(self, stage: str) -> None:
+    def open_samples(self) -> TableSplit:
         """Read the shard index of every cell."""
-        if self._split is not None:
-            return
         if is_url(self.root):
             raise UserError(f"ImageNet-C joins many sets, which {self.root} cannot: copy the shards to a disk.")
         folder = Path(self.root) / self.name
@@ -74,25 +72,11 @@ class ImageNetCDataModule(ShardDataModule):
             check_origin(folder / cell, self.name)
             split = open_table(folder / cell, "val", self.reading)
             found.append(split if kept is None else restrict(split, kept))
-        self._split = join_cells(found, [CELLS.index(cell) for cell in self.cells], self.cells)
-
-    def test_dataloader(self) -> dict[str, PlannedLoader]:
-        """Return the one test loader."""
-        assert self._split is not None
-        return {self.name: self.evaluation_loader(self._split, self.evaluation)}
-
-    @property
-    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
-        """The one test set, with its cells."""
-        assert self._split is not None
-        protocol = self.describe(self._split, "val", self.evaluation)
-        names = self._split.class_names
-        return {self.name: EvaluationSet(self.name, len(self._split), protocol, class_names=names, groups=CELLS)}
+        return join_cells(found, [CELLS.index(cell) for cell in self.cells], self.cells)
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless a network of ``num_classes`` classes fits the labels."""
-        assert self._split is not None
-        check_classes(self._split, num_classes)
+        check_classes(self.samples, num_classes)
 
 
 def check_origin(folder: Path, name: str) -> None:

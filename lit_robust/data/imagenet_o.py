@@ -1,16 +1,13 @@
 """ImageNet-O: images of no ImageNet class, beside the validation images that they are to be told from."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lit_robust.batch import EvaluationSet
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.module import ShardDataModule
 from lit_robust.data.shard_splits import open_index, open_table, table_split
+from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.table import NO_CLASS, join
 from lit_robust.data.transforms import EvaluationCrop
@@ -22,7 +19,7 @@ NAME = "imagenet-o"
 GROUPS = ("in-distribution", "out-of-distribution")
 
 
-class ImageNetODataModule(ShardDataModule):
+class ImageNetODataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-o/``, split ``test``, and ``<root>/imagenet/``, split ``val``; one test loader.
 
     Of ImageNet it takes the 10,000 validation images of ImageNet-O's 200 classes; the loader is ``imagenet-o``. A
@@ -40,6 +37,8 @@ class ImageNetODataModule(ShardDataModule):
         reading: how shards are read.
     """
 
+    groups = GROUPS
+
     def __init__(
         self,
         root: str | Path = "data",
@@ -51,20 +50,16 @@ class ImageNetODataModule(ShardDataModule):
         in_distribution: str = "imagenet",
         reading: Reading = Reading(),
     ) -> None:
-        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
         self.classes = () if classes == "all" else imagenet_subset(classes)
-        self.evaluation = evaluation
         self.in_distribution = in_distribution
-        self._split: TableSplit | None = None
 
     def folders(self) -> list[Path]:
         """Return the folders that must be there."""
         return [Path(self.root) / self.name, Path(self.root) / self.in_distribution]
 
-    def setup(self, stage: str) -> None:
+    def open_samples(self) -> TableSplit:
         """Read the two shard indexes."""
-        if self._split is not None:
-            return
         if is_url(self.root):
             raise UserError(f"ImageNet-O joins two sets, which {self.root} cannot: copy the shards to a disk.")
         known = open_table(Path(self.root) / self.in_distribution, "val", self.reading)
@@ -75,7 +70,7 @@ class ImageNetODataModule(ShardDataModule):
         strangers = unknown.table.relabel(np.full(len(unknown), NO_CLASS))
         if not len(table):
             raise UserError(f"{known.where} holds no image of ImageNet-O's 200 classes: name ImageNet's shards.")
-        self._split = replace(
+        return replace(
             known,
             where=f"{unknown.where} with {known.where}",
             protocol={
@@ -84,29 +79,3 @@ class ImageNetODataModule(ShardDataModule):
             },
             table=join([table, strangers], groups=[0, 1]),
         )
-
-    def test_dataloader(self) -> dict[str, PlannedLoader]:
-        """Return the one test loader."""
-        assert self._split is not None
-        return {self.name: self.evaluation_loader(self._split, self.evaluation)}
-
-    @property
-    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
-        """The one test set, with the classes that a score is taken over."""
-        assert self._split is not None
-        protocol = self.describe(self._split, "test", self.evaluation)
-        names = self._split.class_names
-        return {
-            self.name: EvaluationSet(
-                self.name, len(self._split), protocol, class_names=names, classes=self.classes, groups=GROUPS
-            )
-        }
-
-    def check_classes(self, num_classes: int) -> None:
-        """Raise a UserError unless the network has ImageNet's 1,000 classes, or with ``all`` those of the labels."""
-        assert self._split is not None
-        needed = 1000 if self.classes else self._split.classes
-        if num_classes != needed:
-            raise UserError(
-                f"The network has {num_classes} classes, but {self._split.where} needs {needed}: give another network."
-            )

@@ -1,4 +1,10 @@
-from lit_robust.reference import imagenet_categories, imagenet_names, imagenet_wnids
+from lit_robust.reference import (
+    imagenet_categories,
+    imagenet_names,
+    imagenet_subset,
+    imagenet_wnids,
+    restricted_imagenet,
+)
 
 
 def test_imagenet_classes():
@@ -26,3 +32,34 @@ def test_sixteen_categories():
     names = imagenet_names()
     assert names[categories["airplane"][0]] == "airliner"
     assert all("elephant" in names[number] for number in categories["elephant"])
+
+
+def test_the_classes_of_imagenet_a_and_o():
+    a, o = imagenet_subset("imagenet-a"), imagenet_subset("imagenet-o")
+    # Checksums counted from hendrycks/natural-adv-examples eval_many_models.py.
+    assert (len(a), sum(a)) == (200, 102178)
+    assert (len(o), sum(o)) == (200, 134542)
+    assert len(set(a) & set(o)) == 59
+    assert list(a) == sorted(set(a))
+    assert list(o) == sorted(set(o))
+    assert max(*a, *o) < 1000
+
+
+def test_the_superclasses_of_restricted_imagenet():
+    superclasses, names = restricted_imagenet(), imagenet_names()
+    # Sizes by the ranges of Engstrom et al. 2019, table 1.
+    assert {name: len(classes) for name, classes in superclasses.items()} == {
+        "dog": 118, "cat": 5, "frog": 3, "turtle": 5, "bird": 21, "primate": 18, "fish": 9, "crab": 4, "insect": 20,
+    }  # fmt: skip
+    classes = [number for numbers in superclasses.values() for number in numbers]
+    assert len(set(classes)) == len(classes)
+    # The names of the classes tell whether the numbers are of this order of classes.
+    assert [names[number] for number in superclasses["cat"]][2:] == ["Persian cat", "Siamese cat", "Egyptian cat"]
+    assert all("crab" in names[number] for number in superclasses["crab"])
+    assert all("frog" in names[number] for number in superclasses["frog"])
+    assert (names[151], names[268], names[365], names[382]) == (
+        "Chihuahua",
+        "Mexican hairless",
+        "orangutan",
+        "squirrel monkey",
+    )

@@ -1,0 +1,86 @@
+"""The base of data modules that hold one set to test on, and none to train on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lit_robust.batch import EvaluationSet
+from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.module import ShardDataModule
+from lit_robust.data.split import Reading, Split
+from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.errors import UserError
+
+
+class SingleSetDataModule(ShardDataModule, ABC):
+    """A data module with one test loader, of the module's name.
+
+    A subclass opens the samples, and says by attributes what else the test set tells of itself.
+
+    Args:
+        root: folder, or URL, of all sets.
+        name: subfolder of ``root``, and name of the test loader.
+        evaluation: resize and crop.
+        eval_batch_size: samples a rank and batch.
+        num_workers: processes that read and decode; 0 does both in the main process.
+        reading: how shards are read.
+    """
+
+    split_name = "test"
+    classes: Sequence[int] = ()
+    groups: Sequence[str] = ()
+    categories: Mapping[str, Sequence[int]] = {}
+
+    def __init__(
+        self,
+        root: str | Path,
+        name: str,
+        evaluation: EvaluationCrop,
+        eval_batch_size: int,
+        num_workers: int,
+        reading: Reading,
+    ) -> None:
+        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
+        self.evaluation = evaluation
+        self._samples: Split | None = None
+
+    @abstractmethod
+    def open_samples(self) -> Split:
+        """Open the set."""
+
+    @property
+    def samples(self) -> Split:
+        """The set; known after ``setup``."""
+        assert self._samples is not None
+        return self._samples
+
+    def setup(self, stage: str) -> None:
+        """Open the set, once."""
+        if self._samples is None:
+            self._samples = self.open_samples()
+
+    def test_dataloader(self) -> dict[str, PlannedLoader]:
+        """Return the one test loader."""
+        return {self.name: self.evaluation_loader(self.samples, self.evaluation)}
+
+    @property
+    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
+        """The one test set."""
+        described = EvaluationSet(
+            name=self.name,
+            count=len(self.samples),
+            protocol=self.describe(self.samples, self.split_name, self.evaluation),
+            categories=self.categories,
+            class_names=self.samples.class_names,
+            classes=self.classes,
+            groups=self.groups,
+        )
+        return {self.name: described}
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise a UserError unless the network has the labels' classes, or, where a choice is made, ImageNet's."""
+        needed = 1000 if self.classes else self.samples.classes
+        if num_classes != needed:
+            raise UserError(
+                f"The network has {num_classes} classes, but {self.samples.where} needs {needed}: give another network."
+            )
