@@ -1,15 +1,15 @@
 """Shards behind a URL: fetched one at a time, each checked as strictly as one on disk.
 
-A stream is opened by webdataset's ``gopen`` (curl for http, aws for s3, gsutil for gs, and so on), and written into a
-file without a name, which the system removes when nobody holds it any more, a killed process included. So a cut
-connection is noticed, a shard fetched again, and any sample of it read by place. webdataset's own iterators take a
-stream that ends early, or a damaged header, for the end of the archive.
+A stream is opened by webdataset's ``gopen``, which asks curl, gsutil and the like, none of them through a shell, and
+written into a file without a name, which the system removes when nobody holds it any more, a killed process included.
+So a cut connection is noticed, a shard fetched again, and any sample of it read by place. webdataset's own iterators
+take a stream that ends early, or a damaged header, for the end of the archive.
 """
 
 import os
 import shlex
+import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
@@ -20,10 +20,12 @@ from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.scan import Handler, ShardScan, refuse, scan_open, skip
 from lit_robust.shards.tar import read_exactly
 
-SCHEMES = ("http", "https", "s3", "gs", "hf", "ais", "file")
+# Scheme to the program that fetches it.
+SCHEMES = {"http": "curl", "https": "curl", "s3": "aws", "gs": "gsutil", "hf": "curl", "ais": "ais", "file": None}
 PIPE = "pipe:"
 ATTEMPTS = 3
 PIECE = 1 << 20
+HTTP_ERROR = "exit 22"  # What curl's end looks like where the server answers, but has no such file.
 
 
 def is_url(root: str) -> bool:
@@ -54,6 +56,10 @@ class Remote:
                 )
             if "{}" not in self.root:
                 raise UserError(f"The command {self.root!r} names no file: put {{}} where the file's path belongs.")
+            return
+        program = SCHEMES[urlsplit(self.root).scheme]
+        if program is not None and shutil.which(program) is None:
+            raise UserError(f"{self.root} is fetched by the program {program}, which is not here: install it.")
 
     def __str__(self) -> str:
         return self.url("").rstrip("/")
@@ -63,16 +69,24 @@ class Remote:
         path = str(PurePosixPath(self.below) / file)
         if self.root.startswith(PIPE):
             return self.root.replace("{}", shlex.quote(path))
-        return f"{self.root.rstrip('/')}/{quote(path)}"
+        # Only what speaks HTTP wants spaces and the like in their coded form.
+        return f"{self.root.rstrip('/')}/{quote(path) if self.root.startswith('http') else path}"
 
     def text(self, file: str) -> str | None:
-        """Return a small text file, or None where there is none or it cannot be had."""
+        """Return a small text file, or None where there is none.
+
+        Raises:
+            UserError: nothing answers at this address.
+        """
         try:
             with tempfile.TemporaryFile() as target:
                 _copy(self.url(file), target)
                 target.seek(0)
                 return target.read().decode("utf-8")
-        except OSError:
+        except OSError as error:
+            # Only curl tells an address where nobody answers from a file that is not there.
+            if self.root.startswith("http") and HTTP_ERROR not in str(error):
+                raise UserError(f"{self.url(file)} cannot be reached: check the address and the connection.") from error
             return None
 
     def shard(self, file: str, count: int, rule: LabelRule, on_error: Literal["error", "skip"]) -> "FetchedShard":
@@ -163,11 +177,8 @@ def _unnamed() -> BinaryIO:
 
 
 def _copy(url: str, target: BinaryIO) -> None:
-    from webdataset.gopen import gopen
-
-    open_stream: Callable[..., BinaryIO] = gopen
-    # Closing waits for the command behind the stream, and raises OSError where it failed.
-    with open_stream(url, "rb") as stream:
+    # Closing waits for the program behind the stream, and raises OSError where it failed.
+    with _open_stream(url) as stream:
         while piece := stream.read(PIECE):
             try:
                 target.write(piece)
@@ -176,3 +187,13 @@ def _copy(url: str, target: BinaryIO) -> None:
                     f"The shard {url} does not fit into {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a "
                     "folder with room for a few shards a worker."
                 ) from error
+
+
+def _open_stream(url: str) -> BinaryIO:
+    from webdataset.gopen import Pipe, gopen
+
+    if url.startswith("s3:"):  # Of these gopen knows only through a shell command.
+        program: BinaryIO = Pipe(["aws", "s3", "cp", "--only-show-errors", url, "-"], mode="rb")
+        return program
+    stream: BinaryIO = gopen(url, "rb")
+    return stream

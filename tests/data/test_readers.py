@@ -159,6 +159,40 @@ def test_only_allowed_pipes_are_run(tmp_path):
         open_split("pipe:cat x", "set", "val", Reading(allow_pipes=True))
 
 
+def program(folder, name, text):
+    """Put a script in the place of a program that is not here."""
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_s3_is_read_by_aws_and_without_a_shell(tmp_path, monkeypatch):
+    write(tmp_path / "bucket" / "a;b" / "set", 2)
+    (tmp_path / "bucket" / "a;b" / "set").rename(tmp_path / "bucket" / "a;b" / "my set")
+    # s3://x/... lies in the folder; whatever is not the fifth word of five is refused.
+    script = f'[ $# = 5 ] && [ "$1 $2 $3 $5" = "s3 cp --only-show-errors -" ] && cat "{tmp_path}/bucket/${{4#s3://x/}}"'
+    monkeypatch.setenv("PATH", program(tmp_path / "bin", "aws", script), prepend=":")
+    split = open_split("s3://x/a;b", "my set", "val", Reading())
+    source, plan = split.evaluation(Share(4, 0, 1))
+    batches = list(PlannedLoader(EvaluationSamples(source, WHOLE), plan, 0, False, keeps_workers=False))
+    assert sum(int(batch.valid.sum()) for batch in batches) == COUNT
+
+
+def test_a_missing_program_is_named(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="is fetched by the program aws, which is not here: install it"):
+        open_split("s3://bucket", "set", "val", Reading())
+
+
+def test_an_address_where_nobody_answers_is_told_from_a_missing_file(tmp_path):
+    lacks = pytest.raises(UserError, match="has no _info.json or sizes.json that lists the split 'val'")
+    with serving(tmp_path) as (url, _), lacks:
+        open_split(url, "set", "val", Reading())
+    with pytest.raises(UserError, match="cannot be reached: check the address and the connection"):
+        open_split(url, "set", "val", Reading())
+
+
 def test_a_path_cannot_add_to_the_pipes_command(tmp_path):
     (tmp_path / "a b; touch owned").mkdir()
     write(tmp_path / "a b; touch owned" / "set", 1)
