@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.errors import UserError
+from lit_robust.models.auxiliary_norm import without_auxiliary
 
 # Where our Lightning checkpoints keep the network inside the module.
 LIGHTNING_PREFIX = "model.network."
@@ -43,6 +44,8 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     tensors = dict(content)
     if all(name.startswith(LIGHTNING_PREFIX) for name in tensors):
         tensors = {name.removeprefix(LIGHTNING_PREFIX): tensor for name, tensor in tensors.items()}
+        # Of an AdvProp network what is tested, and trained on, is the main branch.
+        tensors = without_auxiliary(tensors)
     return tensors
 
 
@@ -93,12 +96,12 @@ def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, source: str, na
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return the sha256 of all tensors of the network, by name, shape, type and bytes.
+    """Return the sha256 of all tensors of the network, by name, shape, type and bytes; of a main branch alone.
 
     It does not depend on the device, the file format, or the order of the names.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(without_auxiliary(network.state_dict()).items()):
         cpu = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {list(cpu.shape)} {cpu.dtype}\n".encode())
         digest.update(cpu.flatten().view(torch.uint8).numpy().tobytes() if cpu.numel() else b"")

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_robust.batch import Batch
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Network, build_classifier, check_fit, weights_digest
+from lit_robust.models.auxiliary_norm import without_auxiliary
 from lit_robust.models.weights import LIGHTNING_PREFIX
 from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
 from lit_robust.precision import full_precision
@@ -111,7 +112,12 @@ class ClassifierModule(LightningModule, ABC):
         return rate_factor(self.optimisation, step / steps_an_epoch, epochs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the checkpoint of another network in one sentence, before torch does in many."""
+        """Refuse the checkpoint of another network in one sentence, before torch does in many.
+
+        Of an AdvProp checkpoint another module takes the main branch.
+        """
+        if without_auxiliary(self.state_dict()).keys() == self.state_dict().keys():
+            checkpoint["state_dict"] = without_auxiliary(checkpoint["state_dict"])
         state = {
             name.removeprefix(LIGHTNING_PREFIX): tensor
             for name, tensor in checkpoint["state_dict"].items()
