@@ -1,17 +1,15 @@
 """Madry's adversarial training: cross-entropy on attacked images alone."""
 
-import torch
 from torch import Tensor
 
 from lit_robust.attacks import PGD
 from lit_robust.batch import Batch
 from lit_robust.models import Network
-from lit_robust.modules.base import ClassifierModule
+from lit_robust.modules.attacking import AttackingModule, AttackSchedule
 from lit_robust.modules.optimisation import Optimisation
-from lit_robust.seeds import run_seed, stream_seed
 
 
-class AdversarialModule(ClassifierModule):
+class AdversarialModule(AttackingModule):
     """A classifier trained on PGD adversarial examples of itself (Madry et al. 2018).
 
     The attack runs on the network in eval mode; the adversarial batch alone trains it and moves its batch norm, as
@@ -22,6 +20,7 @@ class AdversarialModule(ClassifierModule):
         network: which network, with which weights.
         optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
         attack: the attack that makes the training images; what a *test* attacks with is its callback's.
+        schedule: the attack's warm-up, and validation under attack.
     """
 
     def __init__(
@@ -29,17 +28,13 @@ class AdversarialModule(ClassifierModule):
         network: Network = Network(),
         optimisation: Optimisation = Optimisation(),
         attack: PGD = PGD(),
+        schedule: AttackSchedule = AttackSchedule(),
     ) -> None:
-        super().__init__(network, optimisation)
-        self.attack = attack
-        self.keep_hyperparameters(network=network, optimisation=optimisation, attack=attack)
+        super().__init__(network, optimisation, attack, schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of the attacked batch."""
-        seed = stream_seed(run_seed(), "attack start, training", self.current_epoch, batch_idx, self.global_rank)
-        generator = torch.Generator(self.device).manual_seed(seed)
-        attacked = self.attack.perturb(self.model, batch.image, batch.label, generator=generator)
-        logits = self.model(attacked)
+        logits = self.model(self.perturb(batch, batch_idx))
         loss = self.loss(logits, batch.label)
         self.log_training(loss, logits, batch.label)
         return loss

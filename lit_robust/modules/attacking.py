@@ -1,0 +1,98 @@
+"""What training schemes with an attack share: the attack's random starts, its warm-up, and validation under attack."""
+
+from abc import ABC
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_robust.attacks import PGD
+from lit_robust.batch import Batch
+from lit_robust.errors import UserError
+from lit_robust.metrics import RobustAccuracy
+from lit_robust.models import Network
+from lit_robust.modules.base import ClassifierModule
+from lit_robust.modules.optimisation import Optimisation
+from lit_robust.seeds import run_seed, stream_seed
+
+
+@dataclass(frozen=True)
+class AttackSchedule:
+    """When training attacks, and how strongly.
+
+    Attributes:
+        warmup_epochs: eps grows from 0 to its full size over this many epochs, and the step size with it; 0 for none.
+        validate_every: attack the validation images, too, each so many epochs, the last epoch included; 0 for never.
+            ``val/adversarial_top1`` is then what to choose the best checkpoint by.
+    """
+
+    warmup_epochs: float = 0.0
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0 or self.validate_every < 0:
+            raise UserError(
+                f"warmup_epochs is {self.warmup_epochs} and validate_every {self.validate_every}: give 0 or more."
+            )
+
+    def strength(self, epochs: float) -> float:
+        """Return the share of eps, in (0, 1], after ``epochs`` epochs, the step in hand included."""
+        return min(1.0, epochs / self.warmup_epochs) if self.warmup_epochs else 1.0
+
+    def validates(self, epoch: int, last: bool) -> bool:
+        """Tell whether the validation after ``epoch``, counted from 0, is under attack."""
+        return self.validate_every > 0 and (last or (epoch + 1) % self.validate_every == 0)
+
+
+class AttackingModule(ClassifierModule, ABC):
+    """A classifier whose training attacks it.
+
+    Args:
+        network: which network, with which weights.
+        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
+        attack: the attack that makes the training images; what a *test* attacks with is its callback's.
+        schedule: the attack's warm-up, and validation under attack.
+    """
+
+    def __init__(self, network: Network, optimisation: Optimisation, attack: PGD, schedule: AttackSchedule) -> None:
+        super().__init__(network, optimisation)
+        self.attack = attack
+        self.schedule = schedule
+        self.validation_robustness = RobustAccuracy()
+        self.keep_hyperparameters(network=network, optimisation=optimisation, attack=attack, schedule=schedule)
+
+    def perturb(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the batch's images under the attack of this step, at the warm-up's strength."""
+        seed = stream_seed(run_seed(), "attack start, training", self.current_epoch, batch_idx, self.global_rank)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        attack = self.attack
+        if self.schedule.warmup_epochs:
+            done = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
+            attack = attack.with_eps(attack.eps * self.schedule.strength(done))
+        return attack.perturb(self.model, batch.image, batch.label, generator=generator)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count correct answers on the valid samples, and, where the schedule says so, on the same under attack."""
+        super().validation_step(batch, batch_idx)
+        if not self._validates():
+            return
+        kept = batch.select(batch.valid)
+        if not len(kept):
+            return
+        generators = [
+            torch.Generator().manual_seed(stream_seed(run_seed(), "attack start, validation", number))
+            for number in kept.index.tolist()
+        ]
+        attacked = self.attack.perturb(self.model, kept.image, kept.label, generator=generators)
+        self.validation_robustness.update((self.model(attacked).argmax(1) == kept.label)[None])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/top1``, ``val/top5``, and where it was measured ``val/adversarial_top1``; exact over all ranks."""
+        super().on_validation_epoch_end()
+        if self._validates():
+            self.log("val/adversarial_top1", self.validation_robustness.compute().float(), prog_bar=True)
+        self.validation_robustness.reset()
+
+    def _validates(self) -> bool:
+        last = self.current_epoch + 1 == self.trainer.max_epochs
+        return self.schedule.validates(self.current_epoch, last)

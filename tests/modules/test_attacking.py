@@ -1,0 +1,67 @@
+"""What schemes with an attack share: the warm-up of eps, and validation under attack."""
+
+import pytest
+from pytorch_lightning import Trainer, seed_everything
+from test_modules import ATTACK, NETWORK, SETTINGS, Loader
+
+from lit_robust.attacks import PGD
+from lit_robust.errors import UserError
+from lit_robust.modules import AdversarialModule, AdvPropModule
+from lit_robust.modules.attacking import AttackSchedule
+
+
+def fit(module, tmp_path, epochs):
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=epochs, default_root_dir=tmp_path, enable_model_summary=False, **options)
+    trainer.fit(module, Loader(), Loader())
+    return trainer
+
+
+def test_eps_grows_linearly_over_the_warmup(tmp_path, monkeypatch):
+    used = []
+
+    def remember(self, model, images, labels, *, generator=None):
+        used.append((self.eps, self.step_size, model.training))
+        return images
+
+    monkeypatch.setattr(PGD, "perturb", remember)
+    module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(warmup_epochs=1.5, validate_every=0))
+    fit(module, tmp_path, epochs=2)
+    # Three steps an epoch: after 1 of 4.5 steps 2/9 of eps, at the fifth and sixth all of it.
+    shares = [min(1, step / 4.5) for step in range(1, 7)]
+    assert [eps for eps, _, _ in used] == pytest.approx([0.5 * share for share in shares])
+    assert [step for _, step, _ in used] == pytest.approx([0.25 * share for share in shares])
+
+
+@pytest.mark.parametrize("scheme", [AdversarialModule, AdvPropModule])
+def test_validation_under_attack_is_the_attack_on_the_network_as_tested(tmp_path, scheme):
+    seed_everything(3)
+    module = scheme(NETWORK, SETTINGS, ATTACK)
+    trainer = fit(module, tmp_path, epochs=1)
+    module.eval()
+    right = 0
+    for batch in Loader():
+        attacked = ATTACK.perturb(module.model, batch.image, batch.label)
+        right += int((module.model(attacked).argmax(1) == batch.label).sum())
+    assert float(trainer.callback_metrics["val/adversarial_top1"]) == pytest.approx(right / 12)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_validation_is_attacked_in_the_epochs_the_schedule_names():
+    schedule = AttackSchedule(validate_every=3)
+    assert [schedule.validates(epoch, last=epoch == 7) for epoch in range(8)] == [
+        False, False, True, False, False, True, False, True,
+    ]  # fmt: skip
+    assert not AttackSchedule(validate_every=0).validates(7, last=True)
+
+
+def test_without_attacked_validation_nothing_is_logged(tmp_path):
+    module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(validate_every=0))
+    trainer = fit(module, tmp_path, epochs=1)
+    assert "val/adversarial_top1" not in trainer.callback_metrics
+    assert "val/top1" in trainer.callback_metrics
+
+
+def test_a_negative_schedule_is_refused():
+    with pytest.raises(UserError, match=r"warmup_epochs is -1 .* give 0 or more"):
+        AttackSchedule(warmup_epochs=-1)
