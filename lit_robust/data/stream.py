@@ -1,5 +1,6 @@
 """Samples from shards behind a URL, in an order that keeps to few shards at a time."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class StreamSource(Source):
         self._reset()
 
     def _reset(self) -> None:
+        self._process = os.getpid()
         self._lanes: dict[int, Lane] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._numbers: tuple[int, Numbers] | None = None
@@ -82,6 +84,9 @@ class StreamSource(Source):
 
     def fetch(self, request: Request) -> Encoded:
         """Return the samples of the request's numbers."""
+        if self._process != os.getpid():
+            # A forked process has the waits of its parent, but not the threads that would end them.
+            self._reset()
         places = self.lanes.block(request.place)
         lane = self._lanes.setdefault(request.place % self.lanes.count, Lane())
         if lane.epoch != request.epoch:
