@@ -8,6 +8,10 @@ from pathlib import Path
 
 from lit_robust.errors import UserError
 
+# Read once, while no other thread makes files: to ask for it is to change it.
+UMASK = os.umask(0)
+os.umask(UMASK)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -33,9 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield beside
         # mkstemp makes files only their owner may read; shared data must follow the umask instead.
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)
+        beside.chmod(0o666 & ~UMASK)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)

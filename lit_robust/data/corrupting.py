@@ -5,6 +5,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -25,6 +26,7 @@ from lit_robust.files import write_text
 from lit_robust.seeds import stream_seed
 from lit_robust.shards import ShardWriter, decode_rgb
 from lit_robust.shards.listing import read_info
+from lit_robust.shards.lock import sole_writer
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
 
 BATCH = 16
@@ -106,12 +108,20 @@ def corrupt_shards(
 def corrupt_cell(
     cell: str, clean: TableSplit, output: Path, settings: Settings, mark: Mapping[str, Any], shard_size: int
 ) -> None:
-    """Write one cell."""
-    folder = output / cell
+    """Write one cell, alone: another run may write others."""
+    with sole_writer(output / cell, "corrupting"):
+        _corrupt_cell(cell, clean, output / cell, settings, mark, shard_size)
+
+
+def _corrupt_cell(
+    cell: str, clean: TableSplit, folder: Path, settings: Settings, mark: Mapping[str, Any], shard_size: int
+) -> None:
     corruption, _, severity = cell.partition("/")
     crop = EvaluationCrop(settings.resize, settings.crop)
     frost = None if settings.frost is None else FrostPictures(Path(settings.frost))
-    # What a killed run left, in a folder that bears our mark.
+    if _is_finished(folder, mark):
+        return
+    # What is there bears our mark and was left by a killed run, or is a cell that lost a shard.
     for leftover in folder.glob("*.tar"):
         leftover.unlink()
     # The mark is there before the images are: nobody ever takes them for the published ones.
@@ -169,12 +179,13 @@ def _encode(image: Tensor, encoding: str) -> bytes:
 
 
 def _is_finished(folder: Path, mark: Mapping[str, Any]) -> bool:
-    path, info = read_info(folder)
-    if not info:
+    info = read_info(folder)[1]
+    if not info and not any(folder.glob("*.tar")):
         return False
     if info.get(GENERATED) != mark:
-        raise UserError(f"{path} is of other images or settings: choose another output, or remove {folder}.")
-    return SPLIT in info["splits"]
+        raise UserError(f"{folder} is of other images or settings: choose another output, or remove it.")
+    entry = info["splits"].get(SPLIT)
+    return entry is not None and all((folder / file).is_file() for file in entry["filenames"])
 
 
 _done: "Synchronized[int] | None" = None
@@ -205,5 +216,11 @@ def _in_processes(
             for task in finished:
                 if task.exception() is not None:
                     pool.shutdown(cancel_futures=True)
-                task.result()
+                try:
+                    task.result()
+                except BrokenProcessPool as error:
+                    raise UserError(
+                        "A process that corrupts images was killed, probably for want of memory: run this again, with "
+                        "fewer --workers."
+                    ) from error
             yield done.value

@@ -1,14 +1,14 @@
 """Batches decoded, cropped and put together, in a worker process."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, get_worker_info
 
 from lit_robust.batch import Batch
 from lit_robust.data.plan import Request
@@ -41,51 +41,32 @@ class Samples(Dataset[Batch], ABC):
 
     def __getitem__(self, request: Request) -> Batch:
         encoded = self.source.fetch(request)
-        images = [self.image(encoded, place, request) for place in range(len(request.numbers))]
-        broken = np.array([image is None for image in images])
-        if broken.all():
-            images[0] = self.blank(encoded.names[0])
-        # Each place takes its own image, or, where that is broken, the batch's first good one.
-        taken = np.where(broken, np.argmin(broken), np.arange(len(images)))
-        return self._collate(encoded, request, images, taken, broken)
-
-    def blank(self, name: str) -> Tensor:
-        """Return what stands for a whole batch of broken images, the first of them called ``name``."""
-        raise DataError(f"No image of a whole batch can be read, the first is {name}: replace them.")
-
-    def image(self, encoded: Encoded, place: int, request: Request) -> Tensor | None:
-        """Return uint8 ``[3, H, W]`` of the sample in ``place`` of a batch; None where it is broken and skipped."""
-        data = encoded.data[place]
-        if data is None:
-            return None
-        try:
-            decoded = decode_rgb(data, encoded.names[place])
-        except DataError as error:
-            if self.on_error == "error":
-                raise
-            log.warning("%s Left out, as on_error is skip.", error)
-            return None
-        return self.prepare(decoded, request.epoch, int(request.numbers[place]))
-
-    def _collate(
-        self,
-        encoded: Encoded,
-        request: Request,
-        images: list[Tensor | None],
-        taken: NDArray[np.int64],
-        broken: NDArray[np.bool_],
-    ) -> Batch:
-        present = [image for place in taken if (image := images[place]) is not None]
-        for place, image in zip(taken, present, strict=True):
-            if image.shape != present[0].shape:
+        count = len(request.numbers)
+        broken = np.zeros(count, dtype=bool)
+        pixels: Tensor | None = None
+        for place in range(count):
+            image = self.image(encoded, place, request)
+            if image is None:
+                broken[place] = True
+                continue
+            # Pixels are decoded channels last, and stay so: one copy here, and none in any convolution later.
+            rows = image.permute(1, 2, 0)
+            if pixels is None:
+                pixels = batch_memory((count, *rows.shape))
+            if rows.shape != pixels.shape[1:]:
                 raise DataError(
-                    f"Images of one batch differ in size, {encoded.names[place]} is {image.shape[2]} x "
-                    f"{image.shape[1]} px: set resize and crop in the data's settings."
+                    f"Images of one batch differ in size, {encoded.name(place)} is {rows.shape[1]} x {rows.shape[0]} "
+                    "px: set resize and crop in the data's settings."
                 )
+            pixels[place] = rows
+        if pixels is None:
+            pixels = self.blank(encoded.name(0)).permute(1, 2, 0).repeat(count, 1, 1, 1)
+        # Where an image is broken, the batch's first good one stands, with its label.
+        taken = np.where(broken, np.argmin(broken), np.arange(count))
+        if broken.any():
+            pixels[torch.from_numpy(broken)] = pixels[int(np.argmin(broken))].clone()
         return Batch(
-            # Pixels are decoded channels last, and stay so: one copy here, and none in any convolution later. torch's
-            # own function makes that copy in memory that is shared with the main process.
-            image=default_collate([image.permute(1, 2, 0) for image in present]).permute(0, 3, 1, 2),
+            image=pixels.permute(0, 3, 1, 2),
             label=torch.from_numpy(encoded.label[taken]),
             index=torch.from_numpy(request.numbers.copy()),
             valid=torch.from_numpy(request.valid & ~broken),
@@ -93,6 +74,35 @@ class Samples(Dataset[Batch], ABC):
             texture=None if encoded.texture is None else torch.from_numpy(encoded.texture[taken]),
             broken=torch.from_numpy(request.valid & broken) if self.on_error == "skip" else None,
         )
+
+    def blank(self, name: str) -> Tensor:
+        """Return what stands for a whole batch of broken images, the first of them called ``name``."""
+        raise DataError(f"No image of a whole batch can be read, the first is {name}: replace them.")
+
+    def image(self, encoded: Encoded, place: int, request: Request) -> Tensor | None:
+        """Return uint8 ``[3, H, W]`` of the sample in ``place`` of a batch; None where it is broken and skipped."""
+        data = encoded.read(place)
+        if data is None:
+            return None
+        try:
+            decoded = decode_rgb(data, encoded.name(place))
+        except DataError as error:
+            if self.on_error == "error":
+                raise
+            log.warning("%s Left out, as on_error is skip.", error)
+            return None
+        return self.prepare(decoded, request.epoch, int(request.numbers[place]))
+
+
+def batch_memory(shape: tuple[int, ...]) -> Tensor:
+    """Return uint8 memory for a batch; in a worker process it is shared with the main one, so handing it over is free.
+
+    So does torch's own ``default_collate``, which would need all images of the batch side by side first.
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class TrainingSamples(Samples):

@@ -68,9 +68,8 @@ def table_split(index: ShardIndex, split: str) -> TableSplit:
     lengths = np.bincount(index.shard, minlength=len(index.shards))
     protocol: dict[str, Any] = {"shards_sha256": index.digest}
     if index.defects:
-        protocol["skipped"] = (
-            f"{len(index.defects)} defects of the shards, {index.lost or 'an unknown number of'} samples"
-        )
+        lost = "an unknown number of" if index.lost is None else index.lost
+        protocol["skipped"] = f"{len(index.defects)} defects of the shards, {lost} samples"
     return TableSplit(
         where=f"{index.folder} ({split})",
         num_classes=index.num_classes,

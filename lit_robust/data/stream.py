@@ -110,8 +110,8 @@ class StreamSource(Source):
             what = "no class" if label[wrong[0]] < 0 else f"class {label[wrong[0]]}, but the set has {self.num_classes}"
             raise DataError(f"The sample {shard.name(place)} has {what}: mend its `cls` member.")
         return Encoded(
-            data=[None if gone else shard.image_bytes(place) for gone, (shard, place) in zip(lost, found, strict=True)],
-            names=[shard.name(place) for shard, place in found],
+            read=lambda place: None if lost[place] else found[place][0].image_bytes(found[place][1]),
+            name=lambda place: found[place][0].name(found[place][1]),
             label=label,
         )
 

@@ -23,14 +23,20 @@ ALIGNMENT = 64
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def cache_paths(folder: Path, split: str | None) -> list[Path]:
+def cache_paths(folder: Path, split: str | None, rule: str = "") -> list[Path]:
     """Return where the index of a split may lie: beside the shards, else in the user's cache folder.
 
     The cache folder is ``$LIT_ROBUST_CACHE``, or ``~/.cache/lit_robust``.
+
+    Args:
+        folder: of the shards.
+        split: name of the split; None for all tars of the folder.
+        rule: what tells a label rule from the usual one; each has an index of its own.
     """
-    name = "all" if split is None else f"split-{quote(split, safe='')}"
+    name = ("all" if split is None else f"split-{quote(split, safe='')}") + (f"-{rule}" if rule else "")
     place = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    user = Path(os.environ.get("LIT_ROBUST_CACHE") or Path("~/.cache/lit_robust").expanduser())
+    # Unlike pathlib's, this leaves the path as it is where nobody knows the home folder.
+    user = Path(os.path.expanduser(os.environ.get("LIT_ROBUST_CACHE") or "~/.cache/lit_robust"))  # noqa: PTH111
     return [folder / ".lit_robust" / f"{name}.index", user / f"{folder.resolve().name}-{place}-{name}.index"]
 
 

@@ -58,7 +58,7 @@ class ShardFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         names = sorted((file.name for file in folder.iterdir() if not file.is_dir()), key=numbered)
-        self.tars = [name for name in names if name.endswith(".tar")]
+        self.tars = [name for name in names if name.endswith(".tar") and not name.startswith(".")]
         self.unfinished = [
             name[1 : -len(UNFINISHED)] for name in names if name.startswith(".") and name.endswith(UNFINISHED)
         ]
@@ -171,6 +171,8 @@ class ShardFolder:
         missing = [file for file in files if not (self.folder / file).is_file()]
         if not missing:
             return []
+        if not used:
+            return [f"{self.folder / missing[0]} is a link that leads nowhere: fetch what it stands for, or remove it."]
         return [
             f"{len(missing)} of the {len(files)} shards that {self.folder / _some(used)} lists for {split!r} are "
             f"missing, the first is {missing[0]}: copy or download them."

@@ -102,7 +102,8 @@ class ShardIndex:
         listing = list_split(Path(folder), split)
         rule = (LabelRule(label) if isinstance(label, str) else label).resolve(listing.label_field)
         stamp = _stamp(listing, rule, _present(listing))
-        places = cache_paths(listing.folder, listing.split)
+        usual = LabelRule().resolve(listing.label_field)
+        places = cache_paths(listing.folder, listing.split, "" if rule == usual else rule.digest()[:16])
         found = _kept(places, listing, stamp, on_error)
         if found is None:
             with one_at_a_time(places):

@@ -50,6 +50,10 @@ class LabelRule:
             return self
         return replace(self, source=LABEL_EXTENSION if label_field is None else JSON_SOURCE + label_field)
 
+    def digest(self) -> str:
+        """Return what tells this rule from others, as sha256 in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.stamp()).encode()).hexdigest()
+
     def stamp(self) -> list[str]:
         """Return what tells this rule from others in a kept index."""
         table = json.dumps(sorted((self.classes or {}).items()))

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lit_robust.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
@@ -55,3 +57,43 @@ def _wait(descriptor: int, path: Path) -> None:
     except BlockingIOError:
         log.info("Another process holds %s and makes the index: waiting for it.", path)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+@contextmanager
+def sole_writer(folder: Path, stem: str) -> Iterator[None]:
+    """Hold the tars of a split against another writer, for as long as the block takes.
+
+    The lock's file, ``.<stem>.lock``, is removed at the end where it still is the one that was locked; so two never
+    hold it. Where the file system has no locks, there is none.
+
+    Args:
+        folder: of the tars; made where it is missing, and removed again where it stays empty.
+        stem: first part of the tars' names.
+
+    Raises:
+        UserError: another process writes them, or the folder cannot be written.
+    """
+    path = folder / f".{stem}.lock"
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"Cannot write in {folder} ({error.strerror}): choose a folder that can be written.") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another run writes {stem}-*.tar in {folder}: wait for it, or end it.") from error
+        except OSError as error:
+            log.info("%s cannot be locked (%s): a second run at the same time would not be noticed.", path, error)
+        if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
+            raise UserError(f"Another run has just written {stem}-*.tar in {folder}: start this again.")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -19,7 +19,9 @@ HEADER = struct.Struct("100s 8x 8x 8x 12s 12x 8s c 100x 8s 32x 32x 8x 8x 155s 12
 ZEROS = bytes(BLOCK)
 WINDOW = 8192  # A label and the next header lie close behind an image: one read brings them all.
 LONGEST_NAME = 1 << 20
-LONGEST_PADDING = 1 << 20
+# The marker and one record, which tar and tarfile fill up to; more zeros may be a download that was cut.
+LONGEST_PADDING = 22 * BLOCK
+LOOKED_THROUGH = 1 << 20
 COPY_AGAIN = "copy or download the shard again"
 REFUSED = {
     b"1": "a hard link",
@@ -226,12 +228,12 @@ class PositionalTar:
         # POSIX: two blocks of zeros end an archive; one alone may be a damaged header.
         if place + 2 * BLOCK > self.length:
             defect(self.path, place, "the end-of-archive marker is cut")
-        if self.length - place > LONGEST_PADDING:
-            defect(self.path, place, f"the last {self.length - place} bytes should hold members or be missing")
-        rest = self.read(place, self.length - place)
+        rest = self.read(place, min(self.length - place, LOOKED_THROUGH))
         if rest.count(0) != len(rest):
             other = place + len(rest) - len(rest.lstrip(b"\0"))
             defect(self.path, other, f"there are more data after the end-of-archive marker at byte {place}")
+        if self.length - place > LONGEST_PADDING:
+            defect(self.path, place, f"the last {self.length - place} bytes should hold members or be missing")
 
 
 def read_exactly(descriptor: int, path: Path | str, offset: int, length: int, end: int) -> bytes:

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
 from lit_robust.shards.folder import UNFINISHED
 from lit_robust.shards.listing import ALIASES, read_info
+from lit_robust.shards.lock import one_at_a_time, sole_writer
 from lit_robust.shards.members import WORD, end_bytes, sample_bytes
 
 
@@ -66,12 +67,16 @@ class ShardWriter:
         self._written: list[Path] = []
         self._file: BinaryIO | None = None
         self._stack = ExitStack()
+        self._lock = ExitStack()
         self._count = 0
 
     def __enter__(self) -> "ShardWriter":
-        check_absent(self.folder, self.split, self.stem)
-        remove_leftovers(self.folder, self.stem)
-        write_text(unfinished_mark(self.folder, self.stem), "")
+        with ExitStack() as stack:
+            stack.enter_context(sole_writer(self.folder, self.stem))
+            check_absent(self.folder, self.split, self.stem)
+            remove_leftovers(self.folder, self.stem)
+            write_text(unfinished_mark(self.folder, self.stem), "")
+            self._lock = stack.pop_all()
         return self
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -99,14 +104,15 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except BaseException:
-            self._remove()
-            raise
-        if kind is not None:
-            self._remove()
+        with self._lock:
+            try:
+                if kind is None:
+                    self._finish()
+            except BaseException:
+                self._remove()
+                raise
+            if kind is not None:
+                self._remove()
 
     def _path(self) -> Path:
         return self.folder / shard_name(self.stem, len(self._lengths))
@@ -204,6 +210,7 @@ def write_entry(
         extras: what else the split's entry shall say, such as ``num_classes``.
     """
     entry = {"name": split, "filenames": list(names), "shard_lengths": list(lengths), "num_samples": sum(lengths)}
+    # Two splits that are finished at a time must both stand there.
     with _alone(folder):
         path, info = read_info(folder)
         info = {**info, "splits": {**info.get("splits", {}), split: {**entry, **extras}}}
@@ -212,11 +219,13 @@ def write_entry(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against other writers, so that two splits finished at a time both stand in the info file."""
+    """Hold the folder's info file against other writers."""
     with ExitStack() as stack:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, descriptor)
-        # Some network file systems lock no folders; there the last writer wins, as without this.
-        with suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            # Network file systems lock what is open for writing alone, which a folder never is.
+            stack.enter_context(one_at_a_time([folder / ".lit_robust" / "info"]))
         yield

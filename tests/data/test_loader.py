@@ -27,8 +27,8 @@ class Drawn(Source):
     def fetch(self, request):
         numbers = request.numbers.tolist()
         return Encoded(
-            data=[self.file(number) for number in numbers],
-            names=[f"sample{number}" for number in numbers],
+            read=lambda place: self.file(numbers[place]),
+            name=lambda place: f"sample{numbers[place]}",
             label=request.numbers % 3,
         )
 

@@ -15,9 +15,9 @@ from PIL import Image
 from lit_robust.cli import main
 from lit_robust.data.packing import archive, shard_images
 from lit_robust.data.packing import pack as pack_module
-from lit_robust.data.packing.pack import alone
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards import IndexedReader, ShardIndex
+from lit_robust.shards.lock import sole_writer
 
 KILLED_AT = 33
 KILLED = f"""
@@ -185,7 +185,7 @@ def test_another_set_is_not_mixed_in(tmp_path):
 
 def test_two_runs_at_a_time_are_refused(tmp_path):
     source = plant(tmp_path / "images", count=6)
-    with alone(tmp_path / "set", "set-train"):
+    with sole_writer(tmp_path / "set", "set-train"):
         with pytest.raises(UserError, match="Another run writes set-train"):
             shard_images(source, tmp_path / "set", "train")
         shard_images(source, tmp_path / "set", "val")

@@ -169,7 +169,8 @@ with ShardWriter(Path(sys.argv[1]), "val", prefix="toy") as writer:
 """
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert run.returncode == -signal.SIGKILL
-    left, mark = sorted(contents(tmp_path))
+    left, lock, mark = sorted(contents(tmp_path))
+    assert lock == ".toy-val.lock"
     assert left.startswith(".toy-val-0000.tar.")
     assert mark == ".toy-val.unfinished"
     others = {".toy-train-0000.tar.x1", ".other-toy-val-0000.tar.x1", ".toy-val-0000.tar"}

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from lit_robust.data.packing.archive import check_source, check_space, open_source
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.layouts import Layout, find_images
-from lit_robust.data.packing.pack import Packer, alone
+from lit_robust.data.packing.pack import Packer
 from lit_robust.data.packing.plan import check_place, make_plan
 from lit_robust.errors import UserError
+from lit_robust.shards.lock import sole_writer
 from lit_robust.shards.write import shard_stem
 
 __all__ = ["Labels", "Layout", "Packed", "default_workers", "shard_images"]
@@ -89,7 +90,7 @@ def shard_images(
             f"shard_size {shard_size}, seed {seed}, resize {resize}, workers {workers}: give 1 or more, as seed 0."
         )
     check_source(source, output)
-    with alone(output, shard_stem(output, split)), open_source(source, output, split) as tree:
+    with sole_writer(output, shard_stem(output, split)), open_source(source, output, split) as tree:
         found = find_images(tree, layout, split, labels, label_file, categories)
         say(found.said)
         plans = [make_plan(part, tree, output, split, shard_size, seed, resize) for part in found.sets]

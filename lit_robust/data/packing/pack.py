@@ -1,13 +1,8 @@
 """Packing by several threads: each shard whole or not there, and what a killed run finished is kept."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from tqdm import tqdm
@@ -16,7 +11,6 @@ from lit_robust.data.packing.archive import remove_hidden
 from lit_robust.data.packing.plan import DIGEST, Plan, Shard, check_place, extension_of
 from lit_robust.data.packing.resize import resized_extension, shrink
 from lit_robust.data.packing.tree import Tree
-from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
 from lit_robust.shards.members import end_bytes, sample_bytes
 from lit_robust.shards.write import remove_leftovers, write_entry
@@ -88,31 +82,3 @@ class Packer:
                 file.write(sample_bytes(image.key, {extension: content, "cls": b"%d" % image.label}))
                 self._count(1)
             file.write(end_bytes(file.tell()))
-
-
-@contextmanager
-def alone(folder: Path, stem: str) -> Iterator[None]:
-    """Hold a split against a second run of the same command, which would clear away what this one writes.
-
-    Raises:
-        UserError: another run holds it, or the folder cannot be written.
-    """
-    path = folder / f".{stem}.lock"
-    made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise UserError(f"Cannot write in {folder} ({error.strerror}): choose a folder that can be written.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"Another run writes {stem}-*.tar in {folder}: wait for it, or end it.") from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        if made and not any(folder.iterdir()):
-            folder.rmdir()

@@ -163,7 +163,7 @@ def _check_images(images: Sequence[Image], tree: Tree) -> None:
     seen: dict[str, str] = {}
     for image in images:
         check_key(image.key)
-        if len(image.key) > 90:  # Shorter names fit any tar.
+        if len(image.key.encode()) > 90:  # Shorter names fit any tar.
             header(f"{image.key}.{extension_of(image)}", image.file.size)
         if not image.file.size:
             raise DataError(f"{image.file.name} in {tree.name} is empty: replace or remove it.")

@@ -166,4 +166,4 @@ def _order(file: File) -> str:
 
 def _is_hidden(name: str) -> bool:
     # macOS puts `__MACOSX` and `._x` into archives, and `.DS_Store` everywhere.
-    return any(part.startswith((".", "__")) for part in name.split("/"))
+    return any(part.startswith("._") or part in ("__MACOSX", ".DS_Store") for part in name.split("/"))
