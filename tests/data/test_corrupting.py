@@ -113,3 +113,23 @@ def test_other_settings_in_the_same_folder_are_refused(clean, written, capsys):
 def test_unknown_names_are_refused(clean, tmp_path, capsys):
     assert corrupt(clean, tmp_path / "x", "--corruptions", "[rain]") == 2
     assert "corruptions is ['rain']: name some of gaussian_noise" in capsys.readouterr().err
+
+
+def test_tars_of_somebody_else_are_never_removed(clean, tmp_path, capsys):
+    mine = tmp_path / "mine" / "fog" / "1" / "precious.tar"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"precious")
+    assert corrupt(clean, tmp_path / "mine") == 2
+    assert "is of other images or settings: choose another output" in capsys.readouterr().err
+    assert mine.read_bytes() == b"precious"
+
+
+def test_a_cell_that_lost_a_shard_is_written_again(clean, tmp_path):
+    output = tmp_path / "imagenet-c-like"
+    one = ["--corruptions", "[contrast]", "--severities", "[5]"]
+    assert corrupt(clean, output, *one) == 0
+    (tar,) = (output / "contrast" / "5").glob("*.tar")
+    content = tar.read_bytes()
+    tar.unlink()
+    assert corrupt(clean, output, *one) == 0
+    assert tar.read_bytes() == content
