@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,23 @@ def open_table(folder: Path, split: str, reading: Reading) -> TableSplit:
     """
     index = open_index(folder, split, reading)
     without = np.flatnonzero(index.labels < 0)
-    if len(without):
+    found = table_split(index, split)
+    if not len(without):
+        return found
+    if reading.on_error == "error" or len(without) == len(index):
+        first = int(without[0])
         raise DataError(
             f"{len(without)} of {len(index)} samples in {folder} ({split}) have no class, the first is "
-            f"{index.key(int(without[0]))}: each needs a `cls` member with its class number, or set reading.label."
+            f"{index.key(first)} at byte {int(index.offset[first])} of {index.shard_path(first).name}: each needs a "
+            "`cls` member with its class number, or set reading.label."
         )
-    return table_split(index, split)
+    lost = [found.protocol["skipped"]] if "skipped" in found.protocol else []
+    skipped = "; ".join([*lost, f"{len(without)} samples without a class"])
+    return replace(
+        found,
+        table=found.table.select(np.flatnonzero(index.labels >= 0)),
+        protocol={**found.protocol, "skipped": skipped},
+    )
 
 
 def open_index(folder: Path, split: str, reading: Reading) -> ShardIndex:

@@ -328,3 +328,17 @@ def test_every_module_shuffles_alike_through_its_own_loader(tmp_path):
         orders.append([batch.index.tolist() for batch in islice(module.train_dataloader(), 20)])
         assert sorted(np.concatenate(orders[-1]).tolist()) == list(range(40))
     assert orders[0] != orders[1]
+
+
+def test_a_sample_that_lost_its_class_is_named_or_left_out_and_counted(tmp_path):
+    with ShardWriter(tmp_path / "imagenet", "val", num_classes=5) as writer:
+        for number in range(5):
+            members = {"png": png(number), "cls": b"%d" % number}
+            writer.write(f"s{number}", {"png": members["png"]} if number == 3 else members)
+    with pytest.raises(DataError, match=r"1 of 5 samples .* the first is s3 at byte \d+ of imagenet-val-0000.tar"):
+        ready(ImageNetDataModule(tmp_path, evaluation=WHOLE, **SMALL))
+    reading = Reading(on_error="skip")
+    module = ready(ImageNetDataModule(tmp_path, evaluation=WHOLE, reading=reading, **SMALL))
+    assert loaded(module)["image"][:, 0, 0, 0].tolist() == [0, 1, 2, 4]
+    assert module.evaluation_sets["imagenet"].count == 4
+    assert module.evaluation_sets["imagenet"].protocol["skipped"] == "1 samples without a class"
