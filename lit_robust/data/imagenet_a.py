@@ -9,7 +9,7 @@ import numpy as np
 from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import DataError
+from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_subset
 
 NAME = "imagenet-a"
@@ -22,7 +22,7 @@ class ImageNetADataModule(SingleSetDataModule):
     hendrycks/natural-adv-examples ``eval_many_models.py``; the test set names them.
 
     Args:
-        root: folder that holds ``imagenet-a/``, or its URL.
+        root: folder that holds ``imagenet-a/``.
         classes: ``imagenet-a`` for its 200 classes, ``all`` for those of the network (the toy data).
         evaluation: resize and crop.
         eval_batch_size: samples a rank and batch.
@@ -47,7 +47,9 @@ class ImageNetADataModule(SingleSetDataModule):
     def open_samples(self) -> Split:
         """Read the shard index."""
         split = self.open("test")
-        if self.classes and isinstance(split, TableSplit):
+        if self.classes:
+            if not isinstance(split, TableSplit):
+                raise UserError(f"The labels of {split.where} cannot be checked in advance: copy the shards to a disk.")
             check_labels(split, self.classes)
         return split
 

@@ -110,7 +110,7 @@ class ImageNetCLikeDataModule(ShardDataModule):
 
     def folders(self) -> list[Path]:
         """Return the folder that must be there."""
-        return [Path(self.root) / self.source]
+        return [] if is_url(self.root) else [Path(self.root) / self.source]
 
     def setup(self, stage: str) -> None:
         """Read the shard index of the clean images."""

@@ -56,7 +56,7 @@ class ImageNetODataModule(SingleSetDataModule):
 
     def folders(self) -> list[Path]:
         """Return the folders that must be there."""
-        return [Path(self.root) / self.name, Path(self.root) / self.in_distribution]
+        return [] if is_url(self.root) else [Path(self.root) / self.name, Path(self.root) / self.in_distribution]
 
     def open_samples(self) -> TableSplit:
         """Read the two shard indexes."""

@@ -91,13 +91,16 @@ class PlannedLoader:
                 self._delivered += 1
                 if batch.broken is not None:
                     broken += int(batch.broken.sum())
+                # Lightning asks for no more than there are: after the last batch nothing here would run.
+                if broken and self._delivered == len(self):
+                    log.warning(
+                        "%d images of epoch %d could not be read and were left out.", broken, self.sampler.epoch
+                    )
                 yield batch
         except UserError as error:
             # torch hands on a worker's error as its whole traceback; the sentence is the end of it.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
         self.sampler.start = 0
-        if broken:
-            log.warning("%d images of epoch %d could not be read and were left out.", broken, self.sampler.epoch)
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the epoch, how many of its batches were delivered, and what the order follows from."""

@@ -48,7 +48,7 @@ class RestrictedImageNetDataModule(ImageNetDataModule):
 
     def folders(self) -> list[Path]:
         """Return the folder that must be there."""
-        return [Path(self.root) / self.FOLDER]
+        return [] if is_url(self.root) else [Path(self.root) / self.FOLDER]
 
     def open(self, split: str) -> Split:
         """Open ImageNet's split, and keep what falls into a super-class."""

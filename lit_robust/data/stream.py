@@ -95,7 +95,7 @@ class StreamSource(Source):
         step = self.lanes.count
         following = self._shards_of(request.epoch, range(places.stop, places.stop + len(places) * step, step))
         wanted = [*needed, *(shard for shard in following if shard not in needed)]
-        lane.shards = {shard: lane.shards.get(shard) or self._order(shard) for shard in wanted}
+        lane.shards = {shard: self._held(shard) or self._order(shard) for shard in wanted}
         shards = np.searchsorted(self._starts, request.numbers, side="right") - 1
         found = [
             (lane.shards[shard].result(), place)
@@ -114,6 +114,10 @@ class StreamSource(Source):
             name=lambda place: found[place][0].name(found[place][1]),
             label=label,
         )
+
+    def _held(self, shard: int) -> Future[FetchedShard] | None:
+        """Return a shard that any lane of this process holds; a small set's lanes share few shards."""
+        return next((lane.shards[shard] for lane in self._lanes.values() if shard in lane.shards), None)
 
     def _order(self, shard: int) -> Future[FetchedShard]:
         if self._pool is None:

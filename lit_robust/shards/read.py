@@ -2,7 +2,7 @@
 
 import os
 import resource
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 from lit_robust.errors import DataError
@@ -46,6 +46,10 @@ class OpenShard:
             os.close(self._descriptor)
 
 
+# ImageNet-C alone has 75 readers, of 50 shards each.
+_shared_open = lru_cache(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1))(OpenShard)
+
+
 class IndexedReader:
     """Gives the encoded image of any sample.
 
@@ -54,16 +58,14 @@ class IndexedReader:
 
     Args:
         index: of the split.
-        max_open: shards kept open in one process; the one used longest ago is closed first. None takes a quarter of
-            the files that the system lets a process open, as a process may read several splits.
+        max_open: shards kept open; the one used longest ago is closed first. None keeps half as many as the system
+            lets a process open, over all readers of the process that say so.
     """
 
     def __init__(self, index: ShardIndex, max_open: int | None = None) -> None:
         self.index = index
         self.max_open = max_open
-        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4 if max_open is None else max_open
-        count = max(min(allowed, len(index.shards)), 1)
-        self._open = lru_cache(count)(partial(_open_shard, index.folder, index.shards, index.shard_sizes))
+        self._open = _shared_open if max_open is None else lru_cache(max_open)(OpenShard)
 
     def __reduce__(self) -> tuple[type["IndexedReader"], tuple[ShardIndex, int | None]]:
         return IndexedReader, (self.index, self.max_open)
@@ -87,9 +89,6 @@ class IndexedReader:
         """
         if not 0 <= number < len(self.index):
             raise IndexError(f"sample {number} of {len(self.index)}")
-        shard = self._open(int(self.index.shard[number]))
+        place = int(self.index.shard[number])
+        shard = self._open(self.index.folder / self.index.shards[place], self.index.shard_sizes[place])
         return shard.read(int(self.index.offset[number]), int(self.index.length[number]))
-
-
-def _open_shard(folder: Path, files: tuple[str, ...], sizes: tuple[int, ...], number: int) -> OpenShard:
-    return OpenShard(folder / files[number], sizes[number])

@@ -6,8 +6,9 @@ So a cut connection is noticed, a shard fetched again, and any sample of it read
 take a stream that ends early, or a damaged header, for the end of the archive.
 """
 
+import errno
 import os
-import shlex
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ SCHEMES = {"http": "curl", "https": "curl", "s3": "aws", "gs": "gsutil", "hf": "
 PIPE = "pipe:"
 ATTEMPTS = 3
 PIECE = 1 << 20
+PLAIN = re.compile(r"[A-Za-z0-9._/+=-]*")
+# What is wrong with this machine, and no better at a second attempt.
+OWN_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 HTTP_ERROR = "exit 22"  # What curl's end looks like where the server answers, but has no such file.
 
 
@@ -68,7 +72,12 @@ class Remote:
         """Return where a file lies, ``file`` being its path in this folder."""
         path = str(PurePosixPath(self.below) / file)
         if self.root.startswith(PIPE):
-            return self.root.replace("{}", shlex.quote(path))
+            # Quoting protects from one shell; the command may well hand the path to another, as ssh does.
+            if not PLAIN.fullmatch(path):
+                raise UserError(
+                    f"The path {path!r} has letters that a shell may take for more: rename it, or fetch it."
+                )
+            return self.root.replace("{}", path)
         # Only what speaks HTTP wants spaces and the like in their coded form.
         return f"{self.root.rstrip('/')}/{quote(path) if self.root.startswith('http') else path}"
 
@@ -106,6 +115,11 @@ class Remote:
                 found = self._fetch(file, rule, refuse)
                 break
             except (OSError, DataError) as error:
+                if isinstance(error, OSError) and error.errno in OWN_FAULTS:
+                    raise UserError(
+                        f"{self.url(file)} cannot be kept in {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to "
+                        "a folder with room, and allow more open files (ulimit -n)."
+                    ) from error
                 if attempt + 1 == ATTEMPTS:
                     if on_error == "skip" and isinstance(error, DataError):
                         return self._fetch(file, rule, skip)
@@ -192,8 +206,17 @@ def _copy(url: str, target: BinaryIO) -> None:
 def _open_stream(url: str) -> BinaryIO:
     from webdataset.gopen import Pipe, gopen
 
+    words: list[str] = []
     if url.startswith("s3:"):  # Of these gopen knows only through a shell command.
-        program: BinaryIO = Pipe(["aws", "s3", "cp", "--only-show-errors", url, "-"], mode="rb")
+        words = ["aws", "s3", "cp", "--only-show-errors", url, "-"]
+    elif url.startswith(("http:", "https:")):  # gopen's own would wait without end for a server that falls silent.
+        words = [
+            "curl",
+            *["-f", "-s", "-L", "--connect-timeout", "30", "--retry", "5", "--speed-limit", "1", "--speed-time", "60"],
+            url,
+        ]
+    if words:
+        program: BinaryIO = Pipe(words, mode="rb")
         return program
     stream: BinaryIO = gopen(url, "rb")
     return stream

@@ -193,12 +193,18 @@ def test_an_address_where_nobody_answers_is_told_from_a_missing_file(tmp_path):
         open_split(url, "set", "val", Reading())
 
 
-def test_a_path_cannot_add_to_the_pipes_command(tmp_path):
-    (tmp_path / "a b; touch owned").mkdir()
-    write(tmp_path / "a b; touch owned" / "set", 1)
-    split = open_split(f"pipe:cd {tmp_path}; cat {{}}", "a b; touch owned/set", "val", Reading(allow_pipes=True))
-    assert len(split) == COUNT
+@pytest.mark.parametrize("path", ["a b; touch owned/set", "$(touch owned)", "a'b"])
+def test_a_path_cannot_add_to_the_pipes_command(tmp_path, path):
+    with pytest.raises(UserError, match="has letters that a shell may take for more"):
+        open_split(f"pipe:cd {tmp_path}; cat {{}}", path, "val", Reading(allow_pipes=True))
     assert not (tmp_path / "owned").exists()
+
+
+def test_lanes_of_a_process_share_a_shard(tmp_path):
+    write(tmp_path / "set", 1, count=200)
+    with serving(tmp_path) as (url, served):
+        assert len(list(training(url, 0, 1, 0, "block", batch_size=10, block=10))) == 20
+        assert sum(path.endswith(".tar") for path in served) == 1
 
 
 # In a member, at a header, before and inside the end-of-archive marker: 11 samples take 2,048 bytes each.
