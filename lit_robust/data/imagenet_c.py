@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +124,7 @@ def restrict(split: TableSplit, names: frozenset[str]) -> TableSplit:
         )
         raise DataError(f"{split.where} {what}: name the subset that belongs to these shards.")
     restricted = {"restricted": f"{len(kept)} of {len(split)} images, by the subset's names"}
-    return TableSplit(
-        where=split.where,
-        num_classes=split.num_classes,
-        class_names=split.class_names,
-        protocol={**split.protocol, **restricted},
-        table=split.table.select(kept),
-    )
+    return replace(split, protocol={**split.protocol, **restricted}, table=split.table.select(kept))
 
 
 def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Sequence[str]) -> TableSplit:

@@ -1,6 +1,7 @@
 """Validation images corrupted as they are loaded: like ImageNet-C, for sets that have no such files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,10 +162,4 @@ def under_all_cells(clean: TableSplit, groups: Sequence[int]) -> TableSplit:
         row=np.repeat(rows, len(groups)),
         group=np.tile(np.array(groups, dtype=np.int64), len(table)),
     )
-    return TableSplit(
-        where=clean.where,
-        num_classes=clean.num_classes,
-        class_names=clean.class_names,
-        protocol=clean.protocol,
-        table=repeated,
-    )
+    return replace(clean, table=repeated)

@@ -128,7 +128,7 @@ class StreamSource(Source):
     def _shards_of(self, epoch: int, places: range) -> list[int]:
         if self._numbers is None or self._numbers[0] != epoch:
             self._numbers = (epoch, self.plan.of_epoch(epoch)[0])
-        inside = [place for place in places if place < self.plan.batches]
+        inside = list(range(places.start, min(places.stop, self.plan.batches), places.step))
         numbers = self._numbers[1][inside].ravel()
         shards: list[int] = np.unique(np.searchsorted(self._starts, numbers, side="right") - 1).tolist()
         return shards
