@@ -1,7 +1,6 @@
 """The toy data on disk: drawn figures in the layouts of the real image sets."""
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lit_robust.data.corrupting import corrupt_shards
+from lit_robust.data.packing import default_workers
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.seeds import stream_seed
@@ -102,7 +102,7 @@ def write_toy_data(
             crop=EvaluationCrop(resize=None, crop=None),
             frost=None,
             encoding="png",
-            workers=min(len(os.sched_getaffinity(0)), 8),
+            workers=default_workers(),
             shard_size=SHARD_SIZE,
         )
 
