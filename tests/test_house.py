@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "models": {"reference"},
     "metrics": {"reference"},
     "modules": {"models", "attacks", "memory", "metrics"},
-    "callbacks": {"metrics", "attacks", "reference"},
+    "callbacks": {"metrics", "attacks", "models", "reference"},
     "analysis": {"models", "attacks", "metrics", "data"},
     "report": {"reference"},
 }

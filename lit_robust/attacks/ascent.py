@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.norms import Norm
+from lit_robust.attacks.norms import Norm, Radius
 from lit_robust.errors import UserError
 
 ImageLoss = Callable[[Tensor], Tensor]
@@ -20,12 +20,16 @@ class Ball:
     Attributes:
         clean: float32 ``[B, C, H, W]`` in [0, 1], the centres.
         norm: how distance is measured.
-        eps: radius, in [0, 1] pixel units.
+        eps: radius, in [0, 1] pixel units; one for all images, or each image's own ``[B, 1, 1, 1]``.
     """
 
     clean: Tensor
     norm: Norm
-    eps: float
+    eps: Radius
+
+    def select(self, chosen: Tensor) -> "Ball":
+        """Return the balls of the images that ``chosen``, bool ``[B]`` or int64 rows, names."""
+        return Ball(self.clean[chosen], self.norm, self.eps[chosen] if isinstance(self.eps, Tensor) else self.eps)
 
     def enter(self, images: Tensor) -> Tensor:
         """Project the offset from the clean images to the ball, then clamp to [0, 1], in this order.

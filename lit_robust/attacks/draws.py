@@ -31,6 +31,18 @@ def draw_uniform(shape: Sequence[int], generator: Generators, device: torch.devi
     )
 
 
+def choose_generators(generator: Generators | None, rows: Tensor) -> Generators | None:
+    """Return the generators of some of a batch's samples; one for the whole batch stays what it is.
+
+    Args:
+        generator: of the batch.
+        rows: int64 places in the batch.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    return [generator[row] for row in rows.tolist()]
+
+
 def _draw(
     draw: Callable[[list[int], torch.Generator], Tensor],
     shape: Sequence[int],

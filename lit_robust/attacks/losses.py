@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.errors import UserError
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``[B, num_classes]`` and labels ``[B]`` to float32 values ``[B]``, higher for a worse mistake."""
 
@@ -28,4 +30,33 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return wrong - right[:, 0]
 
 
-LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the difference of logits ratio, which no scaling of the logits changes (Croce and Hein 2020, eq. 6).
+
+    Raises:
+        UserError: fewer than three classes.
+    """
+    _need_classes(logits, 3, "dlr")
+    ranked = logits.float().sort(1, descending=True).values
+    return margin(logits, labels) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return the ratio for a target class (Croce and Hein 2020, eq. 7): highest where the target leads the label.
+
+    Raises:
+        UserError: fewer than four classes.
+    """
+    _need_classes(logits, 4, "targeted dlr")
+    logits = logits.float()
+    ranked = logits.sort(1, descending=True).values
+    lead = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
+    return lead[:, 0] / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
+
+
+def _need_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise UserError(f"Loss {name} compares {least} logits, the network has {logits.shape[1]}: use cross_entropy.")
+
+
+LOSSES: Mapping[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

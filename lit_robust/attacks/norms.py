@@ -12,6 +12,9 @@ from torch import Tensor
 
 from lit_robust.attacks.draws import Generators, draw_normal, draw_uniform
 
+Radius = float | Tensor
+"""One radius for all images, or each image's own as float32 ``[B, 1, 1, 1]``; in [0, 1] pixel units."""
+
 
 class Norm(ABC):
     """A norm on images, with the geometry of its ball."""
@@ -25,11 +28,11 @@ class Norm(ABC):
         """Return the direction of steepest ascent, of length 1; 0 where the gradient is 0."""
 
     @abstractmethod
-    def project(self, offset: Tensor, eps: float) -> Tensor:
+    def project(self, offset: Tensor, eps: Radius) -> Tensor:
         """Return the nearest offset (in L2) in the closed ball of radius ``eps``; what is inside stays as it is."""
 
     @abstractmethod
-    def ball(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+    def ball(self, images: Tensor, eps: Radius, generator: Generators) -> Tensor:
         """Return offsets of the shape of ``images``, uniform in the volume of the ball of radius ``eps``."""
 
     @abstractmethod
@@ -49,17 +52,18 @@ class L2(Norm):
         """Return the gradient over its norm plus 1e-10, as MadryLab/robustness does (``attack_steps.py``)."""
         return gradient / (self.length(gradient) + 1e-10)
 
-    def project(self, offset: Tensor, eps: float) -> Tensor:
+    def project(self, offset: Tensor, eps: Radius) -> Tensor:
         """Shrink offsets longer than ``eps`` to ``eps``."""
         # Inside the ball the quotient is eps / eps, exactly 1; the tiny number keeps eps = 0 from being 0 / 0.
-        return offset * (eps / self.length(offset).clamp_min(max(eps, 1e-30)))
+        least = eps.clamp_min(1e-30) if isinstance(eps, Tensor) else max(eps, 1e-30)
+        return offset * (eps / self.length(offset).clamp_min(least))
 
-    def sphere(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+    def sphere(self, images: Tensor, eps: Radius, generator: Generators) -> Tensor:
         """Return offsets of length ``eps`` in uniform directions; the random start of MadryLab/robustness."""
         direction = draw_normal(images.shape, generator, images.device)
         return direction * (eps / self.length(direction))
 
-    def ball(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+    def ball(self, images: Tensor, eps: Radius, generator: Generators) -> Tensor:
         """Return a uniform direction times ``eps`` times a uniform number to the power 1 / dimension."""
         direction = self.sphere(images, eps, generator)
         radius = draw_uniform(images.shape[:1], generator, images.device)
@@ -81,11 +85,11 @@ class Linf(Norm):
         """Return the sign of the gradient (Goodfellow et al. 2015, section 4)."""
         return gradient.sign()
 
-    def project(self, offset: Tensor, eps: float) -> Tensor:
+    def project(self, offset: Tensor, eps: Radius) -> Tensor:
         """Clamp every value to [-eps, eps]."""
-        return offset.clamp(-eps, eps)
+        return offset.clamp(-eps, eps)  # type: ignore[arg-type]  # Both numbers or both tensors, as torch wants it.
 
-    def ball(self, images: Tensor, eps: float, generator: Generators) -> Tensor:
+    def ball(self, images: Tensor, eps: Radius, generator: Generators) -> Tensor:
         """Return values uniform in [-eps, eps)."""
         return (2 * draw_uniform(images.shape, generator, images.device) - 1) * eps
 

@@ -1,25 +1,31 @@
 """Projected gradient descent (Madry et al. 2018), in L2 and Linf."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball, best_iterate, last_iterate
 from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range
-from lit_robust.attacks.draws import Generators
+from lit_robust.attacks.checks import check_choice, check_eps, check_reach
+from lit_robust.attacks.draws import Generators, choose_generators
+from lit_robust.attacks.early_stop import Found, first_success
 from lit_robust.attacks.frozen import frozen
-from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import L2, Linf
-from lit_robust.attacks.scoring import Score, check_numbers, score
+from lit_robust.attacks.objective import LossName, Objective, TargetName, clean_logits, random_targets
+from lit_robust.attacks.scoring import check_numbers, score
 from lit_robust.errors import UserError
 
 NormName = Literal["l2", "linf"]
 StartName = Literal["none", "sphere", "ball"]
-LossName = Literal["cross_entropy", "margin"]
-KeepName = Literal["last", "best"]
+KeepName = Literal["last", "best", "first"]
+
+VERDICTS = {
+    "last": "broken at the last iterate",
+    "best": "broken at the iterate of highest loss",
+    "first": "broken at any step",
+}
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,16 @@ class PGD(Attack):
         start: where the search starts: ``none``, at the clean image; ``sphere`` (L2 alone), at distance eps in a
             random direction, as MadryLab/robustness does; ``ball``, uniform in the volume of the ball, as Foolbox 3
             does. Random starts are clamped to [0, 1].
-        loss: ``cross_entropy``, or ``margin``, the highest wrong logit minus the right one.
-        keep: ``last`` returns where the last step leads; ``best`` the point of highest loss on the way, the start
-            included, for one more forward pass.
-        restarts: searches from different random starts. A misclassified result wins over others, then the highest
-            loss, both scored in fp32; more than one costs a forward pass each for it.
+        loss: ``cross_entropy``; ``margin``, the highest wrong logit minus the right one; ``dlr``, the difference of
+            logits ratio (Croce and Hein 2020); ``kl``, the divergence from the clean answer, which needs no label
+            (Zhang et al. 2019, TRADES).
+        keep: ``last`` returns where the last step leads, and the verdict is "broken at the last iterate"; ``best`` the
+            point of highest loss on the way, the start included, for one more forward pass; ``first`` the first
+            iterate that breaks the image, which then leaves the batch: "broken at any step".
+        restarts: searches from different random starts, each for the images that withstood those before; of several
+            failures the one of highest loss is returned. Scored in fp32.
+        target: ``none``, any mistake will do; ``random``, a uniformly drawn wrong class; ``least_likely``, the wrong
+            class that the clean image is least likely to be (Kurakin et al. 2017). Success is always any mistake.
 
     Raises:
         UserError: a setting is out of range, or two do not fit together.
@@ -51,6 +62,8 @@ class PGD(Attack):
         >>> attack = PGD(norm="linf", eps=4 / 255, step_size=1 / 255, steps=10)
         >>> attack.with_eps(8 / 255).step_size * 255
         2.0
+        >>> fgsm = PGD(norm="linf", eps=4 / 255, step_size=4 / 255, steps=1)  # Goodfellow et al. 2015
+        >>> fgsm_after_random_start = PGD(norm="linf", eps=4 / 255, step_size=5 / 255, steps=1, start="ball")
     """
 
     norm: NormName = "l2"
@@ -61,14 +74,16 @@ class PGD(Attack):
     loss: LossName = "cross_entropy"
     keep: KeepName = "last"
     restarts: int = 1
+    target: TargetName = "none"
 
     def __post_init__(self) -> None:
-        _check_choice("norm", self.norm, NormName)
-        _check_choice("start", self.start, StartName)
-        _check_choice("loss", self.loss, LossName)
-        _check_choice("keep", self.keep, KeepName)
-        _check_size("eps", self.eps, self.norm)
-        _check_size("step_size", self.step_size, self.norm)
+        check_choice("PGD norm", self.norm, NormName)
+        check_choice("PGD start", self.start, StartName)
+        check_choice("PGD loss", self.loss, LossName)
+        check_choice("PGD keep", self.keep, KeepName)
+        check_choice("PGD target", self.target, TargetName)
+        check_eps("PGD eps", self.eps, self.norm)
+        check_eps("PGD step_size", self.step_size, self.norm)
         if self.steps < 0:
             raise UserError(f"PGD steps is {self.steps}: give 0 or more.")
         if self.restarts < 1:
@@ -80,22 +95,44 @@ class PGD(Attack):
             )
         if self.norm == "linf" and self.start == "sphere":
             raise UserError("PGD start sphere is for norm l2: in linf use ball, uniform in [-eps, eps].")
+        if self.loss == "kl" and (self.start == "none" or self.target != "none"):
+            raise UserError(
+                f"PGD loss kl with start {self.start} and target {self.target}: the divergence from the clean answer "
+                "has no slope at the clean image and no target, so set start to ball and target to none."
+            )
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
     ) -> AttackResult:
         """Attack and score; see ``Attack``. Waits for the accelerator twice, before and after the search.
 
-        ``AttackResult.steps`` is ``steps * restarts`` for every image: nothing stops early.
+        ``AttackResult.steps`` is ``steps`` an image and restart; fewer where the search ended with a success.
         """
         check_batch(images, labels)
         check_range(images)
-        attacked = self.perturb(model, images, labels, generator=generator)
-        with torch.inference_mode(False), frozen(model):
-            verdict = score(model, attacked, labels, LOSSES[self.loss])
-            spent = torch.full_like(labels, self.steps * self.restarts)
-        check_numbers(verdict.loss)
-        return AttackResult(attacked, verdict.success, verdict.loss, spent)
+        return self._run(model, images, labels, None, generator)
+
+    def towards(
+        self, model: Model, images: Tensor, labels: Tensor, targets: Tensor, *, generator: Generators | None = None
+    ) -> AttackResult:
+        """Attack and score, each image towards a class of its own, whatever ``target`` says.
+
+        Args:
+            model: as for a call, and so the next two.
+            images: float32 ``[B, C, H, W]`` in [0, 1].
+            labels: int64 ``[B]``, the true classes; success is still any mistake.
+            targets: int64 ``[B]``, the classes to be mistaken for.
+            generator: of the random start.
+
+        Raises:
+            UserError: as a call, or a target is the image's true class.
+        """
+        check_batch(images, labels)
+        check_batch(images, targets)
+        check_range(images)
+        if bool((targets == labels).any()):
+            raise UserError("A target is its image's true class: give another class for each image.")
+        return self._run(model, images, labels, targets, generator)
 
     def perturb(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Tensor:
         """Return the adversarial images; see ``Attack``.
@@ -105,17 +142,88 @@ class PGD(Attack):
         """
         self._check_call(images, labels, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-            # Autograd refuses to save inference tensors, which Lightning's test loop hands out; copies are ordinary.
-            ball = Ball(images.detach().clamp(0, 1), L2() if self.norm == "l2" else Linf(), self.eps)
-            labels = labels.clone()
-            attacked = self._search(model, labels, ball, generator)
-            if self.restarts > 1:
-                worst = score(model, attacked, labels, LOSSES[self.loss])
-                for _ in range(self.restarts - 1):
-                    again = self._search(model, labels, ball, generator)
-                    found = score(model, again, labels, LOSSES[self.loss])
-                    attacked, worst = _worse(attacked, worst, again, found)
-        return attacked
+            ball, objective = self._begin(model, images, labels, None, generator)
+            if self.restarts == 1 and self.keep != "first":
+                return self._search(model, objective, ball, generator)
+            return self._restarted(model, objective, ball, generator).images
+
+    def _run(
+        self, model: Model, images: Tensor, labels: Tensor, targets: Tensor | None, generator: Generators | None
+    ) -> AttackResult:
+        self._check_call(images, labels, generator)
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+            ball, objective = self._begin(model, images, labels, targets, generator)
+            found = self._restarted(model, objective, ball, generator)
+        check_numbers(found.score.loss)
+        return AttackResult(found.images, found.score.success, found.score.loss, found.steps)
+
+    def _begin(
+        self, model: Model, images: Tensor, labels: Tensor, targets: Tensor | None, generator: Generators | None
+    ) -> tuple[Ball, Objective]:
+        # Autograd refuses to save inference tensors, which Lightning's test loop hands out; copies are ordinary.
+        ball = Ball(images.detach().clamp(0, 1), L2() if self.norm == "l2" else Linf(), self.eps)
+        labels = labels.clone()
+        if self.loss == "kl":
+            return ball, Objective("kl", labels, clean=clean_logits(model, ball.clean).log_softmax(1))
+        if targets is None and self.target == "least_likely":
+            # The true class stands last in its own row: of the others the least likely is wanted.
+            logits = clean_logits(model, ball.clean)
+            targets = logits.scatter(1, labels[:, None], float("inf")).argmin(1)
+        elif targets is None and self.target == "random" and len(labels):
+            assert generator is not None  # `_check_call` saw to it.
+            targets = random_targets(labels, clean_logits(model, ball.clean[:1]).shape[1], generator)
+        return ball, Objective(self.loss, labels, None if targets is None else targets.clone())
+
+    def _restarted(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Found:
+        """Search again, from other starts, for the images that withstood."""
+        best = self._scored(model, objective, ball, generator)
+        for _ in range(self.restarts - 1):
+            left = (~best.score.success).nonzero()[:, 0]
+            if not len(left):
+                break
+            rest = objective.select(left)
+            again = self._scored(model, rest, ball.select(left), choose_generators(generator, left))
+            better = again.score.success | (again.score.loss > best.score.loss[left])
+            best.steps[left] += again.steps
+            into, taken = left[better], better
+            best.images[into], best.reached[into] = again.images[taken], again.reached[taken]
+            for mine, other in zip(best.score, again.score, strict=True):
+                mine[into] = other[taken]
+        return best
+
+    def _scored(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Found:
+        if self.keep == "first":
+            start = self._start(ball, generator)
+            return first_success(model, objective, start, ball, self.step_size, self.steps)
+        images = self._search(model, objective, ball, generator)
+        verdict = score(model, images, objective.labels, lambda logits, _: objective.loss(logits))
+        spent = torch.full_like(objective.labels, self.steps)
+        # A search without steps and without a start returns the clean images themselves; restarts write into these.
+        return Found(images.clone(), verdict, objective.reached(verdict.answer), spent)
+
+    def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Tensor:
+        search = last_iterate if self.keep == "last" else best_iterate
+        start = self._start(ball, generator)
+        return search(lambda images: objective.loss(model(images)), start, ball, self.step_size, self.steps)
+
+    def _start(self, ball: Ball, generator: Generators | None) -> Tensor:
+        if generator is None or self.start == "none":
+            return ball.clean
+        if self.start == "sphere":
+            offset = L2().sphere(ball.clean, ball.eps, generator)
+        else:
+            offset = ball.norm.ball(ball.clean, ball.eps, generator)
+        return (ball.clean + offset).clamp(0, 1)
+
+    def _check_call(self, images: Tensor, labels: Tensor, generator: Generators | None) -> None:
+        check_batch(images, labels)
+        if images.device.type == "cpu":
+            check_range(images)
+        if self.start != "none" and generator is None:
+            raise UserError(f"PGD start {self.start} needs random numbers: pass a torch.Generator, or one an image.")
+        if self.target == "random" and generator is None:
+            raise UserError("PGD target random needs random numbers: pass a torch.Generator, or one an image.")
+        check_reach(self.eps, self.norm, images)
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values; eps and step size are in [0, 1] pixel units."""
@@ -129,7 +237,8 @@ class PGD(Attack):
             "loss": self.loss,
             "keep": self.keep,
             "restarts": self.restarts,
-            "targeted": False,
+            "target": self.target,
+            "verdict": VERDICTS[self.keep],
         }
 
     def with_eps(self, eps: float) -> Self:
@@ -137,60 +246,3 @@ class PGD(Attack):
         if self.eps == 0:
             raise UserError("PGD at eps 0 has no step size in proportion to eps: derive the sweep from a positive eps.")
         return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps))
-
-    def _search(self, model: Model, labels: Tensor, ball: Ball, generator: Generators | None) -> Tensor:
-        loss = LOSSES[self.loss]
-        search = last_iterate if self.keep == "last" else best_iterate
-        start = self._start(ball, generator)
-        return search(lambda images: loss(model(images), labels), start, ball, self.step_size, self.steps)
-
-    def _start(self, ball: Ball, generator: Generators | None) -> Tensor:
-        if generator is None or self.start == "none":
-            return ball.clean
-        if self.start == "sphere":
-            offset = L2().sphere(ball.clean, self.eps, generator)
-        else:
-            offset = ball.norm.ball(ball.clean, self.eps, generator)
-        return (ball.clean + offset).clamp(0, 1)
-
-    def _check_call(self, images: Tensor, labels: Tensor, generator: Generators | None) -> None:
-        check_batch(images, labels)
-        if images.device.type == "cpu":
-            check_range(images)
-        if self.start != "none" and generator is None:
-            raise UserError(f"PGD start {self.start} needs random numbers: pass a torch.Generator, or one an image.")
-        diameter = L2().diameter(images.shape[1:])
-        if self.norm == "l2" and self.eps > diameter:
-            raise UserError(
-                f"L2 eps {self.eps:g} is beyond {diameter:.4g}, the largest distance of two images of shape "
-                f"{list(images.shape[1:])}: give eps in [0, 1] pixel units, such as {self.eps:g}/255 = "
-                f"{self.eps / 255:.3g}."
-            )
-
-
-def _worse(first: Tensor, first_score: Score, second: Tensor, second_score: Score) -> tuple[Tensor, Score]:
-    """Choose for each image the second search's result where only it succeeds, or where its loss alone is higher."""
-    only = second_score.success & ~first_score.success
-    higher = (second_score.success == first_score.success) & (second_score.loss > first_score.loss)
-    second_wins = only | higher
-    images = torch.where(second_wins.view(-1, 1, 1, 1), second, first)
-    chosen = Score(
-        success=first_score.success | second_score.success,
-        loss=torch.where(second_wins, second_score.loss, first_score.loss),
-    )
-    return images, chosen
-
-
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise UserError(f"PGD {name} is {value!r}: choose one of {', '.join(get_args(choices))}.")
-
-
-def _check_size(name: str, value: float, norm: NormName) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise UserError(f"PGD {name} is {value}: give a finite number, 0 or more, in [0, 1] pixel units.")
-    if norm == "linf" and value > 1:
-        raise UserError(
-            f"PGD {name} is {value:g} in linf, where 1 is black to white: did you mean {value:g}/255 = "
-            f"{value / 255:.5f}?"
-        )

@@ -17,17 +17,20 @@ class Score(NamedTuple):
     Attributes:
         success: bool ``[B]``, true where the image is misclassified; ties go to the lower class number.
         loss: float32 ``[B]``.
+        answer: int64 ``[B]``, the class the network says.
     """
 
     success: Tensor
     loss: Tensor
+    answer: Tensor
 
 
 def score(model: Model, images: Tensor, labels: Tensor, loss: Loss) -> Score:
     """Run the network once, in fp32 and without gradients; its mode is the caller's business."""
     with torch.no_grad(), full_precision(images.device.type):
         logits = model(images).float()
-        return Score(success=logits.argmax(1) != labels, loss=loss(logits, labels).float())
+        answer = logits.argmax(1)
+        return Score(success=answer != labels, loss=loss(logits, labels).float(), answer=answer)
 
 
 def check_numbers(loss: Tensor) -> None:

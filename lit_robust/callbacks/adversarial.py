@@ -2,47 +2,75 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_robust.attacks import Attack
+from lit_robust.attacks import Attack, Sweep, Verdicts
+from lit_robust.attacks.checks import check_choice
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, to_uint8
 from lit_robust.errors import UserError
 from lit_robust.metrics import RobustAccuracy
+from lit_robust.models import Network, build_classifier, weights_digest
 from lit_robust.precision import full_precision
 from lit_robust.results import Example, Result
 from lit_robust.seeds import run_seed, stream_seed
 
+ThreatModel = Literal["white-box", "gray-box", "black-box"]
+RULE = "clean errors and images broken at a smaller eps count as broken"
+
 
 class AdversarialAccuracy(EvaluationCallback):
-    """White-box accuracy under an attack, at one or several eps.
+    """Accuracy under an attack, at one or several eps, in one pass over the data.
 
     An image misclassified clean counts as broken and is not attacked, and one broken at a smaller eps is not
-    attacked at a larger one, whose ball holds the smaller one. Verdicts are scored in fp32.
+    attacked at a larger one, whose ball holds the smaller one; survivors wait until they fill a batch. The attack
+    runs in the trainer's precision, its verdicts are scored in fp32.
 
     Args:
-        attack: the attack and its settings; its eps is the one that matters most.
-        eps: further eps to test, in the attack's unit, each with the attack's step size scaled in proportion.
+        attack: the attack and its settings; its eps is the one that matters most. What counts as broken is the
+            attack's, too: for `PGD` ``keep: last`` or ``keep: first``, "at the last iterate" or "at any step".
+        eps: further eps to test, in the attack's unit; the step size scales where the attack's does.
         dataset: name of the test loader.
         name: tells two attacks of one norm on one set apart; part of the results' names, such as ``autoattack``.
-        examples: how many pairs of clean and attacked images to keep for the report and for W&B; attacked at the
-            attack's own eps.
+        examples: how many pairs of clean and attacked images to keep for the report and for W&B; each at the eps
+            that broke it, or at the largest.
+        threat_model: ``white-box``, the attack sees the network under test; ``gray-box``, it sees the backbone of a
+            memory model, and the whole is tested; ``black-box``, it sees ``surrogate``, and what it finds is shown to
+            the network under test.
+        surrogate: the network a black-box attack sees, such as a pretrained ``torchvision/resnet18``.
     """
 
     def __init__(
-        self, attack: Attack, eps: Sequence[float] = (), dataset: str = "imagenet", name: str = "", examples: int = 8
+        self,
+        attack: Attack,
+        eps: Sequence[float] = (),
+        dataset: str = "imagenet",
+        name: str = "",
+        examples: int = 8,
+        threat_model: ThreatModel = "white-box",
+        surrogate: Network | None = None,
     ) -> None:
         super().__init__(dataset)
         if any(value <= 0 for value in eps):
             raise UserError(f"eps {min(eps)} is not above 0: at 0 an attack changes nothing, top1 is that accuracy.")
         if not re.fullmatch(r"\w*", name):
             raise UserError(f"The name {name!r} of an evaluation may hold letters, digits and _ only.")
+        check_choice("threat_model", threat_model, ThreatModel)
+        if (surrogate is not None) != (threat_model == "black-box"):
+            raise UserError(
+                f"threat_model {threat_model} {'with a' if surrogate else 'without a'} surrogate: a black-box attack, "
+                "and no other, needs the network it sees; set both or neither."
+            )
         self.attack = attack
-        self.stem = "_".join(filter(None, ["adversarial_accuracy", name, attack.norm]))
+        self.threat_model = threat_model
+        self.surrogate = surrogate
+        setting = "" if threat_model == "white-box" else threat_model.replace("-", "_")
+        self.stem = "_".join(filter(None, ["adversarial_accuracy", setting, name, attack.norm]))
         self.attacks = [attack.with_eps(value) for value in sorted({attack.eps, *eps})]
         self.number_of_examples = examples
 
@@ -52,65 +80,85 @@ class AdversarialAccuracy(EvaluationCallback):
         return f"{self.stem} on {self.dataset}"
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Set the counts to zero."""
+        """Set the counts to zero, and find the network that is attacked."""
         self.metric = RobustAccuracy(len(self.attacks)).to(module.device)
         self.gallery = Gallery.spread(described.count, self.number_of_examples)
+        self.model = module.get_submodule("model")
+        self.attacked = self._attacked(module)
+        self.sweep: Sweep | None = None
+        self.trainer = module.trainer
+
+    def _attacked(self, module: LightningModule) -> nn.Module:
+        if self.surrogate is not None:
+            return build_classifier(self.surrogate).to(module.device).eval()
+        if self.threat_model == "white-box":
+            return self.model
+        backbone = getattr(module, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise UserError(
+                f"threat_model gray-box attacks the backbone of a memory model, and {type(module).__name__} is a "
+                "single network: use white-box."
+            )
+        return backbone
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        """Attack what is still classified right, from the smallest eps to the largest."""
-        model = module.get_submodule("model")
-        survives = logits.argmax(1) == batch.label
-        verdicts = []
-        for attack in self.attacks:
-            standing = batch.select(survives)
-            if len(standing):
-                found = attack(model, standing.image, standing.label, generator=self._generators(standing))
-                survives = survives.index_put((survives.nonzero()[:, 0],), ~found.success)
-            verdicts.append(survives)
-        self.metric.update(torch.stack(verdicts))
-        self._keep_examples(module, batch, logits)
-
-    def _generators(self, batch: Batch) -> list[torch.Generator]:
-        # One a sample, so that a start does not depend on batch size, rank, or who else survived; and the CPU's, which
-        # draws the same numbers for every device.
-        seed = run_seed()
-        return [
-            torch.Generator().manual_seed(stream_seed(seed, "attack start, test", number))
-            for number in batch.index.tolist()
-        ]
-
-    def _keep_examples(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        places = self.gallery.places(batch.index)
-        if not places:
-            return
-        mask = torch.zeros(len(batch), dtype=torch.bool, device=batch.image.device)
-        mask[[place for place, _ in places]] = True
-        chosen = batch.select(mask)
-        model = module.get_submodule("model")
-        found = self.attack(model, chosen.image, chosen.label, generator=self._generators(chosen))
-        with torch.no_grad(), full_precision(batch.image.device.type):
-            answers = model(found.images).argmax(1)
-        for row, number in enumerate(chosen.index.tolist()):
-            images = {"clean": to_uint8(chosen.image[row]), "adversarial": to_uint8(found.images[row])}
-            captions = {
-                "label": self.described.class_name(int(chosen.label[row])),
-                "clean": self.described.class_name(int(logits[mask][row].argmax())),
-                "adversarial": self.described.class_name(int(answers[row])),
-            }
-            self.gallery.kept[number] = (images, captions)
+        """Take in what is classified right; attack as far as batches are full."""
+        if self.sweep is None:
+            target = None if self.attacked is self.model else self.model
+            self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, _random_of)
+        right = logits.argmax(1) == batch.label
+        self._count(torch.zeros_like(batch.label[~right]))
+        self._keep_mistakes(batch.select(~right))
+        standing = batch.select(right)
+        with self.trainer.precision_plugin.forward_context():
+            found = self.sweep.add(standing.index.tolist(), standing.image, standing.label)
+        self._take(found)
 
     def compute(self) -> list[Result]:
-        """Return the accuracy at each eps."""
-        rule = "broken at the attack's result; clean errors and images broken at a smaller eps count as broken"
+        """Attack what still waits, and return the accuracy at each eps."""
+        if self.sweep is not None:
+            with self.trainer.precision_plugin.forward_context():
+                found = self.sweep.finish()
+            self._take(found)
         return [
-            self.result(
-                f"{self.stem}_eps_{attack.eps:.4g}",
-                value,
-                "fraction",
-                {"attack": attack.protocol(), "threat_model": "white-box", "verdict": rule},
-            )
+            self.result(f"{self.stem}_eps_{attack.eps:.4g}", value, "fraction", self._protocol(attack))
             for attack, value in zip(self.attacks, self.metric.compute().reshape(-1), strict=True)
         ]
+
+    def _protocol(self, attack: Attack) -> dict[str, Any]:
+        protocol: dict[str, Any] = {
+            "attack": attack.protocol(),
+            "threat_model": self.threat_model,
+            "attack_precision": str(self.trainer.precision),
+            "verdict": RULE,
+        }
+        if self.surrogate is not None:
+            digest = weights_digest(self.attacked.get_submodule("network"))
+            protocol["surrogate"] = {"network": self.surrogate.name, "weights_sha256": digest}
+        return protocol
+
+    def _take(self, found: list[Verdicts]) -> None:
+        for verdicts in found:
+            self._count(verdicts.withstood[verdicts.final])
+            for place, number in enumerate(verdicts.numbers):
+                if number in self.gallery.wanted and verdicts.final[place]:
+                    self._keep(number, verdicts.clean[place], verdicts.images[place], int(verdicts.labels[place]))
+
+    def _count(self, withstood: Tensor) -> None:
+        strengths = torch.arange(len(self.attacks), device=withstood.device)
+        self.metric.update(strengths[:, None] < withstood)
+
+    def _keep_mistakes(self, batch: Batch) -> None:
+        """Show a sample that was never attacked as it is."""
+        for place, number in self.gallery.places(batch.index):
+            self._keep(number, batch.image[place], batch.image[place], int(batch.label[place]))
+
+    def _keep(self, number: int, clean: Tensor, attacked: Tensor, label: int) -> None:
+        with torch.no_grad(), full_precision(clean.device.type):
+            answers = self.model(torch.stack([clean, attacked])).argmax(1).tolist()
+        images = {"clean": to_uint8(clean), "adversarial": to_uint8(attacked)}
+        words = [self.described.class_name(answer) for answer in (label, *answers)]
+        self.gallery.kept[number] = (images, dict(zip(("label", *images), words, strict=True)))
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log pairs of clean and attacked images with what the network says of each."""
@@ -129,3 +177,9 @@ class AdversarialAccuracy(EvaluationCallback):
             Example(self.dataset, "adversarial", number, files[number], captions)
             for number, (_, captions) in kept.items()
         ]
+
+
+def _random_of(number: int) -> torch.Generator:
+    # One a sample, so that a start does not depend on batch size, rank, or who else survived; and the CPU's, which
+    # draws the same numbers for every device.
+    return torch.Generator().manual_seed(stream_seed(run_seed(), "attack start, test", number))

@@ -1,0 +1,62 @@
+"""Settings that no attack can have, refused in a sentence with the value that was probably meant."""
+
+import math
+from typing import Any, get_args
+
+from torch import Tensor
+
+from lit_robust.attacks.norms import L2
+from lit_robust.errors import UserError
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Refuse a word that is none of a ``Literal``'s.
+
+    Args:
+        name: of the setting, for the sentence, such as ``PGD norm``.
+        value: what was given.
+        choices: the ``Literal``.
+
+    Raises:
+        UserError: ``value`` is none of them.
+    """
+    if value not in get_args(choices):
+        raise UserError(f"{name} is {value!r}: choose one of {', '.join(get_args(choices))}.")
+
+
+def check_eps(name: str, value: float, norm: str) -> None:
+    """Refuse a radius or step that is no length, or of the wrong scale: 8 where 8 / 255 was meant.
+
+    Args:
+        name: of the setting, for the sentence, such as ``PGD eps``.
+        value: in [0, 1] pixel units.
+        norm: ``l2`` or ``linf``.
+
+    Raises:
+        UserError: not finite, negative, or beyond black to white in linf.
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{name} is {value}: give a finite number, 0 or more, in [0, 1] pixel units.")
+    if norm == "linf" and value > 1:
+        raise UserError(
+            f"{name} is {value:g} in linf, where 1 is black to white: did you mean {value:g}/255 = {value / 255:.5f}?"
+        )
+
+
+def check_reach(eps: float, norm: str, images: Tensor) -> None:
+    """Refuse an L2 radius that reaches every image from every other, as 255 times a usual one does.
+
+    Args:
+        eps: in [0, 1] pixel units.
+        norm: ``l2`` or ``linf``.
+        images: ``[B, C, H, W]``, whose shape alone is looked at.
+
+    Raises:
+        UserError: ``eps`` is longer than the diagonal of the image space.
+    """
+    diameter = L2().diameter(images.shape[1:])
+    if norm == "l2" and eps > diameter:
+        raise UserError(
+            f"L2 eps {eps:g} is beyond {diameter:.4g}, the largest distance of two images of shape "
+            f"{list(images.shape[1:])}: give eps in [0, 1] pixel units, such as {eps:g}/255 = {eps / 255:.3g}."
+        )
