@@ -1,0 +1,75 @@
+"""Catastrophic overfitting: training with few attack steps that suddenly protects against nothing but itself."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lit_robust.attacks import PGD
+from lit_robust.batch import Batch
+from lit_robust.errors import UserError
+from lit_robust.seeds import run_seed, stream_seed
+
+
+class OverfittingMonitor(Callback):
+    """Attacks a part of some training batches with more steps than training does, and watches for a collapse.
+
+    One-step training may lose all accuracy under PGD within an epoch, while accuracy under its own attack jumps up
+    (Wong et al. 2020, section 5.4, who watch a PGD accuracy of training batches as this does). Logged as
+    ``train/monitored_adversarial_accuracy``, a fraction; the mean over ranks, so that all come to the same verdict.
+
+    Args:
+        attack: of many steps, such as 10; its eps that of training, or a smaller one.
+        every: batches from one look to the next.
+        images: how many of the batch's images a rank attacks.
+        drop: how far, as a fraction, accuracy may fall below its best before that is called a collapse.
+        stop: end training there; the best checkpoint by ``val/adversarial_top1`` is from before. Otherwise warn.
+    """
+
+    def __init__(self, attack: PGD, every: int = 200, images: int = 64, drop: float = 0.2, stop: bool = True) -> None:
+        if every < 1 or images < 1 or not 0 < drop < 1:
+            raise UserError(
+                f"every is {every}, images {images} and drop {drop}: give 1 or more, 1 or more, and a fraction "
+                "between 0 and 1."
+            )
+        self.attack = attack
+        self.every = every
+        self.images = images
+        self.drop = drop
+        self.stop = stop
+        self.best = 0.0
+        self.collapsed = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Look at every so many batches."""
+        done = trainer.fit_loop.total_batch_idx + 1
+        if done % self.every:
+            return
+        images, labels = batch.image[: self.images], batch.label[: self.images]
+        seed = stream_seed(run_seed(), "attack start, monitor", done, trainer.global_rank)
+        generator = torch.Generator(images.device).manual_seed(seed)
+        with trainer.precision_plugin.forward_context():
+            result = self.attack(pl_module.get_submodule("model"), images, labels, generator=generator)
+        accuracy = float(trainer.strategy.reduce((~result.success).float().mean(), reduce_op="mean"))
+        pl_module.log("train/monitored_adversarial_accuracy", accuracy, batch_size=len(images))
+        self.best = max(self.best, accuracy)
+        if accuracy >= self.best - self.drop or self.collapsed:
+            return
+        self.collapsed = True
+        trainer.should_stop = trainer.should_stop or self.stop
+        rank_zero_warn(
+            f"Catastrophic overfitting: accuracy under {self.attack.steps}-step PGD fell from {self.best:.3f} to "
+            f"{accuracy:.3f} by batch {done}{'; training stops' if self.stop else ''}. Train with more steps, a "
+            "smaller step_size or eps, or a warm-up of eps, from a checkpoint of before."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best accuracy so far, which a resumed run goes on from."""
+        return {"best": self.best, "collapsed": self.collapsed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self.best, self.collapsed = state_dict["best"], state_dict["collapsed"]

@@ -1,0 +1,80 @@
+"""The monitor of catastrophic overfitting, on a network that is swapped for a brittle one in mid-training."""
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from test_modules import NETWORK, SETTINGS, fit
+
+from lit_robust.attacks import PGD, AttackResult
+from lit_robust.callbacks import OverfittingMonitor
+from lit_robust.errors import UserError
+from lit_robust.modules import StandardModule
+
+ATTACK = PGD(norm="l2", eps=0.5, step_size=0.1, steps=10)
+
+
+def planned(monkeypatch, broken):
+    """Let the attack break these many of four images, look by look."""
+    looks = iter(broken)
+
+    def attack(self, model, images, labels, *, generator=None):
+        success = torch.arange(len(images)) < next(looks)
+        return AttackResult(images, success, torch.zeros(len(images)), torch.zeros_like(labels))
+
+    monkeypatch.setattr(PGD, "__call__", attack)
+
+
+class Steps(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append((trainer.current_epoch, batch_idx))
+
+
+def test_a_collapse_stops_training_and_says_so(tmp_path, monkeypatch):
+    planned(monkeypatch, [2, 1, 2, 4])
+    steps, monitor = Steps(), OverfittingMonitor(ATTACK, every=1, drop=0.3)
+    with pytest.warns(UserWarning, match=r"10-step PGD fell from 0\.750 to 0\.000 by batch 4; training stops"):
+        trainer = fit(StandardModule(NETWORK, SETTINGS), tmp_path, max_epochs=3, callbacks=[monitor, steps])
+    # Three batches an epoch, and 3 of 4 images standing at best: only the fourth look falls by more than 0.3.
+    assert steps.seen == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert float(trainer.callback_metrics["train/monitored_adversarial_accuracy"]) == 0
+    again = OverfittingMonitor(ATTACK)
+    again.load_state_dict(monitor.state_dict())
+    assert (again.best, again.collapsed) == (0.75, True)
+
+
+def test_it_may_warn_only_and_looks_at_every_so_many_batches(tmp_path, monkeypatch):
+    planned(monkeypatch, [0, 4, 4])
+    steps = Steps()
+    with pytest.warns(UserWarning, match="by batch 4. Train with more steps") as warned:
+        fit(
+            StandardModule(NETWORK, SETTINGS),
+            tmp_path,
+            max_epochs=2,
+            callbacks=[OverfittingMonitor(ATTACK, every=2, stop=False), steps],
+        )
+    assert len(steps.seen) == 6
+    assert sum("Catastrophic" in str(warning.message) for warning in warned) == 1
+
+
+def test_a_look_is_the_accuracy_under_the_attack(tmp_path):
+    module = StandardModule(NETWORK, SETTINGS)
+    seen = []
+
+    class Check(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            success = ATTACK(pl_module.model, batch.image[:3], batch.label[:3]).success
+            seen.append(1 - float(success.float().mean()))
+
+    trainer = fit(module, tmp_path, callbacks=[OverfittingMonitor(ATTACK, every=3, images=3), Check()])
+    assert float(trainer.callback_metrics["train/monitored_adversarial_accuracy"]) == pytest.approx(seen[2])
+    assert module.model.training
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(UserError, match="every is 0"):
+        OverfittingMonitor(ATTACK, every=0)
+    with pytest.raises(UserError, match="drop 1.5"):
+        OverfittingMonitor(ATTACK, drop=1.5)
