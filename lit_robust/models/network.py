@@ -9,12 +9,13 @@ from torch import nn
 
 from lit_robust.errors import UserError
 from lit_robust.models.classifier import Classifier
+from lit_robust.models.foreign.checkpoint import Channels, names_file
+from lit_robust.models.foreign.reading import check_normaliser
 from lit_robust.models.resnet_small import resnet_small, resnet_tiny
 from lit_robust.models.weights import load_weights
 
 OURS: dict[str, Callable[[int], nn.Module]] = {"resnet_small": resnet_small, "resnet_tiny": resnet_tiny}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,15 @@ class Network:
         name: ``torchvision/<name>``, ``timm/<name>`` or ``lit_robust/resnet_small``.
         num_classes: number of classes it tells apart.
         weights: null for random weights, ``pretrained`` for the library's default ones, the name of one of
-            torchvision's entries such as ``IMAGENET1K_V1``, or a file (.pt, .pth, .safetensors, or a Lightning .ckpt).
-        mean: per-channel mean the network expects, in [0, 1] pixel units; null takes what timm says of the network,
-            and ImageNet's for all others.
+            torchvision's entries such as ``IMAGENET1K_V1``, or a file (.pt, .pth, .pth.tar, .safetensors, .ckpt) of
+            ours or of another laboratory: MadryLab's and Microsoft's, Chen et al.'s, Geirhos et al.'s, RobustBench's,
+            timm's and more, which are read without running anything in them. Of an averaged (EMA) and a raw copy in
+            one file the averaged is taken; ``lit-robust convert --copy raw`` takes the other. torchvision's own files
+            of GoogLeNet and Inception v3 give the network of their entry: without the auxiliary classifiers, and with
+            ``transform_input``, which random weights and those that others trained do not have.
+        mean: per-channel mean the network expects, in [0, 1] pixel units; null takes what the file says (converted
+            ones, the AdvProp port's, revisiting-at's), else what timm says of the network, else ImageNet's. A
+            normaliser inside the file must agree with it.
         std: per-channel standard deviation the network expects, likewise.
     """
 
@@ -42,8 +49,13 @@ class Network:
             object.__setattr__(self, "weights", None)
         if self.num_classes < 1:
             raise UserError(f"num_classes is {self.num_classes}: give 1 or more.")
-        if not all(0 <= value <= 1 for value in self.mean or ()) or not all(0 < value <= 1 for value in self.std or ()):
-            raise UserError(f"mean {self.mean} and std {self.std} are not in [0, 1] pixel units: divide them by 255.")
+        check_channels(self.mean, self.std)
+
+
+def check_channels(mean: Channels | None, std: Channels | None) -> None:
+    """Refuse a mean or a standard deviation that is not in [0, 1] pixel units, as those in grey values are not."""
+    if not all(0 <= value <= 1 for value in mean or ()) or not all(0 < value <= 1 for value in std or ()):
+        raise UserError(f"mean {mean} and std {std} are not in [0, 1] pixel units: divide them by 255.")
 
 
 def build_classifier(spec: Network) -> Classifier:
@@ -58,14 +70,18 @@ def build_classifier(spec: Network) -> Classifier:
         raise UserError(
             f"Unknown network {spec.name!r}: write torchvision/<name>, timm/<name>, or lit_robust/{'|'.join(OURS)}."
         )
-    is_file = spec.weights is not None and (spec.weights.endswith(FILE_ENDINGS) or "/" in spec.weights)
-    entry = None if is_file else spec.weights
-    network = builders[library](name, spec.num_classes, entry)
-    if is_file and spec.weights is not None:
-        load_weights(network, Path(spec.weights), spec.name, spec.num_classes)
+    file = Path(spec.weights) if spec.weights is not None and names_file(spec.weights) else None
+    network = builders[library](name, spec.num_classes, None if file else spec.weights)
+    weights = load_weights(network, file, spec.name, spec.num_classes) if file else None
     # Some of timm's weights expect another normalisation than ImageNet's; they say so themselves.
     says = getattr(network, "pretrained_cfg", {}) if library == "timm" else {}
     mean, std = spec.mean or says.get("mean", IMAGENET_MEAN), spec.std or says.get("std", IMAGENET_STD)
+    if weights is not None:
+        mean, std = spec.mean or weights.says.mean or mean, spec.std or weights.says.std or std
+        check_normaliser(weights, str(file), mean, std)
+        # torchvision's GoogLeNet and Inception rescale their normalised input inside, where their weights expect it.
+        if weights.says.transform_input and hasattr(network, "transform_input"):
+            setattr(network, "transform_input", True)  # noqa: B010 - to mypy a module's attributes are tensors
     return Classifier(network.to(memory_format=torch.channels_last), mean, std)
 
 
@@ -97,11 +113,15 @@ def _torchvision(name: str, num_classes: int, entry: str | None) -> nn.Module:
                 f"The weights {entry} of torchvision/{name} have {len(categories)} classes, "
                 f"but num_classes is {num_classes}: set num_classes to match, or weights to null."
             )
-    # Auxiliary classifiers make the output a tuple in train mode only; neither our losses nor attacks want that.
-    if name in ("googlenet", "inception_v3"):
-        network = models.get_model(name, weights=weights, num_classes=num_classes, aux_logits=False)
-    else:
+    if name not in ("googlenet", "inception_v3"):
         network = models.get_model(name, weights=weights, num_classes=num_classes)
+    elif weights is None:
+        network = models.get_model(name, num_classes=num_classes, aux_logits=False, init_weights=True)
+    else:
+        # With an entry torchvision sets `transform_input`, which its own weights expect.
+        network = models.get_model(name, weights=weights, num_classes=num_classes)
+        # Auxiliary classifiers make the output a tuple in train mode only; neither our losses nor attacks want that.
+        network.aux_logits, network.aux1, network.aux2, network.AuxLogits = False, None, None, None
     assert isinstance(network, nn.Module)
     return network
 

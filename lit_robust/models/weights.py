@@ -1,7 +1,7 @@
 """Reading weights from a file: strictly, and without running anything the file contains."""
 
 import hashlib
-import pickle
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,46 +10,25 @@ from torch import Tensor, nn
 
 from lit_robust.errors import UserError
 from lit_robust.models.auxiliary_norm import without_auxiliary
+from lit_robust.models.foreign.reading import Weights, read_weights
 
 # Where our Lightning checkpoints keep the network inside the module.
 LIGHTNING_PREFIX = "model.network."
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Read a state dict from ``.safetensors``, from ``.pt``/``.pth``, or out of a Lightning ``.ckpt``.
+    """Read a network's state dict from a file of ours or of another laboratory.
+
+    See ``foreign.open_checkpoint`` for the containers and ``foreign.plain_names`` for what is done to the names. Of an
+    AdvProp network this is the main branch: it is what is tested, and trained on.
 
     Raises:
-        UserError: the file is missing, broken, holds code, or holds no state dict.
+        UserError: the file is missing, broken, or holds no state dict.
     """
-    if not file.is_file():
-        raise UserError(f"There is no weights file {file}: check the path.")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file} holds Python objects beside tensors, which are never run here: save its state dict alone."
-        ) from error
-    except Exception as error:  # Each format has its own exceptions for a broken file, safetensors a private one.
-        raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
-    tensors = dict(content)
-    if all(name.startswith(LIGHTNING_PREFIX) for name in tensors):
-        tensors = {name.removeprefix(LIGHTNING_PREFIX): tensor for name, tensor in tensors.items()}
-        # Of an AdvProp network what is tested, and trained on, is the main branch.
-        tensors = without_auxiliary(tensors)
-    return tensors
+    return read_weights(file).tensors
 
 
-def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) -> None:
+def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) -> Weights:
     """Load ``file`` into ``network``; every tensor must fit.
 
     Args:
@@ -58,12 +37,20 @@ def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) ->
         name: the network's name, for the error's sentence.
         num_classes: the class count asked for, for the error's sentence.
 
+    Returns:
+        What was read, with what the file says of the images.
+
     Raises:
         UserError: as ``read_state_dict``, or the tensors are those of another network or class count.
     """
-    tensors = read_state_dict(file)
-    check_fit(tensors, network, f"{file}", f"{name} with {num_classes} classes")
+    own = network.state_dict()
+    weights = read_weights(file, own)
+    check_fit(weights.tensors, network, f"{file}", f"{name} with {num_classes} classes")
+    # Some layers rename tensors by the version of who saved them; these names are already the newest.
+    tensors = OrderedDict(weights.tensors)
+    tensors._metadata = own._metadata  # type: ignore[attr-defined]
     network.load_state_dict(tensors, strict=True)
+    return weights
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, source: str, name: str) -> None:
@@ -100,8 +87,13 @@ def weights_digest(network: nn.Module) -> str:
 
     It does not depend on the device, the file format, or the order of the names.
     """
+    return tensors_digest(without_auxiliary(network.state_dict()))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of tensors, by name, shape, type and bytes, in the order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(without_auxiliary(network.state_dict()).items()):
+    for name, tensor in sorted(tensors.items()):
         cpu = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {list(cpu.shape)} {cpu.dtype}\n".encode())
         digest.update(cpu.flatten().view(torch.uint8).numpy().tobytes() if cpu.numel() else b"")

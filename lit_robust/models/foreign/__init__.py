@@ -1,0 +1,1 @@
+"""Checkpoints of other laboratories: read without running anything, and named as torchvision and timm name them."""

@@ -1,0 +1,198 @@
+"""Opening a file of weights: which form it has, which of its state dicts counts, and how its network normalises."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_robust.errors import UserError
+from lit_robust.models.foreign.containers import Content, read_restricted
+
+Copy = Literal["averaged", "raw"]
+Channels = tuple[float, float, float]
+FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".th")
+# Where training scripts keep the weights: timm's and revisiting-at's, torchvision's, MadryLab's, and others.
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+RAW = ("state_dict", "model", "model_state_dict", "net")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a network wants its images; None where nothing is said.
+
+    Attributes:
+        mean: per-channel mean, in [0, 1] pixel units.
+        std: per-channel standard deviation, likewise.
+        transform_input: whether torchvision's GoogLeNet or Inception rescales its normalised input to [-1, 1].
+    """
+
+    mean: Channels | None = None
+    std: Channels | None = None
+    transform_input: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict as it stands in a file, before its names are made plain.
+
+    Attributes:
+        tensors: by the file's own names, on the CPU.
+        form: the container's form, for a person.
+        key: where in the file it stands; empty for a bare state dict.
+        left: what else the file holds on its first level.
+        foreign: names of the classes and functions that were passed over.
+        says: what the file's metadata say of its images.
+        notes: what was chosen where there was a choice, a sentence each.
+        network: what a checkpoint of our own modules says of its network, the settings of ``Network``.
+    """
+
+    tensors: dict[str, Tensor]
+    form: str
+    key: str
+    left: tuple[str, ...]
+    foreign: tuple[str, ...]
+    says: Preprocessing = field(default_factory=Preprocessing)
+    notes: tuple[str, ...] = ()
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+
+def names_file(weights: str) -> bool:
+    """Return whether a setting of weights is a file rather than a library's entry."""
+    return weights.endswith(FILE_ENDINGS) or "/" in weights
+
+
+def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
+    """Read ``file`` without running anything it contains.
+
+    torch's own reader (``weights_only=True``) goes first; a file that it refuses, since Python objects stand beside
+    the tensors, is read by the restricted one, which is as safe: it imports nothing and passes the objects over.
+
+    Args:
+        file: safetensors, or what ``torch.save`` wrote, in the container of any release since torch 0.4.
+        copy: which to take where a file holds both an averaged (EMA) and a raw copy of the weights; timm and
+            revisiting-at evaluate the averaged one, and Lightning's EMA callback saves it as the network's own.
+
+    Raises:
+        UserError: the file is missing, empty, broken, no weights file at all, or holds no state dict.
+    """
+    _refuse_what_is_no_weights_file(file)
+    if file.suffix == ".safetensors" or _looks_like_safetensors(file):
+        return _open_safetensors(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It warns of pickle protocols that it then reads or refuses.
+            content = Content(torch.load(file, map_location="cpu", weights_only=True), ())
+    except Exception:  # Its reasons are many, and none is final: the restricted reader has the last word.
+        content = read_restricted(file)
+    value, foreign = content.value, content.foreign
+    if _is_state(value):
+        return Checkpoint(dict(value), "state dict", "", (), foreign)
+    key, second = _chosen(file, value, foreign, copy)
+    left = tuple(str(name) for name in value if name != key)
+    notes = (f"of two copies of the weights the {copy} one, {key}, was taken, not {second}",) if second else ()
+    settings = value.get("hyper_parameters")
+    network = settings.get("network") if isinstance(settings, Mapping) else None
+    return Checkpoint(
+        tensors=dict(value[key]),
+        form=_form(left, key),
+        key=key,
+        left=left,
+        foreign=foreign,
+        notes=notes,
+        network=network if isinstance(network, Mapping) else {},
+    )
+
+
+def _refuse_what_is_no_weights_file(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"There is no weights file {file}: check the path.")
+    with file.open("rb") as stream:
+        start = stream.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        raise UserError(f"{file} is empty: download or copy it again.")
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        raise UserError(
+            f"{file} is a web page, not weights: the server sent it for a link that is gone, wants a login or has used "
+            "up its quota; open the link in a browser and download the file itself."
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{file} is a Git LFS pointer, not weights: run `git lfs pull` where it comes from.")
+
+
+def _looks_like_safetensors(file: Path) -> bool:
+    with file.open("rb") as stream:
+        length, brace = int.from_bytes(stream.read(8), "little"), stream.read(1)
+    return brace == b"{" and length < file.stat().st_size
+
+
+def _open_safetensors(file: Path) -> Checkpoint:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as content:
+            metadata = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no dict
+    except Exception as error:  # The library's own exception is private.
+        raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
+    says = Preprocessing(
+        _channels(metadata, "mean", file), _channels(metadata, "std", file), metadata.get("transform_input") == "true"
+    )
+    return Checkpoint(tensors, "safetensors", "", (), (), says)
+
+
+def _channels(metadata: Mapping[str, str], name: str, file: Path) -> Channels | None:
+    if name not in metadata:
+        return None
+    try:
+        red, green, blue = json.loads(metadata[name])
+        return float(red), float(green), float(blue)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} says of its {name} {metadata[name]!r}, which is no list of three numbers: convert it again."
+        ) from error
+
+
+def _is_state(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
+
+
+def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, str | None]:
+    """Return the key of the state dict that counts, and that of the other copy."""
+    held = {name for name in value if _is_state(value[name])} if isinstance(value, Mapping) else set()
+    averaged = next((name for name in AVERAGED if name in held), None)
+    raw = next((name for name in RAW if name in held), None)
+    if "current_model_state" in held:  # Lightning's WeightAveraging puts the average in the network's place.
+        averaged, raw = raw, "current_model_state"
+    if copy == "averaged" and averaged is not None:
+        return averaged, raw
+    if raw is not None:
+        return raw, averaged
+    if averaged is not None:
+        raise UserError(f"{file} holds averaged weights alone ({averaged}): take those, with --copy averaged.")
+    if foreign:
+        raise UserError(
+            f"{file} holds Python objects where its state dict should be ({foreign[0]}), which are never run here: "
+            "save `network.state_dict()` where its code is, and name that file."
+        )
+    raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
+
+
+def _form(keys: tuple[str, ...], key: str) -> str:
+    if "pytorch-lightning_version" in keys:
+        return "Lightning"
+    if key in ("state_dict", "state_dict_ema") and {"arch", "metric"} <= set(keys):
+        return "timm"
+    if key in ("model", "model_ema") and "lr_scheduler" in keys:
+        return "torchvision's training script"
+    if key == "state_dict" and {"arch", "best_prec1"} <= set(keys):
+        return "PyTorch's ImageNet script (fast_adversarial, Geirhos)"
+    return f"checkpoint with its weights in {key!r}"

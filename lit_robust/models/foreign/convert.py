@@ -1,0 +1,137 @@
+"""`lit-robust convert`: another laboratory's checkpoint as safetensors, with a record of what was done to it."""
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_robust import __version__
+from lit_robust.errors import UserError
+from lit_robust.files import atomic_path, write_text
+from lit_robust.models.foreign.checkpoint import Channels, Copy, open_checkpoint
+from lit_robust.models.foreign.reading import Weights, check_normaliser, read_weights
+from lit_robust.models.network import Network, build_classifier, check_channels
+from lit_robust.models.weights import check_fit, tensors_digest
+
+
+def convert(
+    source: Path,
+    output: Path,
+    network: str | None = None,
+    num_classes: int = 1000,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    copy: Copy = "averaged",
+) -> str:
+    """Write the weights of any checkpoint as safetensors, and beside them ``<name>.provenance.json``.
+
+    Nothing in the source is run. The output holds the network's tensors alone, under the names of torchvision and timm
+    and in float32, and says in its metadata how the network normalises, where that is known; so
+    ``Network(weights=output)`` needs no more settings. The same command again leaves an equal output as it is.
+
+    Args:
+        source: the checkpoint; see ``open_checkpoint`` for its forms.
+        output: file to write, ``.safetensors``; refused where another file stands there.
+        network: name of the network that every tensor must fit, such as ``torchvision/resnet50``; null checks nothing.
+        num_classes: classes of that network, a count; without ``network`` of no effect.
+        mean: per-channel mean that the network was trained with, in [0, 1] pixel units; null takes what the source
+            says, if anything.
+        std: per-channel standard deviation, likewise.
+        copy: ``averaged`` or ``raw`` weights, where the source holds both.
+
+    Returns:
+        What was written, in one line.
+
+    Raises:
+        UserError: the source cannot be read, its tensors do not fit, or the output cannot be written.
+    """
+    if output.suffix != ".safetensors":
+        raise UserError(f"{output} does not end in .safetensors, which is what is written: give it that ending.")
+    if (mean is None) != (std is None):
+        raise UserError(f"mean is {mean} and std is {std}: give both, or neither.")
+    check_channels(mean, std)
+    spec = None if network is None else Network(network, num_classes)
+    built = None if spec is None else build_classifier(spec).network
+    weights = read_weights(source, built.state_dict() if built is not None else (), copy)
+    if mean is not None and std is not None:
+        check_normaliser(weights, str(source), mean, std, "--mean", "--std")
+    if spec is not None and built is not None:
+        check_fit(weights.tensors, built, f"{source}", f"{spec.name} with {spec.num_classes} classes")
+    tensors, rule = _single_precision(weights.tensors)
+    says = weights.says
+    metadata = {"format": "pt", "transform_input": json.dumps(says.transform_input)}
+    found = {
+        "mean": mean or (weights.normaliser and weights.normaliser[0]) or says.mean,
+        "std": std or (weights.normaliser and weights.normaliser[1]) or says.std,
+    }
+    metadata |= {name: json.dumps(list(values)) for name, values in found.items() if values}
+    record = {
+        "schema": 1,
+        "source": {"file": source.name, "bytes": source.stat().st_size, "sha256": _file_digest(source)},
+        **_what_was_done(weights, rule),
+        "network": network,
+        "num_classes": num_classes if network is not None else None,
+        **found,
+        "transform_input": says.transform_input,
+        "tensors": len(tensors),
+        "weights_sha256": tensors_digest(tensors),
+        "versions": {
+            "lit_robust": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "safetensors")},
+        },
+    }
+    _write(tensors, metadata, output)
+    write_text(output.with_suffix(".provenance.json"), json.dumps(record, indent=2) + "\n")
+    checked = f"which fit {network}" if network is not None else "not checked against a network, for want of --network"
+    return f"Wrote {output}: {len(tensors)} tensors from a {weights.form}, {checked}."
+
+
+def _single_precision(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return floating tensors as float32, which is how networks are built here, and the rule that tells of it."""
+    others = sorted({str(t.dtype) for t in tensors.values() if t.is_floating_point() and t.dtype != torch.float32})
+    single = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    # A file must hold every tensor by itself: a shared or strided one cannot be written.
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in single.items()}, tuple(
+        f"{kind} became float32" for kind in others
+    )
+
+
+def _what_was_done(weights: Weights, precision: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "form": weights.form,
+        "key": weights.key,
+        "rules": [*weights.rules, *precision],
+        "dropped": {reason: sorted(names) for reason, names in weights.dropped.items()},
+        "left_out": list(weights.left),
+        "objects_passed_over": list(weights.foreign),
+    }
+
+
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], output: Path) -> None:
+    from safetensors.torch import save_file
+
+    if output.exists():
+        there = open_checkpoint(output)
+        if tensors_digest(there.tensors) == tensors_digest(tensors) and _metadata(output) == metadata:
+            return
+        raise UserError(f"{output} exists and holds other weights: remove it, or choose another name.")
+    with atomic_path(output) as beside:
+        save_file(tensors, beside, metadata)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as content:
+        return dict(content.metadata() or {})
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
