@@ -29,6 +29,7 @@ data and reports:
   data shard    pack folders or tars of images into shards
   data verify   check shards, and list every defect
   data corrupt  shards under the corruptions of ImageNet-C
+  convert       another lab's checkpoint, as safetensors with its provenance
   report        compare runs on one page
 
 speed and memory beside others' code:

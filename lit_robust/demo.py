@@ -13,12 +13,12 @@ from lit_robust.errors import UserError
 from lit_robust.files import write_text
 from lit_robust.report import compare, load_runs, report, terminal
 
-RUNS = ("standard", "adversarial")
+RUNS = ("standard", "advprop", "adversarial")
 MARK = "demo.json"  # In every folder the demo makes: what made it, and whether that came to its end.
 
 
 def run_demo(output: Path, seed: int) -> None:
-    """Draw the data, train and test both networks, and write the page that compares them.
+    """Draw the data, train and test the three networks, and write the page that compares them.
 
     What an earlier call with the same seed finished is reused, and an interrupted training goes on.
 
@@ -30,13 +30,13 @@ def run_demo(output: Path, seed: int) -> None:
         UserError: a step failed, or ``output`` holds folders of these names that the demo did not make.
     """
     started = time.monotonic()
-    os.environ.setdefault("WANDB_SILENT", "true")  # Four runs' summaries would bury the comparison.
+    os.environ.setdefault("WANDB_SILENT", "true")  # The runs' summaries would bury the comparison.
     data = output / "data"
     if _begin(data, "data", f"{lit_robust.__version__} {seed}") != "finished":
         # Half a drawing is no use: `data toy` refuses to add to it.
         shutil.rmtree(data)
         _begin(data, "data", f"{lit_robust.__version__} {seed}")
-        # Neither network is tested on corrupted figures here.
+        # No network is tested on corrupted figures here.
         _run(["data", "toy", str(data), "--seed", str(seed), "--severities", "[]"])
         _finish(data)
     for name in RUNS:

@@ -1,19 +1,16 @@
-"""The tools beside Lightning's commands: one parser and one call each."""
+"""``lit-robust data ...``: drawing, packing, checking and corrupting shards."""
 
-from argparse import ArgumentError
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from lit_robust.errors import UserError
+from lit_robust.tools.parser import parser_of
 
 
-def _toy(words: list[str]) -> None:
-    parser = _parser("data toy", "Draw the toy data: 8 outlines x 8 textures, in the layouts of the real image sets.")
+def toy(words: list[str]) -> None:
+    """Draw the toy data."""
+    parser = parser_of("data toy", "Draw the toy data: 8 outlines x 8 textures, in the layouts of the real image sets.")
     parser.add_argument("output", type=Path, help="folder to write; it must not hold these sets yet")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="the same seed draws the same bytes")
     parser.add_argument("--train", type=PositiveInt, default=4000, help="images of the two training splits")
@@ -32,8 +29,9 @@ def _toy(words: list[str]) -> None:
     print(f"Wrote {options.output}")
 
 
-def _shard(words: list[str]) -> None:
-    parser = _parser(
+def shard(words: list[str]) -> None:
+    """Pack images as shards."""
+    parser = parser_of(
         "data shard",
         "Pack images into WebDataset shards; their bytes are copied. The same command again goes on where a killed run "
         "was, and keeps the shards that it had finished.",
@@ -110,8 +108,9 @@ def _shard(words: list[str]) -> None:
     print(f"Packed into {options.output}: {packed}.")
 
 
-def _verify(words: list[str]) -> None:
-    parser = _parser(
+def verify(words: list[str]) -> None:
+    """Check shards."""
+    parser = parser_of(
         "data verify",
         "Check shards: every header, the counts of info files, numbers of shards, keys and labels. Lists all that is "
         "wrong; exit code 2 where anything is.",
@@ -141,8 +140,9 @@ def _verify(words: list[str]) -> None:
         )
 
 
-def _corrupt(words: list[str]) -> None:
-    parser = _parser(
+def corrupt(words: list[str]) -> None:
+    """Write corrupted shards."""
+    parser = parser_of(
         "data corrupt",
         "Write images under ImageNet-C's corruptions, as shards in its layout. They are like ImageNet-C, not it, and "
         "results on them say so. A second call writes what is missing.",
@@ -188,105 +188,3 @@ def _corrupt(words: list[str]) -> None:
         options.workers,
     )
     print(f"Wrote {count} cells to {options.output}")
-
-
-def _bench_data(words: list[str]) -> None:
-    parser = _parser(
-        "bench data", "Time loading from shards beside torchvision's and webdataset's, and weigh a worker process."
-    )
-    parser.add_argument("folder", type=Path, help="shards of one set, such as data/sample/imagenet")
-    parser.add_argument("--split", type=str, default="val", help="its split; the images are repeated")
-    parser.add_argument("--images", type=PositiveInt, default=1600, help="images a measurement")
-    parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each contender")
-    options = parser.parse_args(words)
-    from lit_robust.bench.loading import bench_loading
-
-    print(bench_loading(options.folder, options.split, options.images, options.rounds))
-
-
-def _bench_corruptions(words: list[str]) -> None:
-    parser = _parser("bench corruptions", "Time the 19 corruptions beside imagecorruptions.")
-    parser.add_argument("folder", type=Path, help="shards of one set, such as data/sample/imagenet")
-    parser.add_argument("--split", type=str, default="val", help="its split")
-    parser.add_argument("--images", type=PositiveInt, default=16, help="images a measurement, one batch")
-    parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each")
-    parser.add_argument("--severity", type=PositiveInt, default=3, help="1 to 5")
-    parser.add_argument("--threads", type=PositiveInt, default=1, help="of torch and of OpenCV")
-    options = parser.parse_args(words)
-    from lit_robust.bench.corrupting import bench_corruptions
-
-    print(
-        bench_corruptions(
-            options.folder, options.split, options.images, options.rounds, options.severity, options.threads
-        )
-    )
-
-
-def _report(words: list[str]) -> None:
-    parser = _parser("report", "Compare runs on one self-contained page, or in a table.")
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders that `lit-robust test` wrote into")
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), help="file to write: .html, .md or .csv"
-    )
-    options = parser.parse_args(words)
-    from lit_robust.report import report
-
-    report(options.runs, options.output)
-
-
-def _demo(words: list[str]) -> None:
-    parser = _parser(
-        "demo",
-        "Draw toy data, train a standard and an adversarially trained network, test both, and compare them on one "
-        "page. Takes about 5 minutes on 2 CPU cores and under 4 GiB; a second call reuses what is finished.",
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, runs and the page")
-    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the figures and of the training")
-    options = parser.parse_args(words)
-    from lit_robust.demo import run_demo
-
-    run_demo(options.output, options.seed)
-
-
-TOOLS: dict[str, Callable[[list[str]], None]] = {
-    "demo": _demo,
-    "data toy": _toy,
-    "data shard": _shard,
-    "data verify": _verify,
-    "data corrupt": _corrupt,
-    "bench data": _bench_data,
-    "bench corruptions": _bench_corruptions,
-    "report": _report,
-}
-
-
-def run_tool(words: Sequence[str]) -> None:
-    """Run the tool that the first one or two words name, with the rest as its options.
-
-    Raises:
-        UserError: there is no such tool.
-    """
-    for length in (2, 1):
-        name = " ".join(words[:length])
-        if name in TOOLS:
-            try:
-                TOOLS[name](list(words[length:]))
-            except ArgumentError as error:
-                reason = " ".join(str(error).split()).rstrip(".")
-                raise UserError(f"{reason}; `lit-robust {name} --help` shows the options.") from error
-            return
-    groups = [name for name in TOOLS if name.startswith(f"{words[0]} ")]
-    if groups:
-        given = words[1] if len(words) > 1 else ""
-        if given in ("", "-h", "--help"):
-            names = ",".join(name.split()[1] for name in groups)
-            print(f"usage: lit-robust {words[0]} {{{names}}} [OPTIONS]\n\nEach has its own --help.")
-            return
-        raise UserError(f"There is no command `{words[0]} {given}`: choose {', '.join(groups[:-1])} or {groups[-1]}.")
-    close = get_close_matches(words[0], ["fit", "validate", "test", "predict", *TOOLS], n=1)
-    hint = f"did you mean {close[0]}?" if close else "`lit-robust --help` lists them."
-    raise UserError(f"There is no command {words[0]!r}: {hint}")
-
-
-def _parser(name: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog=f"lit-robust {name}", description=description, exit_on_error=False, allow_abbrev=False)

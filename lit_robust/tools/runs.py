@@ -1,0 +1,84 @@
+"""``lit-robust demo``, ``report`` and ``convert``."""
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from lit_robust.tools.parser import parser_of
+
+
+def compare(words: list[str]) -> None:
+    """Compare runs on one page."""
+    parser = parser_of("report", "Compare runs on one self-contained page, or in a table.")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders that `lit-robust test` wrote into")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), help="file to write: .html, .md or .csv"
+    )
+    options = parser.parse_args(words)
+    from lit_robust.report import report
+
+    report(options.runs, options.output)
+
+
+def demonstrate(words: list[str]) -> None:
+    """Run the demo."""
+    parser = parser_of(
+        "demo",
+        "Draw toy data, train a standard, an AdvProp and an adversarially trained network, test them, and compare "
+        "them on one page. Takes about 6 minutes on 2 CPU cores, under 4 GiB; a second call reuses what is finished.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, runs and the page")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the figures and of the training")
+    options = parser.parse_args(words)
+    from lit_robust.demo import run_demo
+
+    run_demo(options.output, options.seed)
+
+
+def convert(words: list[str]) -> None:
+    """Convert a checkpoint."""
+    parser = parser_of(
+        "convert",
+        "Read another lab's checkpoint without running anything in it, and write safetensors that any network setting "
+        "here takes as weights, with a provenance file beside it. Such checkpoints can be named as weights directly, "
+        "too.",
+    )
+    parser.add_argument("source", type=Path, help="the checkpoint")
+    parser.add_argument("output", type=Path, help="the file to write, .safetensors")
+    parser.add_argument(
+        "--network", type=str | None, default=None, help="torchvision/<name> or timm/<name>, which it must then fit"
+    )
+    parser.add_argument("--num-classes", type=PositiveInt, default=1000, help="classes of that network")
+    parser.add_argument(
+        "--mean",
+        type=tuple[float, float, float] | None,
+        default=None,
+        help="per-channel mean it was trained with, in [0, 1] pixel units; null for what the checkpoint says",
+    )
+    parser.add_argument(
+        "--std",
+        type=tuple[float, float, float] | None,
+        default=None,
+        help="per-channel standard deviation it was trained with, likewise",
+    )
+    parser.add_argument(
+        "--copy",
+        type=Literal["averaged", "raw"],
+        default="averaged",
+        help="which to take of a checkpoint that holds both the averaged weights and those last trained",
+    )
+    options = parser.parse_args(words)
+    from lit_robust.models.foreign.convert import convert
+
+    print(
+        convert(
+            options.source,
+            options.output,
+            options.network,
+            options.num_classes,
+            options.mean,
+            options.std,
+            options.copy,
+        )
+    )
