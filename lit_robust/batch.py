@@ -50,6 +50,14 @@ class Batch:
         """Return the samples where ``mask``, ``[B]`` bool, is true."""
         return self._map(lambda tensor: tensor[mask])
 
+    def readable(self) -> "Batch":
+        """Return the batch without the copies that stand for images that could not be read.
+
+        A batch of nothing else stays as it is: every rank has to take every step. Without such images, which settings
+        have to allow, nothing is asked of the device.
+        """
+        return self.select(self.valid) if self.broken is not None and bool(self.valid.any()) else self
+
     def as_float(self) -> "Batch":
         """Return the batch with its images as float32 in [0, 1]."""
         if self.image.dtype != torch.uint8:

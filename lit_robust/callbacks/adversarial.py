@@ -90,7 +90,9 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def _attacked(self, module: LightningModule) -> nn.Module:
         if self.surrogate is not None:
-            return build_classifier(self.surrogate).to(module.device).eval()
+            # Lightning tests in inference mode, whose tensors an attack cannot differentiate through.
+            with torch.inference_mode(False):
+                return build_classifier(self.surrogate).to(module.device).eval()
         if self.threat_model == "white-box":
             return self.model
         backbone = getattr(module, "backbone", None)

@@ -47,8 +47,9 @@ class RobustDataModule(LightningDataModule, ABC):
         return batch.to(device, non_blocking=device.type == "cuda")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn uint8 images into floats in [0, 1], on the device."""
-        return batch.as_float()
+        """Turn uint8 images into floats in [0, 1], on the device; train on no copy of what could not be read."""
+        training = self.trainer is not None and self.trainer.training
+        return (batch.readable() if training else batch).as_float()
 
 
 class ShardDataModule(RobustDataModule, ABC):

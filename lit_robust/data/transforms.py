@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.data.augmentations import cutout
 from lit_robust.errors import UserError
 
 Crop = Literal["none", "random_resized", "padded"]
@@ -50,22 +51,28 @@ class EvaluationCrop:
 
 @dataclass(frozen=True)
 class TrainingCrop:
-    """Draw a crop and a flip from a generator.
+    """Draw a crop, a flip and, where asked for, a hole from a generator.
 
     Attributes:
         crop: ``random_resized`` (8 to 100 % of the area, aspect 3/4 to 4/3), ``padded`` (a random place after padding
             by an eighth of the size), or ``none``.
         size: side of the result in pixels.
         flip: mirror every second image, left to right.
+        cutout: side in pixels of a square hole of ImageNet's mean colour, anywhere in the image (DeVries and Taylor
+            2017); 0 for none.
     """
 
     crop: Crop = "random_resized"
     size: int = 224
     flip: bool = True
+    cutout: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"The size of training images is {self.size}: give 1 px or more.")
+        if self.size < 1 or self.cutout < 0:
+            raise UserError(
+                f"The size of training images is {self.size} and of their holes, cutout, {self.cutout}: give 1 px or "
+                "more, and 0 or more."
+            )
 
     def __call__(self, image: Image, random: np.random.Generator) -> Tensor:
         """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``."""
@@ -81,7 +88,7 @@ class TrainingCrop:
             pixels = pixels[:, top : top + self.size, left : left + self.size]
         if self.flip and random.random() < 0.5:
             pixels = pixels.flip(2)
-        return pixels
+        return cutout(pixels, self.cutout, random) if self.cutout else pixels
 
 
 def as_tensor(image: Image) -> Tensor:

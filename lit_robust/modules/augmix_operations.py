@@ -1,0 +1,130 @@
+"""The nine image operations of AugMix (Hendrycks et al. 2020), on whole batches and on any device.
+
+None of them overlaps with ImageNet-C. Each does what Pillow does in google-research/augmix (``augmentations.py``), to
+within one of 255 levels. Pixels are floats that hold whole levels, 0 to 255, as an 8-bit image would.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+AUTOCONTRAST, EQUALIZE, POSTERIZE, SOLARIZE = range(4)
+ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y = GEOMETRIC = range(4, 9)
+OPERATIONS = 9
+NOTHING = -1
+
+Amounts = NDArray[np.float64]
+
+
+def apply(pixels: Tensor, operations: NDArray[np.int64], amounts: Amounts) -> Tensor:
+    """Return each image after an operation of its own.
+
+    Args:
+        pixels: float32 ``[B, 3, H, W]``, whole levels 0 to 255; left as they are.
+        operations: ``[B]``, one of the constants above.
+        amounts: ``[B]``, -10 to 10: how strong; the sign tells geometric operations their direction.
+    """
+    result = pixels.clone()
+    strength = np.abs(amounts)
+    height, width = pixels.shape[2:]
+    changes: list[tuple[NDArray[np.bool_], Callable[[Tensor, Amounts], Tensor], Amounts]] = [
+        (operations == AUTOCONTRAST, lambda chosen, _: autocontrast(chosen), strength),
+        (operations == EQUALIZE, lambda chosen, _: equalize(chosen), strength),
+        (operations == POSTERIZE, posterize, np.maximum(4 - np.floor(strength * 4 / 10), 1)),
+        (operations == SOLARIZE, solarize, 256 - np.floor(strength * 256 / 10)),
+        (np.isin(operations, GEOMETRIC), warp, matrices(operations, amounts, height, width)),
+    ]
+    for mask, change, settings in changes:
+        places = np.flatnonzero(mask)
+        if len(places):
+            index = torch.from_numpy(places).to(pixels.device)
+            result[index] = change(pixels[index], settings[places])
+    return result
+
+
+def autocontrast(pixels: Tensor) -> Tensor:
+    """Stretch each channel of ``[B, 3, H, W]`` to 0 to 255; a channel of one level stays."""
+    low, high = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
+    stretched = ((pixels - low) * (255 / (high - low).clamp(min=1))).round()
+    return torch.where(high > low, stretched, pixels)
+
+
+def equalize(pixels: Tensor) -> Tensor:
+    """Give each channel of ``[B, 3, H, W]`` a histogram as flat as a table of levels can make it."""
+    levels = pixels.flatten(2).flatten(0, 1).long()
+    counts = torch.zeros(len(levels), 256, device=pixels.device).scatter_add_(
+        1, levels, torch.ones_like(levels).float()
+    )
+    brightest = counts.gather(1, levels.amax(1, keepdim=True))
+    step = torch.div(levels.shape[1] - brightest, 255, rounding_mode="floor")
+    below = counts.cumsum(1) - counts
+    table = torch.div(torch.div(step, 2, rounding_mode="floor") + below, step.clamp(min=1), rounding_mode="floor")
+    flat = table.clamp(max=255).gather(1, levels)
+    # A step of 0 means that almost all pixels have one level: they stay.
+    return torch.where(step > 0, flat, levels.float()).view(pixels.shape)
+
+
+def posterize(pixels: Tensor, bits: Amounts) -> Tensor:
+    """Keep the highest ``bits``, ``[B]``, 1 to 8, of each level."""
+    width = _spread(2 ** (8 - bits), pixels)
+    return torch.div(pixels, width, rounding_mode="floor") * width
+
+
+def solarize(pixels: Tensor, threshold: Amounts) -> Tensor:
+    """Turn levels at or above ``threshold``, ``[B]``, into their negative."""
+    return torch.where(pixels < _spread(threshold, pixels), pixels, 255 - pixels)
+
+
+def warp(pixels: Tensor, matrix: Amounts) -> Tensor:
+    """Move pixels by an affine map, bilinear; what comes from outside the image is black.
+
+    Args:
+        pixels: float32 ``[B, 3, H, W]``, levels 0 to 255.
+        matrix: ``[B, 2, 3]``, from a place (x, y, 1) in the result to one in ``pixels``; a pixel's centre is at 0.5.
+    """
+    count, _, height, width = pixels.shape
+    x = torch.arange(width, device=pixels.device) + 0.5
+    y = torch.arange(height, device=pixels.device)[:, None] + 0.5
+    a = torch.from_numpy(matrix.astype(np.float32)).to(pixels.device).view(count, 2, 3, 1, 1)
+    # Written out, as under autocast a matrix product would come out in 16 bits.
+    from_x, from_y = (a[:, row, 0] * x + a[:, row, 1] * y + a[:, row, 2] for row in range(2))
+    grid = torch.stack((from_x * (2 / width) - 1, from_y * (2 / height) - 1), dim=-1)
+    moved = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    return moved.round() * inside[:, None]
+
+
+def matrices(operations: NDArray[np.int64], amounts: Amounts, height: int, width: int) -> Amounts:
+    """Return the affine maps ``[B, 2, 3]`` of geometric operations; the identity for all others.
+
+    At an amount of 10 these are 30 degrees, a shear of 0.3, and a shift by a third of the image.
+
+    Args:
+        operations: ``[B]``.
+        amounts: ``[B]``, -10 to 10.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+    """
+    result = np.zeros((len(operations), 2, 3))
+    result[:, 0, 0] = result[:, 1, 1] = 1.0
+    shear = 0.3 / 10 * amounts
+    result[:, 0, 1] = np.where(operations == SHEAR_X, shear, 0)
+    result[:, 1, 0] = np.where(operations == SHEAR_Y, shear, 0)
+    result[:, 0, 2] = np.where(operations == TRANSLATE_X, np.trunc(amounts * width / 30), 0)
+    result[:, 1, 2] = np.where(operations == TRANSLATE_Y, np.trunc(amounts * height / 30), 0)
+    turned = operations == ROTATE
+    angle = np.deg2rad(np.trunc(amounts[turned] * 30 / 10))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    x, y = width / 2, height / 2
+    result[turned, 0] = np.stack((cosine, -sine, x - cosine * x + sine * y), axis=1)
+    result[turned, 1] = np.stack((sine, cosine, y - sine * x - cosine * y), axis=1)
+    return result
+
+
+def _spread(values: Amounts, pixels: Tensor) -> Tensor:
+    """Return ``[B]`` numbers as ``[B, 1, 1, 1]`` beside the pixels."""
+    return torch.from_numpy(values.astype(np.float32)).to(pixels.device).view(-1, 1, 1, 1)

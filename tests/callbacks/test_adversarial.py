@@ -1,0 +1,147 @@
+"""The threat models of one callback, through `lit-robust test`, against attacks run by hand."""
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning import Trainer
+
+from lit_robust.attacks import PGD
+from lit_robust.batch import Batch
+from lit_robust.callbacks import AdversarialAccuracy
+from lit_robust.cli import main
+from lit_robust.data import ImageNetDataModule
+from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.errors import UserError
+from lit_robust.models import Network, build_classifier
+from lit_robust.modules import StandardModule
+from lit_robust.results import RunResults
+from lit_robust.seeds import stream_seed
+
+CALLBACK = "lit_robust.callbacks.AdversarialAccuracy"
+ATTACK = PGD(eps=1.0, step_size=0.5, steps=3, start="ball")
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """Weights of two small networks, trained for a moment on the toy data, so that attacks transfer a little."""
+    folder = tmp_path_factory.mktemp("weights")
+    data = ImageNetDataModule(toy, eval_batch_size=41, num_workers=0, evaluation=EvaluationCrop(None, None))
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()["imagenet"])).as_float()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = build_classifier(Network("lit_robust/resnet_tiny", 8)).train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(20):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(batch.image), batch.label).backward()
+            optimizer.step()
+        torch.save(network.network.state_dict(), folder / f"{seed}.pt")
+    return folder, batch
+
+
+def results_of(toy, folder, weights, callbacks):
+    member = {"evaluation": {"resize": None, "crop": None}, "eval_batch_size": 9, "num_workers": 0}
+    config = {
+        "seed_everything": 5,
+        "trainer": {
+            "default_root_dir": str(folder / "run"),
+            "logger": False,
+            "enable_progress_bar": False,
+            "accelerator": "cpu",
+            "callbacks": [
+                {"class_path": "lit_robust.callbacks.AdversarialAccuracy", "init_args": c} for c in callbacks
+            ],
+        },
+        "model": {
+            "class_path": "lit_robust.modules.StandardModule",
+            "init_args": {"network": {"name": "lit_robust/resnet_tiny", "num_classes": 8, "weights": str(weights)}},
+        },
+        "data": {
+            "class_path": "lit_robust.data.ImageNetDataModule",
+            "init_args": {"root": str(toy), **member},
+        },
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "-c", str(folder / "config.yaml")]) == 0
+    return RunResults.load(folder / "run")
+
+
+def by_hand(attacked, tested, batch: Batch, attack):
+    """Separate full attacks on every image, with the random starts of the run."""
+    starts = [torch.Generator().manual_seed(stream_seed(5, "attack start, test", n)) for n in batch.index.tolist()]
+    images = attack.perturb(attacked.eval(), batch.image, batch.label, generator=starts)
+    with torch.no_grad():
+        clean, found = (tested.eval()(x).argmax(1) == batch.label for x in (batch.image, images))
+    return clean & found
+
+
+def network(folder, seed):
+    return build_classifier(Network("lit_robust/resnet_tiny", 8, weights=str(folder / f"{seed}.pt")))
+
+
+def test_white_and_black_box_are_the_attacks_run_by_hand(toy, tmp_path, trained):
+    weights, batch = trained
+    attack = {
+        "class_path": "lit_robust.attacks.PGD",
+        "init_args": {"eps": 1.0, "step_size": 0.5, "steps": 3, "start": "ball"},
+    }
+    surrogate = {"name": "lit_robust/resnet_tiny", "num_classes": 8, "weights": str(weights / "1.pt")}
+    found = results_of(
+        toy,
+        tmp_path,
+        weights / "0.pt",
+        [
+            {"attack": attack, "eps": [0.5]},
+            {"attack": attack, "eps": [0.5], "threat_model": "black-box", "surrogate": surrogate},
+        ],
+    )
+    values = {result.metric: result for result in found.results}
+    first, second = network(weights, 0), network(weights, 1)
+    for stem, attacked in (("adversarial_accuracy_l2", first), ("adversarial_accuracy_black_box_l2", second)):
+        weak = by_hand(attacked, first, batch, ATTACK.with_eps(0.5))
+        strong = weak & by_hand(attacked, first, batch, ATTACK)
+        # One image of 41 may fall on the other side by rounding, as the batches differ.
+        for eps, standing in (("0.5", weak), ("1", strong)):
+            assert values[f"{stem}_eps_{eps}"].value == pytest.approx(float(standing.float().mean()), abs=1.01 / 41)
+            assert values[f"{stem}_eps_{eps}"].count == 41
+    white, black = values["adversarial_accuracy_l2_eps_1"], values["adversarial_accuracy_black_box_l2_eps_1"]
+    assert white.value < black.value < 1, "attacks on another network are weaker, and not harmless"
+    assert (white.protocol["threat_model"], black.protocol["threat_model"]) == ("white-box", "black-box")
+    assert black.protocol["surrogate"]["network"] == "lit_robust/resnet_tiny"
+    assert white.protocol["attack"]["verdict"] == "broken at the last iterate"
+    pairs = [example for example in found.examples if example.kind == "adversarial"]
+    assert len({example.index for example in pairs}) == 8
+
+
+def test_gray_box_attacks_the_backbone_and_tests_the_whole(toy, tmp_path, trained):
+    weights, batch = trained
+
+    class Memory(StandardModule):
+        """A module with a backbone inside: its answers are those of another network."""
+
+        def __init__(self):
+            super().__init__(Network("lit_robust/resnet_tiny", 8, weights=str(weights / "0.pt")))
+            self.backbone = network(weights, 1)
+
+    callback = AdversarialAccuracy(ATTACK, threat_model="gray-box", examples=0)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    data = ImageNetDataModule(toy, eval_batch_size=9, num_workers=0, evaluation=EvaluationCrop(None, None))
+    from pytorch_lightning import seed_everything
+
+    seed_everything(5)
+    Trainer(callbacks=[callback], **options).test(Memory(), data, verbose=False)
+    expected = by_hand(network(weights, 1), network(weights, 0), batch, ATTACK)
+    assert callback.results[0].metric == "adversarial_accuracy_gray_box_l2_eps_1"
+    assert callback.results[0].value == pytest.approx(float(expected.float().mean()), abs=1.01 / 41)
+    plain = AdversarialAccuracy(ATTACK, threat_model="gray-box")
+    with pytest.raises(UserError, match="StandardModule is a single network: use white-box"):
+        Trainer(callbacks=[plain], **options).test(StandardModule(Network("lit_robust/resnet_tiny", 8)), data)
+
+
+@pytest.mark.parametrize(("threat_model", "surrogate"), [("black-box", None), ("white-box", Network())])
+def test_a_surrogate_belongs_to_black_box(threat_model, surrogate):
+    with pytest.raises(UserError, match="set both or neither"):
+        AdversarialAccuracy(ATTACK, threat_model=threat_model, surrogate=surrogate)
+    with pytest.raises(UserError, match="choose one of white-box, gray-box, black-box"):
+        AdversarialAccuracy(ATTACK, threat_model="red-box")
