@@ -49,7 +49,8 @@ class PlannedLoader:
     Args:
         samples: what to load.
         plan: the batches of this rank.
-        num_workers: processes that read and decode; 0 does both in this process.
+        num_workers: processes that read and decode; 0 does both in this process. Each keeps the shared memory of at
+            most `blocks.KEPT` batches to fill it again, beside the batches that are kept elsewhere.
         pin_memory: put batches into page-locked memory, for a GPU.
         keeps_workers: keep the processes from one epoch to the next.
         start_method: how processes start: ``fork``, ``forkserver`` or ``spawn``; None takes Python's default.

@@ -1,18 +1,22 @@
 """Batches decoded, cropped and put together, in a worker process."""
 
 import logging
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from multiprocessing.reduction import ForkingPickler
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from lit_robust.batch import Batch
+from lit_robust.data.blocks import BatchMemory, batch_memory
 from lit_robust.data.plan import Request
 from lit_robust.data.source import Encoded, Source
+from lit_robust.data.table import Column
 from lit_robust.data.transforms import EvaluationCrop, Image, TrainingCrop
 from lit_robust.errors import DataError
 from lit_robust.seeds import stream_seed
@@ -43,7 +47,7 @@ class Samples(Dataset[Batch], ABC):
         encoded = self.source.fetch(request)
         count = len(request.numbers)
         broken = np.zeros(count, dtype=bool)
-        pixels: Tensor | None = None
+        memory: BatchMemory | None = None
         for place in range(count):
             image = self.image(encoded, place, request)
             if image is None:
@@ -51,22 +55,22 @@ class Samples(Dataset[Batch], ABC):
                 continue
             # Pixels are decoded channels last, and stay so: one copy here, and none in any convolution later.
             rows = image.permute(1, 2, 0)
-            if pixels is None:
-                pixels = batch_memory((count, *rows.shape))
-            if rows.shape != pixels.shape[1:]:
+            if memory is None:
+                memory = batch_memory((count, *rows.shape))
+            if rows.shape != memory.pixels.shape[1:]:
                 raise DataError(
                     f"Images of one batch differ in size, {encoded.name(place)} is {rows.shape[1]} x {rows.shape[0]} "
                     "px: set resize and crop in the data's settings."
                 )
-            pixels[place] = rows
-        if pixels is None:
-            pixels = self.blank(encoded.name(0)).permute(1, 2, 0).repeat(count, 1, 1, 1)
+            memory.pixels[place] = rows
+        if memory is None:
+            memory = BatchMemory(self.blank(encoded.name(0)).permute(1, 2, 0).repeat(count, 1, 1, 1))
         # Where an image is broken, the batch's first good one stands, with its label.
         taken = np.where(broken, np.argmin(broken), np.arange(count))
         if broken.any():
-            pixels[torch.from_numpy(broken)] = pixels[int(np.argmin(broken))].clone()
+            memory.pixels[torch.from_numpy(broken)] = memory.pixels[int(np.argmin(broken))].clone()
         return Batch(
-            image=pixels.permute(0, 3, 1, 2),
+            image=memory.finished().permute(0, 3, 1, 2),
             label=torch.from_numpy(encoded.label[taken]),
             index=torch.from_numpy(request.numbers.copy()),
             valid=torch.from_numpy(request.valid & ~broken),
@@ -92,17 +96,6 @@ class Samples(Dataset[Batch], ABC):
             log.warning("%s Left out, as on_error is skip.", error)
             return None
         return self.prepare(decoded, request.epoch, int(request.numbers[place]))
-
-
-def batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """Return uint8 memory for a batch; in a worker process it is shared with the main one, so handing it over is free.
-
-    So does torch's own ``default_collate``, which would need all images of the batch side by side first.
-    """
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 class TrainingSamples(Samples):
@@ -134,3 +127,21 @@ class EvaluationSamples(Samples):
         """Return a black image, of which nothing is counted; a network takes it at the crop's size, or at 224 px."""
         side = self.crop.crop or 224
         return torch.zeros(side, side, 3, dtype=torch.uint8).permute(2, 0, 1)
+
+
+def join_batch(image: Tensor, columns: Mapping[str, Column]) -> Batch:
+    """Return the batch whose parts beside the image are ``columns``."""
+    return Batch(image=image, **{name: torch.from_numpy(column) for name, column in columns.items()})
+
+
+def split_batch(batch: Batch) -> tuple[Callable[..., Batch], tuple[Tensor, dict[str, Column]]]:
+    """Return how a batch goes to another process: the image as shared memory, what is small as plain bytes.
+
+    For each tensor torch would take shared memory and open a connection of its own.
+    """
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    image = parts.pop("image")
+    return join_batch, (image, {name: part.numpy() for name, part in parts.items() if part is not None})
+
+
+ForkingPickler.register(Batch, split_batch)

@@ -8,7 +8,7 @@ from typing import Any
 from lit_robust.results import Result
 
 # These tell what is wrong with a value, and the reader gets them in other ways.
-_APART = ("partial", "full_count", "restricted", "broken_images", "skipped")
+_APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "warnings", "flags", "broken_by")
 _LONGEST = 40
 
 
@@ -72,7 +72,7 @@ def facts(result: Result) -> dict[str, str]:
 
 
 def limits(result: Result) -> list[str]:
-    """Say what of its test set a value leaves out, other than by being partial.
+    """Say what of its test set a value leaves out, other than by being partial, and what casts doubt on it.
 
     Example:
         >>> limits(Result("imagenet", "top1", 0.5, "fraction", 9, {"broken_images": 1}))
@@ -84,6 +84,7 @@ def limits(result: Result) -> list[str]:
         said.append(f"left out, as the settings allow, are {plain(protocol['skipped'])}")
     if "broken_images" in protocol:
         said.append(f"{protocol['broken_images']} images could not be read and are left out")
+    said += [str(warning).rstrip(".") for warning in protocol.get("warnings", ())]
     return said
 
 

@@ -1,12 +1,15 @@
 """The loaders' order, counts and state, on a set of samples that are drawn instead of read."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
+from lit_robust.batch import Batch
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.plan import EvaluationOrder, GlobalShuffle, Request
 from lit_robust.data.samples import EvaluationSamples, TrainingSamples
@@ -38,6 +41,19 @@ class Drawn(Source):
         file = io.BytesIO()
         Image.new("RGB", (2 + (number in self.wider), 2), (number,) * 3).save(file, "PNG")
         return file.getvalue()
+
+
+class OneBatch(Dataset):
+    """One batch, again and again."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __getitem__(self, number):
+        return self.batch
+
+    def __len__(self):
+        return 1
 
 
 def shuffle(count=10, batch_size=4):
@@ -73,6 +89,40 @@ def test_batches_hold_the_samples_labels_and_pixels():
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert batch.valid.all()
     assert batch.broken is None
+
+
+@pytest.mark.parametrize("parts", [("group",), ("texture", "broken")])
+def test_a_batch_from_a_worker_has_every_part(parts):
+    mask = torch.tensor([True, False])
+    columns = {"group": torch.tensor([7, 8]), "texture": torch.tensor([9, -1]), "broken": ~mask}
+    image = torch.arange(24, dtype=torch.uint8).view(2, 2, 2, 3).permute(0, 3, 1, 2)
+    given = {part: columns[part] for part in parts}
+    sent = Batch(image=image, label=torch.tensor([3, -1]), index=torch.tensor([1 << 40, 0]), valid=mask, **given)
+    loader = DataLoader(OneBatch(sent), batch_size=None, num_workers=1, multiprocessing_context="fork")
+    found = next(iter(loader))
+    for field in dataclasses.fields(Batch):
+        expected, part = getattr(sent, field.name), getattr(found, field.name)
+        assert (part is None) == (expected is None)
+        if part is not None:
+            assert part.dtype == expected.dtype
+            assert torch.equal(part, expected)
+            assert part.is_shared() == (field.name == "image")
+            part[0] = part[1]  # Only the main process has it now.
+    assert found.image.stride() == image.stride()
+
+
+@pytest.mark.parametrize("kept", [1, 12])
+def test_workers_batches_are_those_of_the_main_process(kept):
+    plan = shuffle(50)
+    expected = list(loader(plan))
+    recent = []
+    for number, batch in enumerate(loader(plan, workers=2)):
+        recent = [*recent, (number, batch)][-kept:]
+        for place, held in recent:
+            assert torch.equal(held.image, expected[place].image)
+            assert torch.equal(held.label, expected[place].label)
+            assert torch.equal(held.index, expected[place].index)
+            assert held.image.stride() == expected[place].image.stride()
 
 
 @pytest.mark.parametrize("workers", [(0, 0), (0, 2), (2, 0)])
