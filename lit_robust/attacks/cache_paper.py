@@ -98,7 +98,7 @@ class CachePaperAttack(Attack):
             "norm": "linf",
             "eps": float(self.eps),
             "eps_unit": self.eps_unit,
-            "step_size": float(self.step_size),
+            "fixed_step_size": float(self.step_size),
             "steps": self.steps,
             "start": "ball, not clamped",
             "loss": "cross_entropy",

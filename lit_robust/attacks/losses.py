@@ -31,7 +31,9 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the difference of logits ratio, which no scaling of the logits changes (Croce and Hein 2020, eq. 6).
+    """Return the difference of logits ratio, which no scaling of the logits changes (Croce and Hein 2020).
+
+    As ``dlr_loss`` in ``autopgd_base.py`` of fra31/auto-attack.
 
     Raises:
         UserError: fewer than three classes.
@@ -42,7 +44,9 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Return the ratio for a target class (Croce and Hein 2020, eq. 7): highest where the target leads the label.
+    """Return the ratio for a target class (Croce and Hein 2020): highest where the target leads the label.
+
+    As ``dlr_loss_targeted`` in ``autopgd_base.py`` of fra31/auto-attack.
 
     Raises:
         UserError: fewer than four classes.

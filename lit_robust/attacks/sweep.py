@@ -24,16 +24,16 @@ class Verdicts:
         strength: place of the attack in the sweep.
         numbers: the samples' numbers.
         clean: float32 ``[N, C, H, W]`` in [0, 1].
-        images: the attacked ones, likewise.
+        result: what the attack gave.
         labels: int64 ``[N]``, the true classes.
-        broken: bool ``[N]``, true where the network under test misclassifies ``images``, in fp32.
+        broken: bool ``[N]``, true where the network under test misclassifies the attacked image, in fp32.
         final: bool ``[N]``, true where the sample is not attacked again: broken, or this strength is the last.
     """
 
     strength: int
     numbers: list[int]
     clean: Tensor
-    images: Tensor
+    result: AttackResult
     labels: Tensor
     broken: Tensor
     final: Tensor
@@ -139,7 +139,7 @@ class Sweep:
         result = self.attacks[strength](self.model, images, labels, generator=generators)
         broken = result.success if self.target is None else self._judge(self.target, result, labels)
         final = broken if strength + 1 < len(self.attacks) else torch.ones_like(broken)
-        return Verdicts(strength, numbers, images, result.images, labels, broken, final)
+        return Verdicts(strength, numbers, images, result, labels, broken, final)
 
     def _judge(self, target: Model, result: AttackResult, labels: Tensor) -> Tensor:
         with torch.inference_mode(False), frozen(target):

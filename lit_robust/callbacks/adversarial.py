@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_robust.attacks import Attack, Sweep, Verdicts
 from lit_robust.attacks.checks import check_choice
 from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.autoattack_tally import AutoAttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, to_uint8
 from lit_robust.errors import UserError
@@ -86,6 +87,7 @@ class AdversarialAccuracy(EvaluationCallback):
         self.model = module.get_submodule("model")
         self.attacked = self._attacked(module)
         self.sweep: Sweep | None = None
+        self.tallies = [AutoAttackTally(attack, module.device) for attack in self.attacks]
         self.trainer = module.trainer
 
     def _attacked(self, module: LightningModule) -> nn.Module:
@@ -123,8 +125,15 @@ class AdversarialAccuracy(EvaluationCallback):
                 found = self.sweep.finish()
             self._take(found)
         return [
-            self.result(f"{self.stem}_eps_{attack.eps:.4g}", value, "fraction", self._protocol(attack))
-            for attack, value in zip(self.attacks, self.metric.compute().reshape(-1), strict=True)
+            self.result(
+                f"{self.stem}_eps_{attack.eps:.4g}",
+                value,
+                "fraction",
+                {**self._protocol(attack), **tally.reduced(self.trainer.strategy)},
+            )
+            for attack, value, tally in zip(
+                self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True
+            )
         ]
 
     def _protocol(self, attack: Attack) -> dict[str, Any]:
@@ -141,10 +150,11 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def _take(self, found: list[Verdicts]) -> None:
         for verdicts in found:
+            self.tallies[verdicts.strength].add(verdicts.result)
             self._count(verdicts.withstood[verdicts.final])
             for place, number in enumerate(verdicts.numbers):
                 if number in self.gallery.wanted and verdicts.final[place]:
-                    self._keep(number, verdicts.clean[place], verdicts.images[place], int(verdicts.labels[place]))
+                    self._keep(number, verdicts.clean[place], verdicts.result.images[place], int(verdicts.labels[place]))
 
     def _count(self, withstood: Tensor) -> None:
         strengths = torch.arange(len(self.attacks), device=withstood.device)

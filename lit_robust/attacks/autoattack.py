@@ -1,0 +1,150 @@
+"""AutoAttack (Croce and Hein 2020): four attacks without settings to tune, each on what withstood those before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from lit_robust.attacks.apgd import APGD
+from lit_robust.attacks.attack import AttackResult, Model
+from lit_robust.attacks.checks import check_choice, check_eps
+from lit_robust.attacks.draws import Generators
+from lit_robust.attacks.fab import FAB
+from lit_robust.attacks.flags import Flags, count_probabilities, count_randomised
+from lit_robust.attacks.losses import LOSSES
+from lit_robust.attacks.square import Square
+from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
+from lit_robust.errors import UserError
+
+Version = Literal["standard", "rand"]
+
+WITHSTOOD = -1
+CLEAN = 0
+
+# The difference of logits ratio takes three logits, the targeted one four.
+LEAST_CLASSES: Mapping[Version, int] = {"standard": 4, "rand": 3}
+
+
+@dataclass(frozen=True)
+class AutoAttackResult(AttackResult):
+    """What an ``AttackResult`` says, and what broke each image.
+
+    Attributes:
+        code: int64 ``[B]``, place in ``names`` of what broke each image; -1 where nothing did.
+        names: ``clean``, for images misclassified without an attack, then the attacks in their order.
+        queries: int64 ``[B]``, forward passes of each image in Square.
+        flags: signs that the verdict may be too good.
+    """
+
+    code: Tensor
+    names: tuple[str, ...]
+    queries: Tensor
+    flags: Flags
+
+
+@dataclass(frozen=True)
+class AutoAttack(SurvivorAttack):
+    """The cascade of Croce and Hein 2020, with the settings of RobustBench (fra31/auto-attack, ``autoattack.py``).
+
+    Images misclassified clean are not attacked. Every verdict is in fp32. With a generator for each image its result
+    depends neither on the other images nor on what becomes of them. ``loss`` of a result is the margin at the returned
+    image, which is the first that broke, or of those that a search returned the one of highest margin.
+
+    Attributes:
+        norm: ``l2`` or ``linf``.
+        eps: radius in [0, 1] pixel units.
+        version: ``standard``: APGD on cross-entropy, APGD on the difference of logits ratio towards 9 classes, FAB
+            towards 9 classes, Square with 5,000 queries. ``rand``, for networks with random numbers of their own: APGD
+            on cross-entropy and on the difference of logits ratio, each gradient a mean of 20.
+
+    Raises:
+        UserError: a setting is out of range; on a call, too few classes for the difference of logits ratio: 4 for
+            ``standard``, 3 for ``rand``.
+    """
+
+    norm: NormName = "linf"
+    eps: float = 8 / 255
+    version: Version = "standard"
+
+    def __post_init__(self) -> None:
+        check_choice("AutoAttack norm", self.norm, NormName)
+        check_choice("AutoAttack version", self.version, Version)
+        check_eps("AutoAttack eps", self.eps, self.norm)
+
+    def attacks(self) -> Mapping[str, SurvivorAttack]:
+        """Return the attacks by name, in their order."""
+        norm, eps = self.norm, self.eps
+        if self.version == "rand":
+            return {
+                "apgd-ce": APGD(norm=norm, eps=eps, draws=20),
+                "apgd-dlr": APGD(norm=norm, eps=eps, loss="dlr", draws=20),
+            }
+        return {
+            "apgd-ce": APGD(norm=norm, eps=eps),
+            "apgd-t": APGD(norm=norm, eps=eps, loss="dlr", targets=9),
+            "fab-t": FAB(norm=norm, eps=eps),
+            "square": Square(norm=norm, eps=eps),
+        }
+
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+    ) -> AutoAttackResult:
+        """Attack and score; see ``Attack``. Waits for the accelerator at each step."""
+        names = tuple(self.attacks())
+        with self._opened(model, images, labels, LOSSES["margin"], generator) as ledger:
+            randomised = 0
+            if self.version == "standard" and len(labels):
+                randomised = count_randomised(model, ledger.clean, ledger.logits)
+            code = self._cascade(ledger, generator)
+        flags = Flags(
+            images=len(labels),
+            randomised=randomised,
+            probabilities=count_probabilities(ledger.logits),
+            zero_gradient=int(ledger.zero_gradient.sum()),
+            gained_by_square=int((code == names.index("square") + 1).sum()) if "square" in names else 0,
+        )
+        return AutoAttackResult(
+            ledger.images,
+            ledger.broken,
+            ledger.losses,
+            ledger.steps,
+            code=code,
+            names=("clean", *names),
+            queries=ledger.queries,
+            flags=flags,
+        )
+
+    def explore(self, ledger: Ledger, generator: Generators | None) -> None:
+        """Run the attacks in turn; see ``SurvivorAttack``."""
+        self._cascade(ledger, generator)
+
+    def _cascade(self, ledger: Ledger, generator: Generators | None) -> Tensor:
+        """Run the attacks in turn and return what broke each image, int64 ``[B]`` as in ``AutoAttackResult``."""
+        classes, least = ledger.logits.shape[1], LEAST_CLASSES[self.version]
+        if classes < least and len(ledger.labels):
+            raise UserError(
+                f"AutoAttack {self.version} compares {least} logits, the network has {classes}: use APGD with loss "
+                "cross_entropy, FAB and Square, one after another."
+            )
+        code = torch.where(ledger.broken, CLEAN, WITHSTOOD)
+        for number, attack in enumerate(self.attacks().values(), CLEAN + 1):
+            attack.explore(ledger, generator)
+            code = torch.where(ledger.broken & (code == WITHSTOOD), number, code)
+        return code
+
+    def protocol(self) -> dict[str, Any]:
+        """Return every setting as plain values, those of the attacks included."""
+        return {
+            "name": "AutoAttack",
+            "norm": self.norm,
+            "eps": float(self.eps),
+            "version": self.version,
+            "attacks": {name: attack.protocol() for name, attack in self.attacks().items()},
+            "verdict": "broken by any of the attacks",
+        }
+
+    def with_eps(self, eps: float) -> Self:
+        """Return this attack at another radius; see ``Attack``."""
+        return replace(self, eps=eps)

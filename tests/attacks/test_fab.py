@@ -1,0 +1,116 @@
+"""FAB where the nearest mistake is known exactly, and against torchattacks."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from lit_robust.attacks.fab import FAB
+from lit_robust.errors import UserError
+
+NormName = Literal["l2", "linf"]
+NORMS: list[NormName] = ["l2", "linf"]
+
+
+def linear_case(classes: int, norm: str) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]:
+    """A linear network, images well inside [0, 1], labels and the exact distances of the nearest mistakes."""
+    generator = torch.Generator().manual_seed(classes)
+    weight, bias = torch.randn(classes, 27, generator=generator) * 0.3, torch.randn(classes, generator=generator) * 0.05
+    images = 0.35 + 0.3 * torch.rand(60, 3, 3, 3, generator=generator)
+
+    def network(images: Tensor) -> Tensor:
+        return images.flatten(1) @ weight.T + bias
+
+    logits = network(images)
+    labels = logits.argmax(1)
+    slopes = (weight[None] - weight[labels][:, None]).double()
+    # A linear function that changes by at most the dual norm of its slope times the distance.
+    dual = slopes.norm(dim=2) if norm == "l2" else slopes.abs().sum(2)
+    distances = (logits.gather(1, labels[:, None]) - logits).double() / dual
+    return network, images, labels, distances.scatter(1, labels[:, None], torch.inf).amin(1)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_linear_network_s_nearest_mistakes_are_found(norm: NormName, classes: int) -> None:
+    network, images, labels, exact = linear_case(classes, norm)
+    found = FAB(norm=norm, steps=30).nearest(network, images, labels)
+    # The halving of the last overshoot, 5%, ends 12 times finer.
+    torch.testing.assert_close(found.distance.double(), exact, rtol=1e-3, atol=0)
+    offset = (found.images - images).flatten(1)
+    there = offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)
+    torch.testing.assert_close(there, found.distance)
+    assert (network(found.images).argmax(1) != labels).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_linear_network_breaks_where_the_nearest_mistake_is_within_eps(norm: NormName) -> None:
+    network, images, labels, exact = linear_case(3, norm)
+    eps = float(exact.median())
+    result = FAB(norm=norm, eps=eps, steps=50)(network, images, labels)
+    # It stops wherever it is 1% above the nearest or less: between 0.99 and 1 eps anything goes.
+    clear = ((exact / eps - 0.995).abs() > 0.005).nonzero()[:, 0]
+    assert torch.equal(result.success[clear], exact[clear] < eps)
+    assert len(clear) >= 50
+    offset = (result.images - images).flatten(1)
+    assert (offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)).max() <= eps
+    assert torch.equal(result.success, network(result.images).argmax(1) != labels)
+    assert torch.equal(result.images[~result.success], images[~result.success])
+    # Two targets to the end, or the steps to the first success.
+    assert (result.steps[~result.success] == 100).all()
+    assert (result.steps[result.success] < 100).all()
+
+
+def test_what_is_misclassified_clean_is_at_distance_0() -> None:
+    network, images, labels, exact = linear_case(3, "l2")
+    wrong = (labels + 1) % 3
+    labels = torch.where(torch.arange(60) < 5, wrong, labels)
+    found = FAB(norm="l2", steps=5).nearest(network, images, labels)
+    assert found.distance[:5].tolist() == [0] * 5
+    assert torch.equal(found.images[:5], images[:5])
+    assert (found.distance[5:] > 0.9 * exact[5:]).all()
+    result = FAB(norm="l2", steps=5)(network, images, labels)
+    assert result.success[:5].all()
+    assert result.steps[:5].tolist() == [0] * 5
+
+
+def test_an_unreachable_class_is_infinitely_far() -> None:
+    def network(images: Tensor) -> Tensor:
+        return torch.stack([images.sum((1, 2, 3)) + 1, 0 * images.sum((1, 2, 3))], 1)
+
+    found = FAB(norm="l2", steps=5).nearest(network, torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64))
+    assert found.distance.tolist() == [torch.inf] * 3
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.0105), ("l2", 0.15)])
+def test_it_breaks_what_torchattacks_breaks(network: nn.Module, norm: NormName, eps: float) -> None:
+    images = torch.rand(24, 3, 12, 12, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    ours = FAB(norm=norm, eps=eps, steps=20, targets=3)(network, images, labels)
+    peer = torchattacks.FAB(
+        network, {"l2": "L2", "linf": "Linf"}[norm], eps, steps=20, n_restarts=1, n_classes=4, multi_targeted=True
+    )
+    theirs = peer(images, labels)
+    with torch.no_grad():
+        broken = network(theirs).argmax(1) != labels
+    # Both draw no random number; only rounding tells them apart, which moves an image that just reaches eps.
+    assert (broken & ~ours.success).sum() <= 1
+    assert (broken != ours.success).sum() <= 1
+    assert 5 < int(broken.sum()) < 20
+
+
+def test_wrong_settings_are_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="FAB eps is 8 in linf, .* did you mean 8/255"):
+        FAB(eps=8)
+    with pytest.raises(UserError, match="FAB beta is 1: give a share between 0 and 1, such as 0.9"):
+        FAB(beta=1)
+    with pytest.raises(UserError, match="FAB eta is 0.9: give a factor from 1 to below 2"):
+        FAB(eta=0.9)
+    with pytest.raises(UserError, match="FAB alpha_max is 2"):
+        FAB(alpha_max=2)
+    with pytest.raises(UserError, match="FAB norm is 'l1': choose one of l2, linf"):
+        FAB(norm="l1")  # type: ignore[arg-type]
