@@ -35,6 +35,8 @@ data and reports:
 speed and memory beside others' code:
   bench data         loading
   bench corruptions  the 19 corruptions
+  bench attacks      PGD, and sweeps over eps
+  bench training     a step of each training scheme
 
 options:
   -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options

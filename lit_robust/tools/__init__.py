@@ -15,6 +15,8 @@ TOOLS: dict[str, Callable[[list[str]], None]] = {
     "data corrupt": data.corrupt,
     "bench data": bench.loading,
     "bench corruptions": bench.corruptions,
+    "bench attacks": bench.attacks,
+    "bench training": bench.training,
     "report": runs.compare,
     "convert": runs.convert,
 }
