@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from lit_robust.cli import TRAINER_COMMANDS, main
 from lit_robust.results import Result, RunResults
@@ -69,6 +70,12 @@ def cheap(words, tmp_path):
         return [*words[:2], str(clean), str(tmp_path / "like"), "--corruptions", "[fog]", "--severities", "[1]"]
     if command == "bench":
         return [*words, "--help"]
+    if command == "convert":
+        from lit_robust.models import Network, build_classifier
+
+        network = build_classifier(Network("torchvision/resnet50")).network
+        torch.save({"model": {f"module.model.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.ckpt")
+        return ["convert", str(tmp_path / "w.ckpt"), str(tmp_path / "w.safetensors"), *words[3:]]
     if command == "report":
         runs = [results(tmp_path / f"run{number}") for number in range(words.index("-o") - 1)]
         return ["report", *runs, "-o", str(tmp_path / words[-1])]
