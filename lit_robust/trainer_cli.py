@@ -27,6 +27,9 @@ from lit_robust.results import FILE_NAME
 __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
 
 
+LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+
+
 class KeepConfig(SaveConfigCallback):
     """Writes the whole configuration into the run's folder, and hands it to the loggers as nested values."""
 
@@ -62,6 +65,7 @@ class RobustCLI(LightningCLI):
         super().parse_arguments(parser, args)
         command = self.config.subcommand
         options = self.config[command]
+        self.single_batches = [limit for limit in LIMITS if _asks_for_one(limit, args)]
         if options.trainer.default_root_dir is None:
             raise UserError("trainer.default_root_dir is null: name the run's folder.")
         if isinstance(options.seed_everything, int) and options.seed_everything < 0:
@@ -82,20 +86,48 @@ class RobustCLI(LightningCLI):
             return
         else:
             # Lightning would put the checkpoint's network in the place of the one asked for, without a word.
-            kept = read_hyperparameters(Path(checkpoint)).get("network", {})
-            for key in ("name", "num_classes"):
-                if network is not None and key in kept and kept[key] != network[key]:
+            hyperparameters = read_hyperparameters(Path(checkpoint))
+            trained, asked = hyperparameters.get("_class_path"), options.model.get("class_path")
+            if command == "fit" and trained not in (None, asked):
+                raise UserError(
+                    f"The checkpoint {checkpoint} is of {trained}, not {asked}: a run goes on with its own recipe; to "
+                    "start another from these weights give them as --model.network.weights."
+                )
+            kept = hyperparameters.get("network", {})
+            for key in ("name", "num_classes", "mean", "std"):
+                if network is None or network[key] is None or kept.get(key) is None:
+                    continue
+                if kept[key] != network[key] and list_of(kept[key]) != list_of(network[key]):
                     raise UserError(
                         f"The checkpoint {checkpoint} is of another network: its {key} is {kept[key]}, not "
                         f"{network[key]}; give --model.network.{key} {kept[key]}."
                     )
 
+    def _parse_ckpt_path(self) -> None:
+        """Let a resumed training keep the settings it is given; Lightning would take the checkpoint's in silence.
+
+        What a test, validation or prediction knows of the network's training is the checkpoint's.
+        """
+        if self.config.subcommand != "fit":
+            super()._parse_ckpt_path()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with limits of 1 as whole numbers.
+
+        To Lightning 1.0 is everything and 1 one batch, and the parser makes 1.0 of a 1.
+        """
+        return super().instantiate_trainer(**kwargs, **dict.fromkeys(self.single_batches, 1))
+
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
         options = self.config[self.config.subcommand]
-        if options.get("ckpt_path") is not None:
-            # The checkpoint holds all weights; the file that training started from may be gone by now.
-            options.model.init_args.network.weights = None
+        checkpoint, network = options.get("ckpt_path"), options.model.get("init_args", {}).get("network")
+        if checkpoint is not None and network is not None and network.weights is not None:
+            # The checkpoint holds all weights; the file that training started from may be gone by now. `last` may
+            # name no checkpoint yet: then training starts from the weights, where they are still there.
+            is_gone = "/" in network.weights and not Path(network.weights).exists()
+            if Path(checkpoint).is_file() or is_gone:
+                network.weights = None
         trainer = options.trainer
         root = Path(trainer.default_root_dir)
         for entry in [*_listed(trainer.logger), *_listed(trainer.callbacks)]:
@@ -103,6 +135,28 @@ class RobustCLI(LightningCLI):
             for key in ("save_dir", "dirpath"):
                 if arguments.get(key) is not None:
                     arguments[key] = str(root / arguments[key])
+
+
+def list_of(value: Any) -> Any:
+    """Return a sequence as a list, which a tuple of the same numbers equals, and anything else as it is."""
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _asks_for_one(limit: str, args: ArgsType) -> bool:
+    """Tell whether the last word, or recipe, that sets a limit of batches sets the whole number 1."""
+    words = [str(word) for word in args] if isinstance(args, list) else []
+    found = False
+    for place, word in enumerate(words):
+        name, _, value = word.partition("=")
+        value = value if "=" in word else words[place + 1] if place + 1 < len(words) else ""
+        if name == f"--trainer.{limit}":
+            found = value == "1"
+        elif name in ("-c", "--config") and Path(value).is_file():
+            content = yaml.safe_load(Path(value).read_text())
+            trainer = content.get("trainer") if isinstance(content, dict) else None
+            if isinstance(trainer, dict) and limit in trainer:
+                found = trainer[limit] == 1 and isinstance(trainer[limit], int)
+    return found
 
 
 def read_hyperparameters(file: Path) -> dict[str, Any]:

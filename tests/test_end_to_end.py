@@ -16,6 +16,7 @@ from wandb_reader import read_run
 
 from lit_robust.cli import main
 from lit_robust.data.toy import toy_sets
+from lit_robust.models.resnet_small import resnet_tiny
 from lit_robust.results import RunResults
 from lit_robust.stimuli.figures import CLASS_NAMES
 
@@ -139,6 +140,46 @@ def test_limited_test_is_marked_partial(runs, toy, tmp_path):
     assert main(["test", *settings, *small, "--ckpt_path", last]) == 0
     top1 = next(r for r in RunResults.load(tmp_path).results if r.metric == "top1")
     assert (top1.count, top1.protocol["partial"], top1.protocol["full_count"]) == (16, True, 41)
+
+
+def test_a_limit_of_one_batch_is_one_batch(runs, toy, tmp_path):
+    settings = options("toy/standard.yaml", tmp_path, toy)
+    last = str(runs / "standard" / "checkpoints" / "last.ckpt")
+    clean = json.dumps([{"class_path": "lit_robust.callbacks.CleanAccuracy"}])
+    small = ["--trainer.callbacks", clean, *IMAGENET, "--data.eval_batch_size", "8", "--ckpt_path", last]
+    (tmp_path / "one.yaml").write_text("trainer: {limit_test_batches: 1}")
+    for one in (["--trainer.limit_test_batches", "1"], ["-c", str(tmp_path / "one.yaml")]):
+        assert main(["test", *settings, *small, *one]) == 0
+        top1 = next(r for r in RunResults.load(tmp_path).results if r.metric == "top1")
+        assert (top1.count, top1.protocol["partial"]) == (8, True)
+
+
+def test_a_resumed_run_keeps_the_settings_it_is_given(runs, toy, tmp_path, capsys):
+    last = str(runs / "adversarial" / "checkpoints" / "last.ckpt")
+    settings = options("toy/adversarial.yaml", tmp_path, toy)
+    assert main(["fit", *settings, "--ckpt_path", last, "--model.optimisation.learning_rate", "0.001"]) == 0
+    kept = yaml.safe_load((tmp_path / "config-fit.yaml").read_text())
+    assert kept["model"]["init_args"]["optimisation"]["learning_rate"] == 0.001
+    capsys.readouterr()
+    assert main(["fit", *options("toy/advprop.yaml", tmp_path / "other", toy), "--ckpt_path", last]) == 2
+    assert "a run goes on with its own recipe" in capsys.readouterr().err
+
+
+def test_weights_are_kept_where_the_last_checkpoint_is_not_there_yet(toy, tmp_path):
+    """Resubmitted jobs say `--ckpt_path last` from their first start on."""
+    weights = {name: torch.full_like(t, 0.0123) for name, t in resnet_tiny(8).state_dict().items()}
+    torch.save(weights, tmp_path / "w.pt")
+    words = ["--model.network.weights", str(tmp_path / "w.pt"), "--ckpt_path", "last"]
+    settings = [*options("toy/standard.yaml", tmp_path / "run", toy), "--model.optimisation.learning_rate", "1e-9"]
+    assert main(["fit", *settings, *words]) == 0
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(state["model.network.conv1.weight"], weights["conv1.weight"], rtol=0, atol=1e-6)
+
+
+def test_a_validation_by_itself_is_attacked(runs, toy, capsys):
+    last = str(runs / "adversarial" / "checkpoints" / "last.ckpt")
+    assert main(["validate", *options("toy/adversarial.yaml", runs / "adversarial", toy), "--ckpt_path", last]) == 0
+    assert "val/adversarial_top1" in capsys.readouterr().out
 
 
 def command(words, **environment):

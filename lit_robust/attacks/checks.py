@@ -35,6 +35,8 @@ def check_eps(name: str, value: float, norm: str) -> None:
     Raises:
         UserError: not finite, negative, or beyond black to white in linf.
     """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{name} is {value!r}: give a number, in [0, 1] pixel units.")
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"{name} is {value}: give a finite number, 0 or more, in [0, 1] pixel units.")
     if norm == "linf" and value > 1:

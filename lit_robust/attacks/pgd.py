@@ -130,6 +130,8 @@ class PGD(Attack):
         check_batch(images, labels)
         check_batch(images, targets)
         check_range(images)
+        if self.loss == "kl":
+            raise UserError("PGD loss kl leads away from the clean answer, to no target: set loss to cross_entropy.")
         if bool((targets == labels).any()):
             raise UserError("A target is its image's true class: give another class for each image.")
         return self._run(model, images, labels, targets, generator)

@@ -8,8 +8,9 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lit_robust.attacks import Attack, Sweep, Verdicts
+from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
 from lit_robust.attacks.checks import check_choice
+from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.autoattack_tally import AutoAttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
@@ -67,6 +68,15 @@ class AdversarialAccuracy(EvaluationCallback):
                 f"threat_model {threat_model} {'with a' if surrogate else 'without a'} surrogate: a black-box attack, "
                 "and no other, needs the network it sees; set both or neither."
             )
+        early = isinstance(attack, SurvivorAttack) or (isinstance(attack, PGD) and attack.keep == "first")
+        if threat_model != "white-box" and early:
+            raise UserError(
+                f"In a {threat_model} attack {type(attack).__name__} would end where the network it sees errs, which "
+                "may be at once, and not the one under test: use PGD with keep last or best."
+            )
+        radii = [f"{value:.4g}" for value in {attack.eps, *eps}]
+        if len(set(radii)) < len(radii):
+            raise UserError(f"Two eps are the same to four digits, and so the names of their results: {sorted(eps)}.")
         self.attack = attack
         self.threat_model = threat_model
         self.surrogate = surrogate
@@ -92,6 +102,12 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def _attacked(self, module: LightningModule) -> nn.Module:
         if self.surrogate is not None:
+            own = getattr(getattr(module, "network", None), "num_classes", self.surrogate.num_classes)
+            if self.surrogate.num_classes != own:
+                raise UserError(
+                    f"The surrogate has {self.surrogate.num_classes} classes and the network under test {own}: give a "
+                    "surrogate for the same classes."
+                )
             # Lightning tests in inference mode, whose tensors an attack cannot differentiate through.
             with torch.inference_mode(False):
                 return build_classifier(self.surrogate).to(module.device).eval()
@@ -131,9 +147,7 @@ class AdversarialAccuracy(EvaluationCallback):
                 "fraction",
                 {**self._protocol(attack), **tally.reduced(self.trainer.strategy)},
             )
-            for attack, value, tally in zip(
-                self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True
-            )
+            for attack, value, tally in zip(self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True)
         ]
 
     def _protocol(self, attack: Attack) -> dict[str, Any]:
@@ -154,7 +168,9 @@ class AdversarialAccuracy(EvaluationCallback):
             self._count(verdicts.withstood[verdicts.final])
             for place, number in enumerate(verdicts.numbers):
                 if number in self.gallery.wanted and verdicts.final[place]:
-                    self._keep(number, verdicts.clean[place], verdicts.result.images[place], int(verdicts.labels[place]))
+                    self._keep(
+                        number, verdicts.clean[place], verdicts.result.images[place], int(verdicts.labels[place])
+                    )
 
     def _count(self, withstood: Tensor) -> None:
         strengths = torch.arange(len(self.attacks), device=withstood.device)

@@ -68,8 +68,8 @@ class OverfittingMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best accuracy so far, which a resumed run goes on from."""
-        return {"best": self.best, "collapsed": self.collapsed}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-        self.best, self.collapsed = state_dict["best"], state_dict["collapsed"]
+        """Take back the best accuracy; a run that goes on after a collapse is watched again."""
+        self.best = state_dict["best"]

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import get_worker_info
 
+from lit_robust.errors import UserError
+
 KEPT = 4  # torch asks a worker for two batches ahead, and a step of training holds one or two.
 log = logging.getLogger(__name__)
 
@@ -129,8 +131,25 @@ def batch_memory(shape: tuple[int, ...]) -> BatchMemory:
     a tenth of a millisecond each, a fifteenth of what decoding costs.
 
     Args:
-        shape: of the batch, with the batch dimension.
+        shape: of the batch, ``[B, H, W, 3]``.
+
+    Raises:
+        UserError: there is not so much memory.
     """
+    try:
+        return _memory(shape)
+    except (OSError, RuntimeError) as error:
+        # The kernel's words for it, and torch's.
+        if "allocate" not in str(error):
+            raise
+        count, height, width, _ = shape
+        raise UserError(
+            f"There is no memory for a batch of {count} images of {width} x {height} px, {math.prod(shape) / 1e9:.1f} "
+            "GB: make batch_size or eval_batch_size smaller."
+        ) from error
+
+
+def _memory(shape: tuple[int, ...]) -> BatchMemory:
     if get_worker_info() is None:
         return BatchMemory(torch.empty(shape, dtype=torch.uint8))
     size = math.prod(shape)

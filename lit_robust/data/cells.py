@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lit_robust.data.settings import check_given
 from lit_robust.errors import UserError
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 
@@ -17,6 +18,7 @@ def chosen_cells(corruptions: Sequence[str], severities: Sequence[int]) -> list[
     Raises:
         UserError: one is unknown or named twice, or there is none.
     """
+    check_given(corruptions=corruptions, severities=severities)
     for given, known, what in ((corruptions, ALL_CORRUPTIONS, "corruptions"), (severities, SEVERITIES, "severities")):
         if not given or len(set(given)) < len(given) or not set(given) <= set(known):
             raise UserError(f"{what} is {list(given)}: name some of {', '.join(map(str, known))}, each once.")

@@ -1,57 +1,32 @@
 """`lit-robust data corrupt`: clean shards to shards like ImageNet-C's."""
 
-import io
+import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.data.cells import GENERATED, chosen_cells
 from lit_robust.data.cells import NAME as PUBLISHED
+from lit_robust.data.cells import chosen_cells
+from lit_robust.data.corrupted_cell import CellWriter, Settings
+from lit_robust.data.packing.archive import check_space
 from lit_robust.data.shard_splits import open_table
-from lit_robust.data.split import Reading, TableSplit
+from lit_robust.data.split import Reading
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
-from lit_robust.files import write_text
-from lit_robust.seeds import stream_seed
-from lit_robust.shards import ShardWriter, decode_rgb
-from lit_robust.shards.listing import read_info
-from lit_robust.shards.lock import sole_writer
-from lit_robust.stimuli.corruptions import FrostPictures, corrupt
+from lit_robust.shards.members import sample_bytes
+from lit_robust.stimuli.corruptions import FrostPictures
 
-BATCH = 16
-SPLIT = "val"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the pixels of a corrupted set.
-
-    Attributes:
-        source: digest of the clean shards.
-        seed: of all draws; each image and cell has a stream of its own.
-        resize: shorter side before the crop, in pixels; None for none.
-        crop: side of the central square, in pixels; None for none.
-        frost: folder of frost pictures; None for drawn frost.
-        encoding: ``jpg``, quality 85 as the published files, or ``png``.
-    """
-
-    source: str
-    seed: int
-    resize: int | None
-    crop: int | None
-    frost: str | None
-    encoding: Literal["jpg", "png"]
+SAMPLED = 3  # images a cell by which its size is estimated
 
 
 def corrupt_shards(
@@ -88,139 +63,86 @@ def corrupt_shards(
         How many cells were written.
 
     Raises:
-        UserError: the output belongs to other settings, or a name is unknown.
+        UserError: the output belongs to other settings, a name is unknown, or the disk is too small.
     """
     if output.resolve().name == PUBLISHED:
         raise UserError(f"{output} would pass for the published ImageNet-C: name the folder imagenet-c-like.")
     cells = chosen_cells(corruptions, severities)
     clean = open_table(source, split, Reading())
-    settings = Settings(
-        clean.protocol["shards_sha256"], seed, crop.resize, crop.crop, None if frost is None else str(frost), encoding
-    )
-    mark = {"by": "lit-robust data corrupt", **asdict(settings)}
-    missing = [cell for cell in cells if not _is_finished(output / cell, mark)]
+    pictures = None if frost is None else FrostPictures(frost)
+    digest = None if pictures is None else frost_digest(pictures)
+    settings = Settings(clean.protocol["shards_sha256"], seed, crop.resize, crop.crop, digest, encoding)
+    writer = CellWriter(clean, output, settings, pictures, shard_size)
+    missing = [cell for cell in cells if not writer.is_finished(cell)]
+    check_space(output, sum(estimated_size(writer, cell) for cell in missing), "The corrupted images, by an estimate,")
     with tqdm(total=len(missing) * len(clean), desc="corrupting", unit="image") as progress:
-        for done in _in_processes(missing, clean, output, settings, mark, workers, shard_size):
+        for done in in_processes(writer, missing, workers):
             progress.update(done - progress.n)
     return len(missing)
 
 
-def corrupt_cell(
-    cell: str, clean: TableSplit, output: Path, settings: Settings, mark: Mapping[str, Any], shard_size: int
-) -> None:
-    """Write one cell, alone: another run may write others."""
-    with sole_writer(output / cell, "corrupting"):
-        _corrupt_cell(cell, clean, output / cell, settings, mark, shard_size)
+def frost_digest(frost: FrostPictures) -> str:
+    """Return sha256, in hexadecimal, over the pixels of frost pictures, wherever they lie."""
+    digest = hashlib.sha256()
+    for picture in frost.pictures:
+        digest.update(json.dumps(picture.shape).encode() + picture.numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _corrupt_cell(
-    cell: str, clean: TableSplit, folder: Path, settings: Settings, mark: Mapping[str, Any], shard_size: int
-) -> None:
-    corruption, _, severity = cell.partition("/")
-    crop = EvaluationCrop(settings.resize, settings.crop)
-    frost = None if settings.frost is None else FrostPictures(Path(settings.frost))
-    if _is_finished(folder, mark):
-        return
-    # What is there bears our mark and was left by a killed run, or is a cell that lost a shard.
-    for leftover in folder.glob("*.tar"):
-        leftover.unlink()
-    # The mark is there before the images are: nobody ever takes them for the published ones.
-    write_text(folder / "_info.json", json.dumps({GENERATED: dict(mark), "splits": {}}, indent=1))
-    writer = ShardWriter(
-        folder, SPLIT, shard_size=shard_size, num_classes=clean.num_classes, class_names=clean.class_names
-    )
-    with writer:
-        for begin in range(0, len(clean), BATCH):
-            numbers = range(begin, min(begin + BATCH, len(clean)))
-            images = [_decode(clean, number, crop) for number in numbers]
-            for number, image in zip(
-                numbers, _corrupted(images, numbers, corruption, int(severity), settings, frost), strict=True
-            ):
-                members = {
-                    settings.encoding: _encode(image, settings.encoding),
-                    "cls": b"%d" % clean.table.label[number],
-                }
-                writer.write(clean.table.key(number), members)
-            if _done is not None:
-                with _done.get_lock():
-                    _done.value += len(numbers)
+def estimated_size(writer: CellWriter, cell: str) -> int:
+    """Return about how many bytes the tars of a cell will have, from a few of its images."""
+    count = len(writer.clean)
+    numbers = sorted(set(np.linspace(0, count - 1, min(SAMPLED, count)).astype(int).tolist()))
+    samples = [sample_bytes("key", {"png": image, "cls": b"0"}) for image in writer.encoded(cell, numbers)]
+    return sum(map(len, samples)) * count // len(samples)
 
 
-def _corrupted(
-    images: Sequence[Tensor],
-    numbers: Sequence[int],
-    corruption: str,
-    severity: int,
-    settings: Settings,
-    frost: FrostPictures | None,
-) -> list[Tensor]:
-    # The streams are those of `ImageNetCLikeDataModule`: written or as loaded, the pixels are the same before encoding.
-    seeds = [stream_seed(settings.seed, "corruption", number) for number in numbers]
-    if len({image.shape for image in images}) == 1:
-        return list(corrupt(torch.stack(list(images)), corruption, severity, seeds, frost))
-    return [
-        corrupt(image[None], corruption, severity, [seed], frost)[0] for image, seed in zip(images, seeds, strict=True)
-    ]
-
-
-def _decode(clean: TableSplit, number: int, crop: EvaluationCrop) -> Tensor:
-    reader, row = clean.table.find(number)
-    return crop(decode_rgb(reader.image_bytes(row), reader.name(row)))
-
-
-def _encode(image: Tensor, encoding: str) -> bytes:
-    file = io.BytesIO()
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    if encoding == "jpg":
-        picture.save(file, "JPEG", quality=85, optimize=True)
-    else:
-        picture.save(file, "PNG")
-    return file.getvalue()
-
-
-def _is_finished(folder: Path, mark: Mapping[str, Any]) -> bool:
-    info = read_info(folder)[1]
-    if not info and not any(folder.glob("*.tar")):
-        return False
-    if info.get(GENERATED) != mark:
-        raise UserError(f"{folder} is of other images or settings: choose another output, or remove it.")
-    entry = info["splits"].get(SPLIT)
-    return entry is not None and all((folder / file).is_file() for file in entry["filenames"])
+class _StoppedError(Exception):
+    """Another cell failed, or the user ended the run."""
 
 
 _done: "Synchronized[int] | None" = None
+_stop: Event | None = None
 
 
-def _begin_process(done: "Synchronized[int]") -> None:
-    global _done
-    _done = done
+def _begin_process(done: "Synchronized[int]", stop: Event) -> None:
+    global _done, _stop
+    _done, _stop = done, stop
     torch.set_num_threads(1)
 
 
-def _in_processes(
-    cells: Sequence[str],
-    clean: TableSplit,
-    output: Path,
-    settings: Settings,
-    mark: Mapping[str, Any],
-    workers: int,
-    shard_size: int,
-) -> Iterator[int]:
+def _tell(count: int) -> None:
+    assert _done is not None
+    assert _stop is not None
+    with _done.get_lock():
+        _done.value += count
+    if _stop.is_set():
+        raise _StoppedError
+
+
+def _write(writer: CellWriter, cell: str) -> None:
+    writer.write(cell, _tell)
+
+
+def in_processes(writer: CellWriter, cells: Sequence[str], workers: int) -> Iterator[int]:
     """Write the cells, a process each at a time, and yield how many images are done."""
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _begin_process, (done,)) as pool:
-        tasks = {pool.submit(corrupt_cell, cell, clean, output, settings, mark, shard_size) for cell in cells}
-        while tasks:
-            finished, tasks = wait(tasks, timeout=0.5)
-            for task in finished:
-                if task.exception() is not None:
-                    pool.shutdown(cancel_futures=True)
-                try:
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, _begin_process, (done, stop)) as pool:
+        tasks = {pool.submit(_write, writer, cell) for cell in cells}
+        try:
+            while tasks:
+                finished, tasks = wait(tasks, timeout=0.5)
+                for task in finished:
                     task.result()
-                except BrokenProcessPool as error:
-                    raise UserError(
-                        "A process that corrupts images was killed, probably for want of memory: run this again, with "
-                        "fewer --workers."
-                    ) from error
-            yield done.value
+                yield done.value
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that corrupts images was killed, probably for want of memory: run this again, with fewer "
+                "--workers."
+            ) from error
+        finally:
+            # The other processes end at their next few images instead of at their cells' end.
+            stop.set()
+            pool.shutdown(cancel_futures=True)

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from lit_robust.data.cues import cues, read_categories
+from lit_robust.data.settings import check_given
 from lit_robust.data.shard_splits import open_index, table_split
 from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.shards import ShardIndex
-from lit_robust.shards.remote import is_url
+from lit_robust.shards.address import is_url, shown
 
 NAME = "cue-conflict"
 
@@ -42,13 +43,16 @@ class CueConflictDataModule(SingleSetDataModule):
         num_workers: int = 8,
         reading: Reading = Reading(),
     ) -> None:
+        check_given(categories=categories)
         super().__init__(root, NAME, evaluation, eval_batch_size, num_workers, reading)
         self.categories_from = categories
 
     def open_samples(self) -> TableSplit:
         """Read the shard index and every sample's two categories."""
         if is_url(self.root):
-            raise UserError(f"Cue-conflict images are selected by name, which {self.root} cannot: copy them to a disk.")
+            raise UserError(
+                f"Cue-conflict images are selected by name, which {shown(self.root)} cannot: copy them to a disk."
+            )
         folder = Path(self.root) / self.name
         index = open_index(folder, "test", self.reading)
         self.categories = self._categories(index)
@@ -56,16 +60,17 @@ class CueConflictDataModule(SingleSetDataModule):
         pairs = [cues(index.key(row)) for row in range(len(index))]
         kept = [row for row, pair in enumerate(pairs) if pair[0] in numbers and pair[1] in numbers]
         if not kept:
+            mend = "shards" if index.categories else "a JSON file of the categories of these images"
             raise UserError(
                 f"No image in {folder} has its shape and texture among the categories "
-                f"{', '.join(self.categories)}: choose the categories that fit these images."
+                f"{', '.join(self.categories)}: set categories to {mend}."
             )
         whole = table_split(index, "test")
         shapes, textures = (np.array([numbers[pairs[row][cue]] for row in kept]) for cue in (0, 1))
         table = replace(whole.table.select(np.array(kept)), label=shapes, texture=textures)
-        # The labels are categories now, and the shards' class names no longer theirs.
+        # The labels are categories now, and the shards' classes no longer theirs.
         protocol = {**whole.protocol, **self._restriction(len(kept), len(index))}
-        return replace(whole, table=table, protocol=protocol, class_names=())
+        return replace(whole, table=table, protocol=protocol, num_classes=len(self.categories), class_names=())
 
     def _categories(self, index: ShardIndex) -> dict[str, tuple[int, ...]]:
         if self.categories_from != "shards":

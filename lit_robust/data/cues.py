@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_categories
@@ -39,13 +40,27 @@ def read_categories(source: str) -> dict[str, tuple[int, ...]]:
     if source == "imagenet":
         return imagenet_categories()
     try:
-        content = json.loads(Path(source).read_text(encoding="utf-8"))
-        categories = {str(name): tuple(int(number) for number in classes) for name, classes in sorted(content.items())}
+        content = json.loads(Path(source).read_text(encoding="utf-8"), object_pairs_hook=_once)
+        if not isinstance(content, dict) or not all(_are_numbers(classes) for classes in content.values()):
+            raise ValueError("it is no object of lists of whole numbers")
+        categories = {name: tuple(classes) for name, classes in sorted(content.items())}
         numbers = [number for classes in categories.values() for number in classes]
         if not all(categories.values()) or not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
             raise ValueError("every category needs classes of its own, numbered from 0")
         return categories
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f'The categories file {source} cannot be read ({error}): it must be JSON, {{"category": [classes]}}.'
         ) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, in which Python would let the last of several equal names win."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return dict(pairs)
+
+
+def _are_numbers(classes: Any) -> bool:
+    # A bool is an int, and a word a sequence, to Python.
+    return isinstance(classes, list) and all(type(number) is int for number in classes)

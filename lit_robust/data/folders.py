@@ -2,19 +2,24 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from stat import S_ISDIR
+from typing import Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from lit_robust.data.imagenet import ImageNetDataModule
+from lit_robust.data.same_classes import check_same_names
+from lit_robust.data.settings import check_choice
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IMAGE_EXTENSIONS
+from lit_robust.shards.address import is_url, shown
 
 Labels = Literal["sorted", "imagenet"]
 
@@ -86,11 +91,23 @@ class ImageFolderDataModule(ImageNetDataModule):
         reading: Reading = Reading(),
     ) -> None:
         super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
+        check_choice("labels", labels, get_args(Labels))
         self.labels = labels
 
     def open(self, split: str) -> Split:
-        """List the images of a split."""
-        return open_folders(Path(self.root) / self.name / split, self.labels)
+        """List the images of a split, whose class folders must be those of ``train``, where that is there.
+
+        Raises:
+            UserError: the folder is missing, or has other classes.
+        """
+        if is_url(self.root):
+            raise UserError(f"Plain folders are listed, which {shown(self.root)} cannot: copy them to a disk.")
+        found = open_folders(Path(self.root) / self.name / split, self.labels)
+        train = Path(self.root) / self.name / "train"
+        if self.labels == "sorted" and train.is_dir():
+            # A network learned the numbers of these.
+            check_same_names(str(train), class_folders(train), found.where, found.class_names)
+        return found
 
 
 def open_folders(folder: Path, labels: Labels) -> TableSplit:
@@ -102,16 +119,20 @@ def open_folders(folder: Path, labels: Labels) -> TableSplit:
 
     Raises:
         UserError: there is no such folder, a class folder is empty or is no WordNet id.
+        DataError: a folder cannot be listed, or a link leads nowhere or back.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: check the path.")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if any(folder.parent.glob("*.tar")):
+            raise UserError(f"{folder.parent} holds shards, not folders of images: read it with ImageNetDataModule.")
+        raise UserError(f"There is no folder {folder}: check the path; it must have one folder of images a class.")
+    names = class_folders(folder)
     numbers = _class_numbers(folder, names, labels)
+    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
     files: list[str] = []
     sizes: list[int] = []
     digest = hashlib.sha256()
     for name in tqdm(names, f"listing {folder.name}", unit="class", delay=2):
-        found = sorted(_images(folder / name, name))
+        found = sorted(_images(folder / name, name, above))
         if not found:
             raise UserError(f"{folder / name} holds no images, but would be a class: remove it.")
         for path, size in found:
@@ -132,6 +153,15 @@ def open_folders(folder: Path, labels: Labels) -> TableSplit:
     )
 
 
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders in a folder, sorted.
+
+    Raises:
+        DataError: the folder cannot be listed, or a link leads nowhere.
+    """
+    return sorted(entry.name for entry, status in _entries(folder) if S_ISDIR(status.st_mode))
+
+
 def _class_numbers(folder: Path, names: list[str], labels: Labels) -> list[int]:
     if labels == "sorted":
         return list(range(len(names)))
@@ -142,13 +172,51 @@ def _class_numbers(folder: Path, names: list[str], labels: Labels) -> list[int]:
     return [numbers[name] for name in names]
 
 
-def _images(folder: Path, below: str) -> list[tuple[str, int]]:
+def _images(folder: Path, below: str, above: frozenset[tuple[int, int]]) -> list[tuple[str, int]]:
+    """Return path and size of every image in a class folder, at any depth; links are followed.
+
+    Args:
+        folder: the folder to list.
+        below: its path in the results.
+        above: device and inode of every folder that it lies in.
+
+    Raises:
+        DataError: a folder cannot be listed, or a link leads nowhere or back.
+    """
+    here = _identity(folder)
+    if here in above:
+        raise DataError(f"The link {folder} leads back to a folder that it lies in: remove the link.")
     found = []
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            found += _images(folder / entry.name, f"{below}/{entry.name}")
+    for entry, status in _entries(folder):
+        path = f"{below}/{entry.name}"
+        if S_ISDIR(status.st_mode):
+            found += _images(folder / entry.name, path, above | {here})
         elif entry.name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS:
-            found.append((f"{below}/{entry.name}", entry.stat().st_size))
+            found.append((path, status.st_size))
     return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    """Give what lies in a folder, with what each link leads to; names that begin with a dot are passed over.
+
+    Raises:
+        DataError: the folder cannot be listed, or a link leads nowhere.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be listed ({error.strerror}): make it readable.") from error
+    for entry in visible:
+        try:
+            yield entry, entry.stat()
+        except OSError as error:
+            what = "link" if entry.is_symlink() else "file"
+            raise DataError(
+                f"The {what} {entry.path} cannot be followed ({error.strerror}): mend or remove it."
+            ) from error

@@ -6,7 +6,8 @@ from pathlib import Path
 from lit_robust.batch import EvaluationSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
-from lit_robust.data.split import Reading, Split
+from lit_robust.data.same_classes import check_same_classes
+from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import UserError
 
@@ -45,10 +46,16 @@ class ImageNetDataModule(ShardDataModule):
         self._splits: dict[str, Split] = {}
 
     def setup(self, stage: str) -> None:
-        """Read the shard index of the splits that ``stage`` (fit, validate, test or predict) needs."""
+        """Read the shard index of the splits that ``stage`` (fit, validate, test or predict) needs.
+
+        Raises:
+            UserError: one is missing, or they have other classes.
+        """
         for split in ("train", "val") if stage == "fit" else ("val",):
             if split not in self._splits:
                 self._splits[split] = self.open(split)
+        if len(self._splits) == 2:
+            check_same_classes(self._splits["train"], self._splits["val"])
 
     def train_split(self) -> Split:
         """Return the training samples; known after ``setup``."""
@@ -85,9 +92,15 @@ class ImageNetDataModule(ShardDataModule):
 
 def check_classes(split: Split, num_classes: int) -> None:
     """Raise a UserError unless a network of ``num_classes`` classes fits a split's labels."""
+    needed = split.classes
     # A publisher's count must be met exactly; without one, a network may have more classes than are seen.
-    needed, declared = split.classes, split.num_classes is not None
-    if needed > num_classes or (declared and needed != num_classes):
+    if split.num_classes is None and isinstance(split, TableSplit) and needed > num_classes:
+        highest = split.table.key(int(split.table.label.argmax()))
+        raise UserError(
+            f"The network has {num_classes} classes, but {split.where} has {highest} in class {needed - 1}: set "
+            f"model.init_args.network.num_classes to the data's count, at least {needed}, or mend that class."
+        )
+    if split.num_classes is not None and needed != num_classes:
         raise UserError(
             f"The network has {num_classes} classes, but {split.where} has {needed}: "
             f"set model.init_args.network.num_classes to {needed}."

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from lit_robust.data.settings import check_choice
 from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop
@@ -42,6 +43,7 @@ class ImageNetADataModule(SingleSetDataModule):
         reading: Reading = Reading(),
     ) -> None:
         super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
+        check_choice("classes", classes, (NAME, "all"))
         self.classes = () if classes == "all" else imagenet_subset(classes)
 
     def open_samples(self) -> Split:
@@ -61,5 +63,6 @@ def check_labels(split: TableSplit, classes: Sequence[int]) -> None:
         number = int(outside[0])
         raise DataError(
             f"{split.where} has {split.table.key(number)} in class {int(split.table.label[number])}, which is none of "
-            "this set's 200: pack the shards with `--labels imagenet`, so that labels are ImageNet's class numbers."
+            "ImageNet-A's 200: pack the shards with `--labels imagenet`, so that labels are ImageNet's class numbers, "
+            "or set classes to all for another set."
         )

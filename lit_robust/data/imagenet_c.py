@@ -9,15 +9,15 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_robust.data.cells import CELLS, GENERATED, NAME, chosen_cells
-from lit_robust.data.imagenet import check_classes
+from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.table import join
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import DataError, UserError
+from lit_robust.shards.address import is_url, shown
 from lit_robust.shards.listing import read_info
-from lit_robust.shards.remote import is_url
 from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
 
 
@@ -65,7 +65,7 @@ class ImageNetCDataModule(SingleSetDataModule):
     def open_samples(self) -> TableSplit:
         """Read the shard index of every cell."""
         if is_url(self.root):
-            raise UserError(f"ImageNet-C joins many sets, which {self.root} cannot: copy the shards to a disk.")
+            raise UserError(f"ImageNet-C joins many sets, which {shown(self.root)} cannot: copy the shards to a disk.")
         folder = Path(self.root) / self.name
         kept = None if self.subset is None else read_names(self.subset)
         found = []
@@ -75,14 +75,10 @@ class ImageNetCDataModule(SingleSetDataModule):
             found.append(split if kept is None else restrict(split, kept))
         return join_cells(found, [CELLS.index(cell) for cell in self.cells], self.cells)
 
-    def check_classes(self, num_classes: int) -> None:
-        """Raise a UserError unless a network of ``num_classes`` classes fits the labels."""
-        check_classes(self.samples, num_classes)
-
 
 def check_origin(folder: Path, name: str) -> None:
     """Raise a UserError where generated shards go by the name of the published ones."""
-    if name == NAME and GENERATED in read_info(folder)[1]:
+    if name == NAME and folder.is_dir() and GENERATED in read_info(folder)[1]:
         raise UserError(
             f"{folder} was made by `lit-robust data corrupt`, so its results are not ImageNet-C's: move the set to a "
             "folder imagenet-c-like, and set name to that."
@@ -134,14 +130,15 @@ def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Seque
         DataError: the cells do not hold the same number of images of each class, and none was to be skipped.
     """
     first = splits[0]
-    classes = [np.bincount(split.table.label) for split in splits]
+    classes = [np.unique(split.table.label, return_counts=True) for split in splits]
     skipped = {
         cell: split.protocol["skipped"]
         for cell, split in zip(cells, splits, strict=True)
         if "skipped" in split.protocol
     }
     for split, counts in zip(splits, classes, strict=True):
-        if not skipped and not np.array_equal(counts, classes[0]):
+        check_same_classes(first, split)
+        if not skipped and not all(map(np.array_equal, counts, classes[0])):
             raise DataError(
                 f"{split.where} holds {len(split)} images, but {first.where} {len(first)}, or of other classes: copy "
                 "the shards of one of them again."

@@ -14,14 +14,16 @@ from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
 from lit_robust.data.plan import Request
 from lit_robust.data.samples import EvaluationSamples, OnError
+from lit_robust.data.settings import check_given
 from lit_robust.data.shard_splits import open_table
+from lit_robust.data.single_set import check_stage
 from lit_robust.data.source import Encoded, Source
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.seeds import stream_seed
-from lit_robust.shards.remote import is_url
+from lit_robust.shards.address import is_url, shown
 from lit_robust.stimuli.corruptions import CORRUPTIONS, SEVERITIES, FrostPictures, corrupt
 
 NAME = "imagenet-c-like"
@@ -103,6 +105,7 @@ class ImageNetCLikeDataModule(ShardDataModule):
         reading: Reading = Reading(),
     ) -> None:
         super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed, reading)
+        check_given(source=source)
         self.cells = chosen_cells(corruptions, severities)
         self.crop = crop
         self.frost = None if frost is None else FrostPictures(frost)
@@ -115,8 +118,11 @@ class ImageNetCLikeDataModule(ShardDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the shard index of the clean images."""
+        check_stage(self.name, stage)
         if is_url(self.root):
-            raise UserError(f"Every image is read for every cell, which {self.root} cannot: copy the shards to a disk.")
+            raise UserError(
+                f"Every image is read for every cell, which {shown(self.root)} cannot: copy the shards to a disk."
+            )
         if self._clean is None:
             self._clean = open_table(Path(self.root) / self.source, "val", self.reading)
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from lit_robust.data.settings import check_choice, check_given
 from lit_robust.data.shard_splits import open_index, open_table, table_split
 from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
@@ -13,7 +14,7 @@ from lit_robust.data.table import NO_CLASS, join
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.reference import imagenet_subset
-from lit_robust.shards.remote import is_url
+from lit_robust.shards.address import is_url, shown
 
 NAME = "imagenet-o"
 GROUPS = ("in-distribution", "out-of-distribution")
@@ -51,6 +52,8 @@ class ImageNetODataModule(SingleSetDataModule):
         reading: Reading = Reading(),
     ) -> None:
         super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
+        check_choice("classes", classes, (NAME, "all"))
+        check_given(in_distribution=in_distribution)
         self.classes = () if classes == "all" else imagenet_subset(classes)
         self.in_distribution = in_distribution
 
@@ -61,7 +64,7 @@ class ImageNetODataModule(SingleSetDataModule):
     def open_samples(self) -> TableSplit:
         """Read the two shard indexes."""
         if is_url(self.root):
-            raise UserError(f"ImageNet-O joins two sets, which {self.root} cannot: copy the shards to a disk.")
+            raise UserError(f"ImageNet-O joins two sets, which {shown(self.root)} cannot: copy the shards to a disk.")
         known = open_table(Path(self.root) / self.in_distribution, "val", self.reading)
         table = known.table
         if self.classes:
@@ -69,7 +72,10 @@ class ImageNetODataModule(SingleSetDataModule):
         unknown = table_split(open_index(Path(self.root) / self.name, "test", self.reading), "test")
         strangers = unknown.table.relabel(np.full(len(unknown), NO_CLASS))
         if not len(table):
-            raise UserError(f"{known.where} holds no image of ImageNet-O's 200 classes: name ImageNet's shards.")
+            raise UserError(
+                f"{known.where} holds no image of ImageNet-O's 200 classes: name ImageNet's shards, or set classes to "
+                "all for another set."
+            )
         return replace(
             known,
             where=f"{unknown.where} with {known.where}",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.split import Split, TableSplit
 from lit_robust.data.suite import RobustnessSuite
 from lit_robust.data.table import join
@@ -53,6 +54,7 @@ def join_splits(splits: Sequence[Split]) -> TableSplit:
     for split in splits:
         if not isinstance(split, TableSplit):
             raise UserError(f"{split.where} is behind a URL and cannot be joined with others: copy it to a disk.")
+        check_same_classes(splits[0], split)
         if split.classes != splits[0].classes:
             raise UserError(
                 f"{split.where} has {split.classes} classes, but {splits[0].where} has {splits[0].classes}: join sets "

@@ -11,6 +11,7 @@ from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.plan import Plan
 from lit_robust.data.samples import EvaluationSamples, Samples, TrainingSamples
+from lit_robust.data.settings import check_at_least, check_name, read_root
 from lit_robust.data.shard_splits import open_split
 from lit_robust.data.split import Reading, Share, Split
 from lit_robust.data.stream import workers_for
@@ -47,7 +48,11 @@ class RobustDataModule(LightningDataModule, ABC):
         return batch.to(device, non_blocking=device.type == "cuda")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn uint8 images into floats in [0, 1], on the device; train on no copy of what could not be read."""
+        """Turn uint8 images into floats in [0, 1], on the device; train on no copy of what could not be read.
+
+        So a training step may get fewer images than ``batch_size`` where ``reading.on_error`` is ``skip``; every rank
+        takes as many steps all the same. Evaluations get the copies, too, which are not valid.
+        """
         training = self.trainer is not None and self.trainer.training
         return (batch.readable() if training else batch).as_float()
 
@@ -78,19 +83,16 @@ class ShardDataModule(RobustDataModule, ABC):
         reading: Reading,
     ) -> None:
         super().__init__()
-        for setting, value, least in (
-            ("eval_batch_size", eval_batch_size, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise UserError(f"{setting} is {value}: give {least} or more.")
-        self.root = str(root)
+        check_at_least(1, eval_batch_size=eval_batch_size, batch_size=batch_size)
+        check_at_least(0, num_workers=num_workers)
+        check_name(name)
+        self.root = read_root(root)
         self.name = name
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.seed = run_seed() if seed is None else seed
+        check_at_least(0, seed=self.seed)
         self.reading = reading
 
     def folders(self) -> list[Path]:
@@ -104,10 +106,16 @@ class ShardDataModule(RobustDataModule, ABC):
     def training_loader(self, split: Split, crop: TrainingCrop) -> PlannedLoader:
         """Return the shuffled loader of this rank: equal full batches on every rank."""
         share = self.share(self.batch_size)
+        if len(split) < share.world:
+            raise UserError(
+                f"{split.where} holds {len(split)} training images, fewer than the {share.world} ranks: start no more "
+                f"than {len(split)}, by trainer.devices and trainer.num_nodes."
+            )
         if len(split) < share.batch_size * share.world:
+            ranks = "1 rank" if share.world == 1 else f"{share.world} ranks"
             raise UserError(
                 f"{split.where} holds {len(split)} training images, fewer than one batch of {share.batch_size} on "
-                f"{share.world} ranks: set batch_size to {max(len(split) // share.world, 1)} or less."
+                f"{ranks}: set batch_size to {len(split) // share.world} or less."
             )
         source, plan = split.training(share, self.reading, self.seed)
         samples = TrainingSamples(source, crop, self.seed, self.reading.on_error)
@@ -126,8 +134,12 @@ class ShardDataModule(RobustDataModule, ABC):
         return PlannedLoader(samples, plan, workers, pins, keeps_workers, self.reading.start_method)
 
     def describe(self, split: Split, split_name: str, crop: EvaluationCrop) -> dict[str, object]:
-        """Return plain values for the results file: split, preprocessing, decoders, and which samples these are."""
-        return {"split": split_name, **crop.protocol(), "decoder": decoder_versions(), **split.protocol}
+        """Return plain values for the results file: split, classes, preprocessing, decoders, which samples these are.
+
+        A set's folder may have any name: only the count of classes tells that it cannot be ImageNet.
+        """
+        classes = {} if split.num_classes is None else {"num_classes": split.num_classes}
+        return {"split": split_name, **classes, **crop.protocol(), "decoder": decoder_versions(), **split.protocol}
 
     def share(self, batch_size: int) -> Share:
         """Return which part of every batch is this process's."""

@@ -1,7 +1,12 @@
-"""Which samples make up which batch: pure functions of seed, epoch, rank and world size."""
+"""Which samples make up which batch: pure functions of seed, epoch, rank and world size.
 
+Here is what every plan tells, and the plans that keep to few shards at a time; those that take samples from anywhere
+are in `scattered`.
+"""
+
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,44 +95,12 @@ class Plan(ABC):
         """How many lanes the batches fall into; None where any process may load any batch."""
         return None
 
-    def requests(self, epoch: int, start: int = 0) -> list[Request]:
-        """Return an epoch's batches from the one in place ``start``."""
+    def requests(self, epoch: int, start: int = 0) -> Iterator[Request]:
+        """Give an epoch's batches from the one in place ``start``, each as it is asked for."""
+        # A million batches of one sample are 10 MB as arrays, and half a GB as a list of requests.
         numbers, valid = self.of_epoch(epoch)
-        return [Request(epoch, place, numbers[place], valid[place]) for place in range(start, self.batches)]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GlobalShuffle(Plan):
-    """Training batches, each sample anywhere in the epoch.
-
-    One permutation of all samples is cut into global batches of ``world * batch_size``; each rank takes every
-    ``world``-th sample of it. So every rank has the same number of full batches, no sample comes twice, and the union
-    over the ranks is the same set of global batches. What is left over at the end is dropped for this epoch.
-
-    Attributes:
-        count: samples in the data set.
-        seed: the data's seed.
-    """
-
-    count: int
-    seed: int
-
-    @property
-    def batches(self) -> int:
-        """How many batches every epoch has, the same on every rank."""
-        return self.count // (self.batch_size * self.world)
-
-    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
-        """Return the sample numbers ``[batches, batch_size]`` of an epoch; all count."""
-        order = _random(self.seed, "order", epoch).permutation(self.count)
-        used = order[: self.batches * self.batch_size * self.world]
-        return _all_count(used.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank])
-
-    @property
-    def order(self) -> Mapping[str, int | str]:
-        """What the order follows from, beside the epoch; the same on every rank."""
-        step = self.batch_size * self.world
-        return {"samples": self.count, "samples_a_step": step, "seed": self.seed, "shuffle": "global"}
+        for place in range(start, self.batches):
+            yield Request(epoch, place, numbers[place], valid[place])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,7 +133,7 @@ class BlockShuffle(Plan):
 
     def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
         """Return the sample numbers ``[batches, batch_size]`` of an epoch; all count."""
-        shards = _random(self.seed, "order", epoch).permutation(len(self.lengths))
+        shards = random_stream(self.seed, "order", epoch).permutation(len(self.lengths))
         sequence = _concatenated(self.lengths, shards)
         result = np.empty((self.batches, self.batch_size), dtype=np.int64)
         start = self.batches * self.batch_size * self.rank
@@ -168,51 +141,30 @@ class BlockShuffle(Plan):
             places = np.arange(lane, self.batches, self.lanes.count)
             stretch = sequence[start : start + len(places) * self.batch_size].copy()
             start += len(stretch)
-            random = _random(self.seed, "order in blocks", epoch, self.rank, lane)
+            random = random_stream(self.seed, "order in blocks", epoch, self.rank, lane)
             begin = 0
             while begin < len(places):
                 end = begin + len(self.lanes.block(int(places[begin])))
                 random.shuffle(stretch[begin * self.batch_size : end * self.batch_size])
                 begin = end
             result[places] = stretch.reshape(-1, self.batch_size)
-        return _all_count(result)
+        return all_count(result)
 
     @property
     def order(self) -> Mapping[str, int | str]:
         """What the order follows from, beside the epoch; the same on every rank."""
+        digest = hashlib.sha256(self.lengths.astype("<i8").tobytes()).hexdigest()[:16]
         sizes = {"samples": int(self.lengths.sum()), "batch_size": self.batch_size, "ranks": self.world}
         blocks = {"block_batches": self.lanes.block_batches, "lanes": self.lanes.count}
-        return {**sizes, "seed": self.seed, "shuffle": "block", **blocks}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluationOrder(Plan):
-    """Evaluation batches in order, each sample valid exactly once over all ranks.
-
-    Every rank gets the same number of full batches; what the data do not fill repeats the last sample with a false
-    mask.
-
-    Attributes:
-        count: samples in the data set.
-    """
-
-    count: int
-
-    @property
-    def batches(self) -> int:
-        """How many batches there are, the same on every rank."""
-        return -(-self.count // (self.batch_size * self.world))
-
-    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
-        """Return the sample numbers ``[batches, batch_size]``, and which of them count."""
-        places = np.arange(self.batches * self.batch_size * self.world)
-        mine = places.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank]
-        return np.minimum(mine, self.count - 1), mine < self.count
+        return {**sizes, "seed": self.seed, "shuffle": "block", **blocks, "shard_lengths_sha256": digest}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationStretches(Plan):
-    """The same as `EvaluationOrder`, but with a stretch of consecutive samples for each lane of each rank.
+    """Evaluation batches, each sample valid exactly once over all ranks; every lane has a stretch of neighbours.
+
+    Every rank gets the same number of full batches; what a stretch does not fill repeats its last sample with a false
+    mask.
 
     Attributes:
         count: samples in the data set.
@@ -256,9 +208,11 @@ def _concatenated(lengths: Numbers, order: Numbers) -> Numbers:
     return numbers
 
 
-def _all_count(numbers: Numbers) -> tuple[Numbers, Mask]:
+def all_count(numbers: Numbers) -> tuple[Numbers, Mask]:
+    """Return sample numbers with the mask of training, where each counts."""
     return numbers, np.ones(numbers.shape, dtype=bool)
 
 
-def _random(seed: int, stream: str, *numbers: int) -> np.random.Generator:
+def random_stream(seed: int, stream: str, *numbers: int) -> np.random.Generator:
+    """Return the generator of one named stream of draws."""
     return np.random.Generator(np.random.PCG64(stream_seed(seed, stream, *numbers)))

@@ -10,7 +10,7 @@ from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import UserError
 from lit_robust.reference import restricted_imagenet
-from lit_robust.shards.remote import is_url
+from lit_robust.shards.address import is_url, shown
 
 
 class RestrictedImageNetDataModule(ImageNetDataModule):
@@ -54,7 +54,7 @@ class RestrictedImageNetDataModule(ImageNetDataModule):
         """Open ImageNet's split, and keep what falls into a super-class."""
         if is_url(self.root):
             raise UserError(
-                f"Restricted ImageNet selects samples, which {self.root} cannot: copy the shards to a disk."
+                f"Restricted ImageNet selects samples, which {shown(self.root)} cannot: copy the shards to a disk."
             )
         whole = open_table(Path(self.root) / self.FOLDER, split, self.reading)
         return restrict(whole)

@@ -17,7 +17,7 @@ from lit_robust.data.blocks import BatchMemory, batch_memory
 from lit_robust.data.plan import Request
 from lit_robust.data.source import Encoded, Source
 from lit_robust.data.table import Column
-from lit_robust.data.transforms import EvaluationCrop, Image, TrainingCrop
+from lit_robust.data.transforms import CropError, EvaluationCrop, Image, TrainingCrop
 from lit_robust.errors import DataError
 from lit_robust.seeds import stream_seed
 from lit_robust.shards import decode_rgb
@@ -60,7 +60,7 @@ class Samples(Dataset[Batch], ABC):
             if rows.shape != memory.pixels.shape[1:]:
                 raise DataError(
                     f"Images of one batch differ in size, {encoded.name(place)} is {rows.shape[1]} x {rows.shape[0]} "
-                    "px: set resize and crop in the data's settings."
+                    "px: set resize and crop in this set's settings, or pack images of one size."
                 )
             memory.pixels[place] = rows
         if memory is None:
@@ -95,7 +95,10 @@ class Samples(Dataset[Batch], ABC):
                 raise
             log.warning("%s Left out, as on_error is skip.", error)
             return None
-        return self.prepare(decoded, request.epoch, int(request.numbers[place]))
+        try:
+            return self.prepare(decoded, request.epoch, int(request.numbers[place]))
+        except CropError as error:
+            raise DataError(f"The image {encoded.name(place)} {error}") from error
 
 
 class TrainingSamples(Samples):

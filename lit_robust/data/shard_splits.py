@@ -11,7 +11,7 @@ import numpy as np
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.stream import StreamSplit
 from lit_robust.data.table import SampleTable
-from lit_robust.errors import DataError
+from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.labels import LabelRule
@@ -53,8 +53,8 @@ def open_table(folder: Path, split: str, reading: Reading) -> TableSplit:
         first = int(without[0])
         raise DataError(
             f"{len(without)} of {len(index)} samples in {folder} ({split}) have no class, the first is "
-            f"{index.key(first)} at byte {int(index.offset[first])} of {index.shard_path(first).name}: each needs a "
-            "`cls` member with its class number, or set reading.label."
+            f"{index.key(first)} at byte {int(index.offset[first])} of {index.shard_path(first).name}: "
+            f"{_label_advice(reading.label)}."
         )
     lost = [found.protocol["skipped"]] if "skipped" in found.protocol else []
     skipped = "; ".join([*lost, f"{len(without)} samples without a class"])
@@ -72,7 +72,15 @@ def open_index(folder: Path, split: str, reading: Reading) -> ShardIndex:
         UserError: there are no such shards.
         DataError: they are defective.
     """
-    return ShardIndex.open(folder, split, label=label_rule(reading.label), on_error=reading.on_error)
+    try:
+        return ShardIndex.open(folder, split, label=label_rule(reading.label), on_error=reading.on_error)
+    except UserError as error:
+        if isinstance(error, DataError) or not (folder / split).is_dir():
+            raise
+        raise UserError(
+            f"{folder / split} holds no shards: read plain folders of images with ImageFolderDataModule, or pack them "
+            "with `lit-robust data shard`."
+        ) from error
 
 
 def table_split(index: ShardIndex, split: str) -> TableSplit:
@@ -110,6 +118,12 @@ def open_stream(remote: Remote, split: str, reading: Reading) -> StreamSplit:
         rule=label_rule(reading.label).resolve(None),
         on_error=reading.on_error,
     )
+
+
+def _label_advice(label: str) -> str:
+    if label in ("auto", "cls"):
+        return "each needs a `cls` member with its class number, or set reading.label"
+    return f"reading.label is {label}, so set it to what these shards have, cls, json:FIELD or wordnet"
 
 
 def label_rule(label: str) -> LabelRule:

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lit_robust.batch import EvaluationSet
+from lit_robust.data.imagenet import check_classes
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
 from lit_robust.data.split import Reading, Split
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
+
+IMAGENET_CLASSES = 1000
 
 
 class SingleSetDataModule(ShardDataModule, ABC):
@@ -56,6 +59,7 @@ class SingleSetDataModule(ShardDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Open the set, once."""
+        check_stage(self.name, stage)
         if self._samples is None:
             self._samples = self.open_samples()
 
@@ -66,10 +70,12 @@ class SingleSetDataModule(ShardDataModule, ABC):
     @property
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """The one test set."""
+        # Labels that a choice of ImageNet's classes was made among are ImageNet's numbers, whoever counted them how.
+        classes = {"num_classes": IMAGENET_CLASSES} if self.classes else {}
         described = EvaluationSet(
             name=self.name,
             count=len(self.samples),
-            protocol=self.describe(self.samples, self.split_name, self.evaluation),
+            protocol={**self.describe(self.samples, self.split_name, self.evaluation), **classes},
             categories=self.categories,
             class_names=self.samples.class_names,
             classes=self.classes,
@@ -79,8 +85,19 @@ class SingleSetDataModule(ShardDataModule, ABC):
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless the network has the labels' classes, or, where a choice is made, ImageNet's."""
-        needed = 1000 if self.classes else self.samples.classes
-        if num_classes != needed:
+        if not self.classes:
+            check_classes(self.samples, num_classes)
+        elif num_classes != IMAGENET_CLASSES:
             raise UserError(
-                f"The network has {num_classes} classes, but {self.samples.where} needs {needed}: give another network."
+                f"The network has {num_classes} classes, but a choice of ImageNet's {IMAGENET_CLASSES} is taken for "
+                f"{self.samples.where}: give a network of those, or set classes to all for another set."
             )
+
+
+def check_stage(name: str, stage: str) -> None:
+    """Raise a UserError where a set to test on is asked for anything else."""
+    if stage != "test":
+        raise UserError(
+            f"The set {name} is there to test on, and has nothing for `lit-robust {stage!s}`: name a set with "
+            "training and validation images, such as ImageNetDataModule, in a suite before all others."
+        )

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lit_robust.data.plan import BlockShuffle, EvaluationOrder, GlobalShuffle, Lanes, Plan
+from lit_robust.data.plan import BlockShuffle, Lanes, Plan
+from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
+from lit_robust.data.settings import check_at_least, check_choice, check_given
 from lit_robust.data.source import Source, TableSource
 from lit_robust.data.table import SampleTable
-from lit_robust.errors import UserError
 
 LANES = 12  # 1, 2, 3, 4, 6 and 12 workers share them evenly.
 
@@ -25,7 +26,8 @@ class Reading:
         label: where the class comes from: ``auto`` (the ``cls`` member, or the json field that the info file names),
             ``cls``, ``json:FIELD``, or ``wordnet`` (the first WordNet id in the key, as its ImageNet class number).
         on_error: what to do about a broken shard or image: ``error`` ends the run and names it; ``skip`` leaves the
-            samples out and counts them in the results.
+            samples out and counts them in the results. In training the loader's batches stay full, and as many on every
+            rank; a network's step then sees what of its batch could be read, and a warning counts the rest.
         allow_pipes: run the shell command of a root that begins with ``pipe:``.
         start_method: how worker processes start; null takes Python's default.
     """
@@ -38,8 +40,12 @@ class Reading:
     start_method: Literal["fork", "forkserver", "spawn"] | None = None
 
     def __post_init__(self) -> None:
-        if self.block < 1:
-            raise UserError(f"reading.block is {self.block}: give 1 sample or more.")
+        check_choice("reading.shuffle", self.shuffle, ("global", "block"))
+        check_choice("reading.on_error", self.on_error, ("error", "skip"))
+        check_given(**{"reading.label": self.label, "reading.allow_pipes": self.allow_pipes})
+        if self.start_method is not None:
+            check_choice("reading.start_method", self.start_method, ("fork", "forkserver", "spawn"))
+        check_at_least(1, **{"reading.block": self.block})
 
     def lanes(self, batch_size: int) -> Lanes:
         """Return the lanes of an order in blocks."""

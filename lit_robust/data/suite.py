@@ -9,6 +9,7 @@ from typing import Literal
 from lit_robust.batch import EvaluationSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import RobustDataModule, ShardDataModule
+from lit_robust.data.settings import check_choice, read_root
 from lit_robust.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class RobustnessSuite(RobustDataModule):
         missing: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__()
+        check_choice("missing", missing, ("error", "skip"))
         if not members:
             raise UserError("The suite has no members: name at least one data module.")
         names = [member.name for member in members]
@@ -41,7 +43,7 @@ class RobustnessSuite(RobustDataModule):
         self._missing: dict[str, str] = {}
         if root is not None:
             for member in self.members:
-                member.root = str(root)
+                member.root = read_root(root)
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""

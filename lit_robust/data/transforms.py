@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,10 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_robust.data.augmentations import cutout
+from lit_robust.data.settings import check_at_least, check_choice, check_given
 from lit_robust.errors import UserError
 
 Crop = Literal["none", "random_resized", "padded"]
 Image = NDArray[np.uint8]
+
+
+class CropError(ValueError):
+    """An image does not have the size that a crop needs; the words go on after the image's name."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class TrainingCrop:
 
     Attributes:
         crop: ``random_resized`` (8 to 100 % of the area, aspect 3/4 to 4/3), ``padded`` (a random place after padding
-            by an eighth of the size), or ``none``.
+            by an eighth of the size), or ``none``, for images that have the size already.
         size: side of the result in pixels.
         flip: mirror every second image, left to right.
         cutout: side in pixels of a square hole of ImageNet's mean colour, anywhere in the image (DeVries and Taylor
@@ -68,24 +73,37 @@ class TrainingCrop:
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.cutout < 0:
-            raise UserError(
-                f"The size of training images is {self.size} and of their holes, cutout, {self.cutout}: give 1 px or "
-                "more, and 0 or more."
-            )
+        check_choice("training.crop", self.crop, get_args(Crop))
+        check_given(**{"training.flip": self.flip})
+        check_at_least(1, **{"training.size": self.size})
+        check_at_least(0, **{"training.cutout": self.cutout})
 
     def __call__(self, image: Image, random: np.random.Generator) -> Tensor:
-        """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``."""
+        """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``.
+
+        Raises:
+            CropError: the image is too small to be cut out of, or, without a crop, of another size.
+        """
         pixels = as_tensor(image)
+        height, width = pixels.shape[1:]
         if self.crop == "random_resized":
-            top, left, height, width = random_box(pixels.shape[1], pixels.shape[2], random)
+            top, left, height, width = random_box(height, width, random)
             pixels = resize(pixels[:, top : top + height, left : left + width], (self.size, self.size))
         elif self.crop == "padded":
             pad = self.size // 8
-            pixels = F.pad(pixels, (pad, pad, pad, pad))
-            room_down, room_across = pixels.shape[1] - self.size, pixels.shape[2] - self.size
-            top, left = (int(random.integers(0, room + 1)) for room in (room_down, room_across))
-            pixels = pixels[:, top : top + self.size, left : left + self.size]
+            rooms = [side + 2 * pad - self.size for side in (height, width)]
+            if min(rooms) < 0:
+                raise CropError(
+                    f"is {width} x {height} px, too small for a crop of {self.size} px after {pad} px of padding: set "
+                    "training.size to the images' size, or training.crop to random_resized."
+                )
+            top, left = (int(random.integers(0, room + 1)) for room in rooms)
+            pixels = F.pad(pixels, (pad, pad, pad, pad))[:, top : top + self.size, left : left + self.size]
+        elif (height, width) != (self.size, self.size):
+            raise CropError(
+                f"is {width} x {height} px, but without a crop all training images must be {self.size} x {self.size} "
+                "px: set training.size to the images' size, or training.crop to random_resized."
+            )
         if self.flip and random.random() < 0.5:
             pixels = pixels.flip(2)
         return cutout(pixels, self.cutout, random) if self.cutout else pixels

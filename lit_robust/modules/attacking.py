@@ -4,6 +4,7 @@ from abc import ABC
 from dataclasses import dataclass
 
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_robust.attacks import PGD
@@ -55,6 +56,10 @@ class AttackingModule(ClassifierModule, ABC):
     """
 
     def __init__(self, network: Network, optimisation: Optimisation, attack: PGD, schedule: AttackSchedule) -> None:
+        if attack.eps == 0 or attack.steps == 0:
+            raise UserError(
+                f"A training attack of eps {attack.eps:g} and {attack.steps} steps is none: give both above 0."
+            )
         super().__init__(network, optimisation)
         self.attack = attack
         self.schedule = schedule
@@ -93,6 +98,19 @@ class AttackingModule(ClassifierModule, ABC):
             self.log("val/adversarial_top1", self.validation_robustness.compute().float(), prog_bar=True)
         self.validation_robustness.reset()
 
+    def on_fit_start(self) -> None:
+        """Refuse to choose checkpoints by a value that some epochs do not have."""
+        every = self.schedule.validate_every
+        for callback in self.trainer.checkpoint_callbacks:
+            chosen = getattr(callback, "monitor", None) == "val/adversarial_top1"
+            if chosen and (every == 0 or getattr(callback, "_every_n_epochs", 1) % every):
+                raise UserError(
+                    f"A checkpoint is chosen by val/adversarial_top1, which validate_every {every} does not give in "
+                    "every epoch: set the checkpoint's every_n_epochs to it, validate_every to 1, or monitor val/top1."
+                )
+
     def _validates(self) -> bool:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return self.schedule.validate_every > 0
         last = self.current_epoch + 1 == self.trainer.max_epochs
         return self.schedule.validates(self.current_epoch, last)

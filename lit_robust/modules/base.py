@@ -58,7 +58,13 @@ class ClassifierModule(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the scheme's loss, a scalar."""
+        """Return the scheme's loss, a scalar.
+
+        Args:
+            batch: float images in [0, 1], as many as the data's ``batch_size``; fewer only where the data's
+                ``reading.on_error`` is ``skip`` and images of the batch could not be read, of which no copy is trained.
+            batch_idx: the same number of batches for every rank.
+        """
 
     def log_training(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Log the loss and the accuracy on what was trained; the progress bar shows both."""

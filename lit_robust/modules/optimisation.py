@@ -51,6 +51,10 @@ class Optimisation:
                 f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay} and momentum {self.momentum}: "
                 "give a rate above 0, a decay of 0 or more, and a momentum from 0 to below 1."
             )
+        if self.nesterov and self.momentum == 0:
+            raise UserError(
+                "nesterov is true and momentum 0: Nesterov's form is one of momentum, give both or neither."
+            )
         if self.step_epochs < 1 or self.warmup_epochs < 0 or not 0 <= self.label_smoothing <= 1:
             raise UserError(
                 f"step_epochs {self.step_epochs}, warmup_epochs {self.warmup_epochs} and label_smoothing "

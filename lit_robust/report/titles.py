@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ DATASETS = {
     "imagenet-o": "ImageNet-O",
     "cue-conflict": "Cue conflict",
 }
+# Anyone may call a folder so; the toy data do. Sets without a number of their own have ImageNet's 1,000 classes.
+CLASSES = {"restricted-imagenet": 9, "cue-conflict": None}
 METRICS = {
     "top1": "Top-1 accuracy",
     "top5": "Top-5 accuracy",
@@ -73,9 +75,24 @@ def category(result: Result) -> str | None:
     return result.metric.removeprefix(prefix) if result.metric.startswith(prefix) else None
 
 
-def dataset_title(dataset: str) -> str:
-    """Return a test set's name as papers write it."""
-    return DATASETS.get(dataset, dataset)
+def dataset_title(dataset: str, results: Iterable[Result] = ()) -> str:
+    """Return a test set's name as papers write it; if it has other classes than that set, its own name and their count.
+
+    Args:
+        dataset: the test loader's name.
+        results: of which those on the set tell how many classes it has, if anybody said.
+
+    Example:
+        >>> toy = Result("imagenet", "top1", 0.5, "fraction", 10, {"num_classes": 8})
+        >>> dataset_title("imagenet", [toy]), dataset_title("imagenet")
+        ('imagenet of 8 classes', 'ImageNet')
+    """
+    expected = CLASSES.get(dataset, 1000) if dataset in DATASETS else None
+    told = (result.protocol.get("num_classes") for result in results if result.dataset == dataset)
+    other = next((count for count in told if count not in (None, expected)), None)
+    if expected is None or other is None:
+        return DATASETS.get(dataset, dataset)
+    return f"{dataset} of {other} classes"
 
 
 def eps_text(norm: str, eps: float) -> str:

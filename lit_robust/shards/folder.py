@@ -11,6 +11,7 @@ from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, is_known, may_b
 
 UNFINISHED = ".unfinished"  # A hidden file of this ending, and of the tars' names before it, tells of a writer.
 ALIASES = {"val": "validation", "validation": "val"}
+SPLIT_WORDS = ("train", "validation", "val", "test")
 LARGEST_LIST = 1 << 26  # bytes; a list of 100,000 shards has about a tenth
 
 
@@ -43,6 +44,11 @@ class Listing:
     label_field: str | None = None
     info: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What to call its shards after "The shards"."""
+        return f"in {self.folder}" if self.split is None else f"of {self.split!r} in {self.folder}"
 
 
 class ShardFolder:
@@ -173,9 +179,10 @@ class ShardFolder:
             return []
         if not used:
             return [f"{self.folder / missing[0]} is a link that leads nowhere: fetch what it stands for, or remove it."]
+        listed = "lists" if split is None else f"lists for {split!r}"
         return [
-            f"{len(missing)} of the {len(files)} shards that {self.folder / _some(used)} lists for {split!r} are "
-            f"missing, the first is {missing[0]}: copy or download them."
+            f"{len(missing)} of the {len(files)} shards that {self.folder / _some(used)} {listed} are missing, the "
+            f"first is {missing[0]}: copy or download them."
         ]
 
     def _resolve(self, file: str) -> str:
@@ -221,6 +228,16 @@ def numbered(file: str) -> tuple[list[str | int], str]:
 
 
 def names_split(file: str, split: str | None) -> bool:
-    """Tell whether a file belongs to a split by its name."""
+    """Tell whether a file belongs to a split by its name, in which the last word that is a split's decides."""
+    if split is None:
+        return True
+    words = {word: place for word in {*SPLIT_WORDS, split.lower()} if (place := _last_place(word, file)) >= 0}
+    # Of two words that end at one place, such as `val` and `mini-val`, the longer one is the name.
+    return split.lower() in words and max(words, key=lambda word: (words[word], len(word))) == split.lower()
+
+
+def _last_place(word: str, file: str) -> int:
+    """Return where a word ends last in a file's name, or -1."""
     # As a word: "val" is in "imagenet-val-0001.tar", but not in "retrieval-train-0001.tar".
-    return split is None or re.search(rf"(?<![a-z]){re.escape(split)}(?![a-z])", file, re.IGNORECASE) is not None
+    ends = [match.end() for match in re.finditer(rf"(?<![a-z]){re.escape(word)}(?![a-z])", file, re.IGNORECASE)]
+    return ends[-1] if ends else -1

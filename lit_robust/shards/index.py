@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards.cache import cache_paths, load_arrays, save_arrays
+from lit_robust.shards.defects import Defect
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.listing import Listing, list_split
 from lit_robust.shards.lock import one_at_a_time
-from lit_robust.shards.merge import Merged, dali_files, merge_scans
-from lit_robust.shards.scan import IMAGE_EXTENSIONS, refuse, scan_shards, skip
-from lit_robust.shards.tar import Defect
+from lit_robust.shards.merge import Merged, claimed_classes, dali_files, merge_scans
+from lit_robust.shards.scan import IMAGE_EXTENSIONS, file_state, refuse, scan_shards, skip
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class ShardIndex:
     def __init__(self, folder: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         self.folder = folder
         self.split: str | None = meta["split"]
-        self.shards: tuple[str, ...] = tuple(name for name, _, _ in meta["stamp"]["shards"])
-        self.shard_sizes: tuple[int, ...] = tuple(size for _, size, _ in meta["stamp"]["shards"])
+        self.shards: tuple[str, ...] = tuple(name for name, *_ in meta["stamp"]["shards"])
+        self.shard_sizes: tuple[int, ...] = tuple(size for _, size, *_ in meta["stamp"]["shards"])
         self.digest: str = meta["digest"]
         self.num_classes: int | None = meta["num_classes"]
         self.class_names: tuple[str, ...] | None = _optional(meta["class_names"], tuple)
@@ -84,7 +84,7 @@ class ShardIndex:
         """Open the index of a split; scan the shards where no index of them as they are now is kept.
 
         The index is kept in ``<folder>/.lit_robust/``, or, where that cannot be written, in ``$LIT_ROBUST_CACHE`` or
-        ``~/.cache/lit_robust``. A shard that changed in size or time, or a changed info file, makes it scan again. Of
+        ``~/.cache/lit_robust``. A shard that changed in size or times, or a changed info file, makes it scan again. Of
         several processes that open the same split, one scans, and the others wait for what it finds.
 
         Args:
@@ -102,8 +102,8 @@ class ShardIndex:
         listing = list_split(Path(folder), split)
         rule = (LabelRule(label) if isinstance(label, str) else label).resolve(listing.label_field)
         stamp = _stamp(listing, rule, _present(listing))
-        usual = LabelRule().resolve(listing.label_field)
-        places = cache_paths(listing.folder, listing.split, "" if rule == usual else rule.digest()[:16])
+        usual = rule == LabelRule().resolve(listing.label_field)
+        places = cache_paths(listing.folder, listing.split, "" if usual else rule.digest()[:16])
         found = _kept(places, listing, stamp, on_error)
         if found is None:
             with one_at_a_time(places):
@@ -111,9 +111,8 @@ class ShardIndex:
         if found.defects:
             count = "an unknown number of" if found.lost is None else found.lost
             log.warning(
-                "The shards of %r in %s have %d defects, and %s samples are left out; `lit-robust data verify %s` "
-                "lists them.",
-                *(listing.split, listing.folder, len(found.defects), count, listing.folder),
+                "The shards %s have %d defects, and %s samples are left out; `lit-robust data verify %s` lists them.",
+                *(listing.name, len(found.defects), count, listing.folder),
             )
         return found
 
@@ -129,11 +128,11 @@ class ShardIndex:
         on_defect = refuse if on_error == "error" else skip
         dali = _dali_states(listing)
         scans = scan_shards([listing.folder / file for file in listing.files], rule, on_defect, progress)
-        merged = merge_scans(listing, scans, on_defect)
+        merged = merge_scans(listing, scans, on_defect, claimed_classes(listing, rule))
         if not len(merged.arrays["label"]):
-            raise DataError(f"The shards of {listing.split!r} in {listing.folder} hold no samples: write them again.")
+            raise DataError(f"The shards {listing.name} hold no samples: write them again.")
         # Sizes and times as they were when the scan had the file open: a later change must not pass for what it saw.
-        stamp = _stamp(listing, rule, [*((scan.size, scan.modified) for scan in scans), *dali])
+        stamp = _stamp(listing, rule, [*(scan.state for scan in scans), *dali])
         meta = _meta(listing, merged, stamp)
         for place in places:
             try:
@@ -202,19 +201,17 @@ def _kept(
     return None
 
 
-def _present(listing: Listing) -> list[tuple[int, int]]:
-    states = [(listing.folder / file).stat() for file in listing.files]
-    return [*((state.st_size, state.st_mtime_ns) for state in states), *_dali_states(listing)]
+def _present(listing: Listing) -> list[tuple[int, ...]]:
+    return [*(file_state((listing.folder / file).stat()) for file in listing.files), *_dali_states(listing)]
 
 
-def _dali_states(listing: Listing) -> list[tuple[int, int]]:
+def _dali_states(listing: Listing) -> list[tuple[int, ...]]:
     files = [file for file in dali_files(listing.folder, listing.files) if file is not None]
-    states = [(listing.folder / file).stat() for file in files]
-    return [(state.st_size, state.st_mtime_ns) for state in states]
+    return [file_state((listing.folder / file).stat()) for file in files]
 
 
-def _stamp(listing: Listing, rule: LabelRule, states: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """What must be the same for a kept index to hold: the tars by name, bytes and time, the label rule, all claims."""
+def _stamp(listing: Listing, rule: LabelRule, states: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """What must be the same for a kept index to hold: the tars by name, bytes and times, the label rule, all claims."""
     shards = [[file, *state] for file, state in zip(listing.files, states, strict=False)]
     said = [listing.lengths, listing.count, listing.num_classes, listing.class_names, listing.categories]
     claims = [*said, rule.stamp(), states[len(shards) :]]

@@ -66,7 +66,7 @@ class Info:
     @property
     def name(self) -> str:
         """The info file's own name."""
-        return PurePosixPath(self.where).name
+        return _file_name(self.where)
 
 
 def is_known(name: str) -> bool:
@@ -87,12 +87,12 @@ def parse_info(where: str, text: str) -> Info | None:
         text: its content.
 
     Returns:
-        What it says, or None for a ``.json`` that is no info file.
+        What it says, or None for a ``.json`` that is no info file; ``info.json`` is a name that many programs use.
 
     Raises:
         DataError: it is malformed, or names a tar outside of its folder.
     """
-    name = PurePosixPath(where).name
+    name = _file_name(where)
     try:
         if name in READERS:
             return READERS[name](where, text)
@@ -116,17 +116,28 @@ class _MalformedError(ValueError):
         self.place = place
 
 
-def _timm(where: str, text: str) -> Info:
+def _timm(where: str, text: str) -> Info | None:
     content = json.loads(text)
     if isinstance(content, dict) and "splits" not in content and "shardlist" in content:
         return _wids(where, content)
+    if _file_name(where) == TIMM_NAMES[1] and not _speaks_of_tars(content):
+        return None
     if not isinstance(content, dict) or not isinstance(content.get("splits"), dict):
         raise ValueError('there is no object "splits"')
     return Info(where, splits={name: _split(name, entry, content) for name, entry in content["splits"].items()})
 
 
+def _speaks_of_tars(content: Any) -> bool:
+    """Tell whether an object is of timm's form, perhaps with mistakes, rather than some other program's."""
+    splits = content.get("splits") if isinstance(content, dict) else None
+    entries = list(splits.values()) if isinstance(splits, dict) else []
+    return splits == {} or any(isinstance(entry, dict) and "filenames" in entry for entry in entries)
+
+
 def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
     try:
+        if not isinstance(entry, dict):
+            raise ValueError('it is no object with "filenames"')
         num_classes, class_names, categories = (
             entry.get(key, content.get(key)) for key in ("num_classes", "class_names", "categories")
         )
@@ -185,12 +196,17 @@ def _shards(where: str, text: str) -> Info:
     return Info(where, shards=_digits(text))
 
 
-READERS: dict[str, Callable[[str, str], Info]] = {
+READERS: dict[str, Callable[[str, str], Info | None]] = {
     **dict.fromkeys(TIMM_NAMES, _timm),
     "sizes.json": _sizes,
     "__len__": _count,
     "nshards.txt": _shards,
 }
+
+
+def _file_name(where: str) -> str:
+    # Of a URL's query nothing is shown but that there is one.
+    return PurePosixPath(where).name.removesuffix("?...")
 
 
 def _inside(file: str) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lit_robust.errors import UserError
-from lit_robust.shards.tar import Member, PositionalTar, defect
+from lit_robust.shards.defects import defect
+from lit_robust.shards.tar import Member, PositionalTar
 
 LABEL_EXTENSION = "cls"
 JSON_EXTENSION = "json"
@@ -86,6 +87,16 @@ def find_label(tar: PositionalTar, key: bytes, members: Mapping[str, Member], ru
     return NO_LABEL if found is None else classes.get(found[0].decode(), NO_LABEL)
 
 
+def too_high(label: int, num_classes: int) -> str:
+    """Return half a sentence, with its fix, about a class that is none of 0 to ``num_classes - 1``."""
+    # The commonest cause: ILSVRC's own ids, and MATLAB, count from 1.
+    if label == num_classes:
+        return (
+            f"class {label}, but {num_classes} classes are numbered from 0 to {label - 1}: subtract 1 from every class"
+        )
+    return f"class {label}, but the set has {num_classes}: write the class as its number from 0 to {num_classes - 1}"
+
+
 def text(name: bytes) -> str:
     """Return a name in a tar as text; bytes that are no UTF-8 are written in hexadecimal."""
     return name.decode("utf-8", "backslashreplace")
@@ -112,9 +123,10 @@ def _from_json(tar: PositionalTar, key: bytes, member: Member | None, field: str
     if not isinstance(content, dict):
         defect(tar.path, member.offset, f"the json of sample {text(key)} is no object", "write the shard again")
     value = content.get(field)
-    if value is None:
+    # timm marks samples whose class is not known by -1, and leaves them out (`readers/reader_wds.py`, `_decode`).
+    if value is None or (type(value) is int and value < 0):
         return NO_LABEL
-    if type(value) is not int or not 0 <= value < LARGEST:
+    if type(value) is not int or value >= LARGEST:
         what = f"{field!r} in the json of sample {text(key)} is {str(value)[:40]!r}, not a class number"
         defect(tar.path, member.offset, what, "name another field, or write class numbers of at least 0")
     return value

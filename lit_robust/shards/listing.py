@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lit_robust.errors import DataError, UserError
-from lit_robust.shards.folder import ALIASES, Listing, ShardFolder, names_split, numbered
+from lit_robust.shards.fetch import FetchError
+from lit_robust.shards.folder import ALIASES, SPLIT_WORDS, Listing, ShardFolder, names_split, numbered
 from lit_robust.shards.info import TIMM_NAMES, Info, parse_info
-from lit_robust.shards.remote import Remote
+from lit_robust.shards.remote import Remote, refused
 
 __all__ = ["ALIASES", "INFO_NAMES", "Listing", "list_all", "list_remote_split", "list_split", "read_info"]
 
 INFO_NAMES = TIMM_NAMES
-SPLIT_WORDS = ("train", "validation", "val", "test")
+REMOTE_NAMES = (*TIMM_NAMES, "sizes.json")
 
 
 def list_split(folder: Path, split: str | None) -> Listing:
@@ -41,6 +42,8 @@ def list_split(folder: Path, split: str | None) -> Listing:
         names = ", ".join(contents.claims)
         raise UserError(f"{folder / contents.timm_name} has the splits {names}: name one of them.")
     listing = contents.find(split)
+    if listing is None and split is None:
+        raise UserError(f"There are no shards in {folder}: check the path, or make some with `lit-robust data shard`.")
     if listing is None:
         there = ", ".join(contents.claims) or ", ".join(contents.tars[:3]) or "no tars"
         raise UserError(f"There is no split {split!r} in {folder}, which holds {there}: check folder and split.")
@@ -72,20 +75,34 @@ def list_remote_split(remote: Remote, split: str) -> Listing:
     name.
 
     Raises:
-        UserError: there is no info file that lists this split with its counts.
+        UserError: there is no info file that lists this split with its counts, access to it is refused, or nobody
+            answers.
         DataError: an info file is malformed.
     """
     names = [split, ALIASES[split]] if split in ALIASES else [split]
-    for below in ("", *(f"{name}/" for name in names)):
-        for file in (*TIMM_NAMES, "sizes.json"):
-            text = remote.text(below + file)
-            info = None if text is None else parse_info(f"{remote}/{below}{file}", text)
-            listing = None if info is None else _remote_listing(info, below, names)
-            if listing is not None:
-                return listing
+    failures: list[tuple[str, FetchError]] = []
+    for file in (below + name for below in ("", *(f"{name}/" for name in names)) for name in REMOTE_NAMES):
+        try:
+            text = remote.text(file)
+        except FetchError as error:
+            if error.kind == "unreachable":
+                raise UserError(
+                    f"{remote.shown(file)} cannot be reached: check the address and the connection ({error})."
+                ) from error
+            failures.append((file, error))
+            continue
+        info = parse_info(remote.shown(file), text)
+        listing = None if info is None else _remote_listing(info, file.removesuffix(PurePosixPath(file).name), names)
+        if listing is not None:
+            return listing
+    # Stores refuse what is not there, too, where one may not list them: so only now.
+    for file, failure in failures:
+        if failure.kind == "refused":
+            raise refused(remote.shown(file), failure) from failure
+    said = next((f" (asked for {file}: {failure})" for file, failure in failures if failure.kind == "unknown"), "")
     raise UserError(
-        f"{remote} has no _info.json or sizes.json that lists the split {split!r} with the samples of each shard: "
-        "upload one, or copy the shards to a disk."
+        f"{remote} has no _info.json or sizes.json that lists the split {split!r} with the samples of each shard{said}:"
+        " upload one, or copy the shards to a disk."
     )
 
 
@@ -93,18 +110,17 @@ def read_info(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Return the path and content of the info file of timm's form; where there is none, where it should be.
 
     Raises:
-        DataError: it is not JSON, or not of timm's form.
+        DataError: it is not JSON, or malformed.
     """
     for path in (folder / name for name in INFO_NAMES):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
-        if not isinstance(content, dict) or not isinstance(content.get("splits"), dict):
-            raise DataError(f'{path} has no object "splits": mend or remove it.')
-        return path, content
+        if parse_info(str(path), text) is not None and "splits" in (content := json.loads(text)):
+            return path, content
     return folder / INFO_NAMES[0], {}
 
 

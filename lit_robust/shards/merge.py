@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from lit_robust.errors import DataError
 from lit_robust.shards.dali import contradiction, read_dali
+from lit_robust.shards.defects import Defect, DefectError
 from lit_robust.shards.folder import Listing
-from lit_robust.shards.labels import text
+from lit_robust.shards.labels import LARGEST, LabelRule, text, too_high
 from lit_robust.shards.scan import Handler, ShardScan
-from lit_robust.shards.tar import Defect, DefectError
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -40,17 +40,21 @@ class Merged:
     agrees: bool
 
 
-def merge_scans(listing: Listing, scans: Sequence[ShardScan], on_defect: Handler) -> Merged:
+def merge_scans(
+    listing: Listing, scans: Sequence[ShardScan], on_defect: Handler, num_classes: int | None = None
+) -> Merged:
     """Put the scans of a split together.
 
     Args:
         listing: of the split.
         scans: one for each of its tars.
-        on_defect: called with every contradiction and every key that occurs in two tars; `refuse` or `skip`.
+        on_defect: called with every contradiction, every key that occurs in two tars, and every tar with classes that
+            are too high; `refuse` or `skip`.
+        num_classes: classes must be below; None where unknown.
 
     Raises:
         DefectError: the counts of an info file, or the places of an index of DALI's, are not those of the scans, such
-            an index is malformed, or a key occurs in two tars; where ``on_defect`` is `refuse`.
+            an index is malformed, a key occurs in two tars, or a class is too high; where ``on_defect`` is `refuse`.
     """
     defects = [
         Defect(file, defect.offset, defect.what)
@@ -78,6 +82,11 @@ def merge_scans(listing: Listing, scans: Sequence[ShardScan], on_defect: Handler
         error.found = Defect(file, int(offset[number]), f"sample {text(keys[number])} is in {first} as well")
         note(error)
         kept[number] = False
+    for file, scan, begin in zip(listing.files, scans, np.searchsorted(shard, range(len(scans))), strict=True):
+        wrong = np.flatnonzero(scan.label >= (LARGEST if num_classes is None else num_classes))
+        if len(wrong):
+            note(_too_high(listing.folder, file, scan, wrong, num_classes or 0))
+            kept[begin + wrong] = False
     whole: Arrays = {
         "shard": shard,
         "offset": offset,
@@ -91,6 +100,11 @@ def merge_scans(listing: Listing, scans: Sequence[ShardScan], on_defect: Handler
     arrays["key_ends"] = np.cumsum([len(key) for key in kept_keys], dtype=np.int64)
     lost = None if promised is None else max(promised - len(kept_keys), 0)
     return Merged(arrays, _digest(listing.files, arrays), tuple(defects), lost, kept_promises and not lost)
+
+
+def claimed_classes(listing: Listing, rule: LabelRule) -> int | None:
+    """Return how many classes there are; None where nobody says, or labels of another kind are asked for."""
+    return listing.num_classes if rule == LabelRule().resolve(listing.label_field) else None
 
 
 def duplicates(keys: Sequence[bytes]) -> list[tuple[int, int]]:
@@ -141,7 +155,7 @@ def _check_counts(listing: Listing, scans: Sequence[ShardScan], note: Handler) -
         total, defective = sum(len(scan.keys) for scan in scans), any(scan.defects for scan in scans)
         if total != listing.count and not (defective and total < listing.count):
             error = DefectError(
-                f"The shards of {listing.split!r} in {listing.folder} hold {total} samples, but the info file says "
+                f"The shards {listing.name} hold {total} samples, but the info file says "
                 f"{listing.count}: copy or download the shards again."
             )
             error.found = Defect(listing.info[-1], 0, f"it says {listing.count} samples, but there are {total}")
@@ -154,6 +168,16 @@ def _check_counts(listing: Listing, scans: Sequence[ShardScan], note: Handler) -
 def _contradiction(folder: Path, file: str, offset: int, sentence: str) -> DefectError:
     error = DefectError(f"{folder / file} {sentence}")
     error.found = Defect(file, offset, "it " + sentence.rpartition(":")[0])
+    return error
+
+
+def _too_high(folder: Path, file: str, scan: ShardScan, wrong: NDArray[np.intp], num_classes: int) -> DefectError:
+    highest = int(wrong[np.argmax(scan.label[wrong])])
+    key, offset = text(scan.keys[highest]), int(scan.offset[highest])
+    what = too_high(int(scan.label[highest]), num_classes)
+    error = DefectError(f"The sample {key} in {folder / file} at byte {offset} has {what}.")
+    sentence = f"samples with a class beyond the {num_classes} of the info file: {len(wrong)}, the highest is {key}"
+    error.found = Defect(file, offset, f"{sentence} ({what})")
     return error
 
 

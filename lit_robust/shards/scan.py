@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lit_robust.shards.defects import Defect, DefectError, defect, defect_error
 from lit_robust.shards.labels import CLS, LABEL_EXTENSION, NO_LABEL, LabelRule, find_label, text
-from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error
+from lit_robust.shards.tar import Member, PositionalTar
 
 __all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
 
@@ -28,7 +29,7 @@ class ShardScan:
 
     Attributes:
         size: bytes of the tar.
-        modified: when it was last changed, in nanoseconds.
+        state: size and times of the file while it was open, see `file_state`.
         keys: ``N`` names.
         offset: ``[N]`` int64, byte where the image begins.
         length: ``[N]`` int64, bytes of the image.
@@ -38,7 +39,7 @@ class ShardScan:
     """
 
     size: int
-    modified: int
+    state: tuple[int, ...]
     keys: Sequence[bytes]
     offset: NDArray[np.int64]
     length: NDArray[np.int64]
@@ -71,7 +72,7 @@ def scan_shard(path: Path, rule: LabelRule = CLS, on_defect: Handler = refuse) -
         unreadable = DefectError(f"The shard {path} cannot be opened ({error.strerror}): check the path and its mode.")
         unreadable.found = Defect(str(path), 0, f"it cannot be opened ({error.strerror})")
         on_defect(unreadable)
-        return _shard_scan(0, 0, {}, (unreadable.found,))
+        return _shard_scan((0, 0, 0), {}, (unreadable.found,))
     try:
         return scan_open(path, descriptor, rule, on_defect)
     finally:
@@ -99,7 +100,15 @@ def scan_open(where: Path | str, descriptor: int, rule: LabelRule = CLS, on_defe
     status = os.fstat(descriptor)
     samples = _Samples(PositionalTar(where, descriptor, status.st_size), rule, on_defect)
     samples.gather()
-    return _shard_scan(status.st_size, status.st_mtime_ns, samples.rows, tuple(samples.defects))
+    return _shard_scan(file_state(status), samples.rows, tuple(samples.defects))
+
+
+def file_state(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what tells whether a file is still the same: bytes, and nanoseconds of its content's and own change.
+
+    The second time nobody can set: it tells of a file that was written again with its old size and time.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def scan_shards(paths: Sequence[Path], rule: LabelRule, on_defect: Handler, progress: bool) -> list[ShardScan]:
@@ -222,12 +231,12 @@ class _Samples:
 
 
 def _shard_scan(
-    size: int, modified: int, rows: dict[bytes, tuple[int, int, int, int]], defects: tuple[Defect, ...]
+    state: tuple[int, ...], rows: dict[bytes, tuple[int, int, int, int]], defects: tuple[Defect, ...]
 ) -> ShardScan:
     numbers = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 4)
     return ShardScan(
-        size=size,
-        modified=modified,
+        size=state[0],
+        state=state,
         keys=list(rows),
         offset=numbers[:, 0],
         length=numbers[:, 1],

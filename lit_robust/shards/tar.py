@@ -8,11 +8,12 @@ header for the end of the archive; here whatever is not well formed is an error 
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from lit_robust.errors import DataError
+from lit_robust.shards.defects import Defect, DefectError, defect, defect_error
+
+__all__ = ["Defect", "Member", "PositionalTar", "read_exactly"]
 
 BLOCK = 512
 HEADER = struct.Struct("100s 8x 8x 8x 12s 12x 8s c 100x 8s 32x 32x 8x 8x 155s 12x")
@@ -22,7 +23,6 @@ LONGEST_NAME = 1 << 20
 # The marker and one record, which tar and tarfile fill up to; more zeros may be a download that was cut.
 LONGEST_PADDING = 22 * BLOCK
 LOOKED_THROUGH = 1 << 20
-COPY_AGAIN = "copy or download the shard again"
 REFUSED = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -32,28 +32,6 @@ REFUSED = {
     b"S": "a sparse file",
     b"M": "the rest of a file from another tar",
 }
-
-
-@dataclass(frozen=True)
-class Defect:
-    """What is wrong with a shard, and where.
-
-    Attributes:
-        shard: its path or URL.
-        offset: byte in it.
-        what: half a sentence.
-    """
-
-    shard: str
-    offset: int
-    what: str
-
-
-class DefectError(DataError):
-    """A DataError about one place in a shard."""
-
-    # No argument of the constructor: torch's loaders build a worker's error again from its sentence alone.
-    found = Defect("", 0, "")
 
 
 class Member(NamedTuple):
@@ -73,18 +51,6 @@ class Member(NamedTuple):
     offset: int
     length: int
     problem: DefectError | None = None
-
-
-def defect_error(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> DefectError:
-    """Return the error that names a shard, a byte in it, and what is wrong there."""
-    error = DefectError(f"{where} is defective at byte {offset}, {what}: {mend}.")
-    error.found = Defect(str(where), offset, what)
-    return error
-
-
-def defect(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> NoReturn:
-    """Raise the error that names a shard, a byte in it, and what is wrong there."""
-    raise defect_error(where, offset, what, mend)
 
 
 class PositionalTar:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust.errors import DataError, UserError
+from lit_robust.shards.defects import Defect
 from lit_robust.shards.folder import Listing
 from lit_robust.shards.info import may_be_info
 from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.listing import list_all
-from lit_robust.shards.merge import Arrays, dali_files, merge_scans
+from lit_robust.shards.merge import Arrays, claimed_classes, dali_files, merge_scans
 from lit_robust.shards.pixels import broken_images
 from lit_robust.shards.scan import scan_shards, skip
-from lit_robust.shards.tar import Defect
 
 NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -117,9 +117,9 @@ def _verify_split(listing: Listing, label: LabelRule, decode: bool, workers: int
     there = _without_missing(listing)
     rule = label.resolve(listing.label_field)
     scans = scan_shards([listing.folder / file for file in there.files], rule, skip, progress)
-    merged = merge_scans(there, scans, skip)
+    merged = merge_scans(there, scans, skip, claimed_classes(there, rule))
     broken = broken_images(listing.folder, there.files, merged.arrays, workers, progress) if decode else []
-    defects = [*merged.defects, *_label_defects(there, merged.arrays), *broken]
+    defects = [*merged.defects, *_unlabelled(there, merged.arrays), *broken]
     order = {file: place for place, file in enumerate(there.files)}
     labels = merged.arrays["label"]
     return SplitReport(
@@ -147,20 +147,18 @@ def _without_missing(listing: Listing) -> Listing:
     )
 
 
-def _label_defects(listing: Listing, arrays: Arrays) -> list[Defect]:
-    """Return one defect for each shard with samples that lack a class where others have one, or with too high ones."""
+def _unlabelled(listing: Listing, arrays: Arrays) -> list[Defect]:
+    """Return one defect for each shard with samples that lack a class where others have one."""
     labels, shard, ends = arrays["label"], arrays["shard"], arrays["key_ends"]
-    kinds = {"without a class": labels < 0 if (labels >= 0).any() else np.zeros(len(labels), dtype=bool)}
-    if listing.num_classes is not None:
-        kinds[f"with a class beyond the {listing.num_classes} of the info file"] = labels >= listing.num_classes
+    numbers = np.flatnonzero(labels < 0)
+    if len(numbers) == len(labels):
+        return []
     found = []
-    for what, wrong in kinds.items():
-        numbers = np.flatnonzero(wrong)
-        for place, first, count in zip(*np.unique(shard[numbers], return_index=True, return_counts=True), strict=True):
-            number = int(numbers[first])
-            key = arrays["keys"][ends[number - 1] if number else 0 : ends[number]].tobytes()
-            sentence = f"samples {what}: {count}, the first is {text(key)}"
-            found.append(Defect(listing.files[place], int(arrays["offset"][number]), sentence))
+    for place, first, count in zip(*np.unique(shard[numbers], return_index=True, return_counts=True), strict=True):
+        number = int(numbers[first])
+        key = arrays["keys"][ends[number - 1] if number else 0 : ends[number]].tobytes()
+        sentence = f"samples without a class: {count}, the first is {text(key)}"
+        found.append(Defect(listing.files[place], int(arrays["offset"][number]), sentence))
     return found
 
 

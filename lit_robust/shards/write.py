@@ -1,11 +1,9 @@
 """Writing the shards of a split: the same bytes for the same samples, all of them or none."""
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,7 +12,7 @@ from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
 from lit_robust.shards.folder import UNFINISHED
 from lit_robust.shards.listing import ALIASES, read_info
-from lit_robust.shards.lock import one_at_a_time, sole_writer
+from lit_robust.shards.lock import alone_in, sole_writer
 from lit_robust.shards.members import WORD, end_bytes, sample_bytes
 
 
@@ -74,7 +72,7 @@ class ShardWriter:
         with ExitStack() as stack:
             stack.enter_context(sole_writer(self.folder, self.stem))
             check_absent(self.folder, self.split, self.stem)
-            remove_leftovers(self.folder, self.stem)
+            remove_leftovers(self.folder, any_shard(self.stem))
             write_text(unfinished_mark(self.folder, self.stem), "")
             self._lock = stack.pop_all()
         return self
@@ -172,6 +170,11 @@ def shard_name(stem: str, number: int) -> str:
     return f"{stem}-{number:04d}.tar"
 
 
+def any_shard(stem: str) -> str:
+    """Return the regular expression of the names of a split's tars."""
+    return rf"{re.escape(stem)}-\d+\.tar"
+
+
 def unfinished_mark(folder: Path, stem: str) -> Path:
     """Return the hidden file that is there while a split is being written, and after a kill: its tars are not read."""
     return folder / f".{stem}{UNFINISHED}"
@@ -183,18 +186,21 @@ def check_absent(folder: Path, split: str, stem: str) -> None:
     there = [name for name in (split, ALIASES.get(split)) if name in info.get("splits", {})]
     if there:
         raise UserError(f"{path} has a split {there[0]!r} already: remove it, or choose another folder or split.")
-    own = re.compile(rf"{re.escape(stem)}-\d+\.tar")
-    if folder.is_dir() and any(own.fullmatch(file.name) for file in folder.iterdir()):
+    if folder.is_dir() and any(re.fullmatch(any_shard(stem), file.name) for file in folder.iterdir()):
         raise UserError(f"{folder} holds {stem}-*.tar already: remove them, or choose another folder.")
 
 
-def remove_leftovers(folder: Path, stem: str) -> None:
-    """Remove the hidden, unfinished tars that a killed writer of the same split left in the folder."""
-    left = re.compile(rf"\.{re.escape(stem)}-\d+\.tar\.[^.]+")
-    if folder.is_dir():
-        for file in folder.iterdir():
-            if left.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove the hidden files beside those of a name that `atomic_path` could not, as its process was killed.
+
+    Args:
+        folder: that they lie in; may be missing.
+        name: regular expression of the whole name of the files that were to be.
+    """
+    left = re.compile(rf"\.(?:{name})\.[^.]+")
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if left.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def write_entry(
@@ -211,21 +217,7 @@ def write_entry(
     """
     entry = {"name": split, "filenames": list(names), "shard_lengths": list(lengths), "num_samples": sum(lengths)}
     # Two splits that are finished at a time must both stand there.
-    with _alone(folder):
+    with alone_in(folder):
         path, info = read_info(folder)
         info = {**info, "splits": {**info.get("splits", {}), split: {**entry, **extras}}}
         write_text(path, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's info file against other writers."""
-    with ExitStack() as stack:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            # Network file systems lock what is open for writing alone, which a folder never is.
-            stack.enter_context(one_at_a_time([folder / ".lit_robust" / "info"]))
-        yield

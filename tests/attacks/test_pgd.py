@@ -275,6 +275,7 @@ def test_protocol_is_plain_and_tells_all_settings_apart() -> None:
         ({"eps": float("nan")}, "eps is nan"),
         ({"eps": float("inf")}, "eps is inf"),
         ({"step_size": -0.5}, "step_size is -0.5"),
+        ({"eps": "8"}, "eps is '8': give a number"),
         ({"steps": -1}, "steps is -1"),
         ({"restarts": 0}, "restarts is 0"),
         ({"restarts": 2}, "start to ball"),
@@ -332,3 +333,9 @@ def test_a_config_names_attacks_flat_or_by_class_path() -> None:
     scheme = parser.instantiate(parsed).scheme
     assert scheme.attack == PGD(eps=1.0, steps=3)
     assert scheme.others == [PGD(norm="linf", eps=0.1, step_size=0.02)]
+
+
+def test_kl_has_no_target(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    attack = PGD(start="ball", loss="kl")
+    with pytest.raises(UserError, match="to no target"):
+        attack.towards(network, images, labels, (labels + 1) % 10, generator=generators(8))

@@ -5,7 +5,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-from lit_robust.attacks import PGD
+from lit_robust.attacks import PGD, AutoAttack
 from lit_robust.batch import Batch
 from lit_robust.callbacks import AdversarialAccuracy
 from lit_robust.cli import main
@@ -145,3 +145,23 @@ def test_a_surrogate_belongs_to_black_box(threat_model, surrogate):
         AdversarialAccuracy(ATTACK, threat_model=threat_model, surrogate=surrogate)
     with pytest.raises(UserError, match="choose one of white-box, gray-box, black-box"):
         AdversarialAccuracy(ATTACK, threat_model="red-box")
+
+
+@pytest.mark.parametrize("attack", [PGD(keep="first"), AutoAttack()])
+def test_a_transfer_does_not_end_where_the_surrogate_errs(attack):
+    with pytest.raises(UserError, match="would end where the network it sees errs"):
+        AdversarialAccuracy(attack, threat_model="black-box", surrogate=Network())
+
+
+def test_two_results_of_one_name_are_refused():
+    with pytest.raises(UserError, match="the same to four digits"):
+        AdversarialAccuracy(PGD(eps=1.00001), eps=[1.00002])
+
+
+def test_a_surrogate_of_other_classes_is_refused(toy, tmp_path):
+    other = Network("lit_robust/resnet_tiny", 4)
+    callback = AdversarialAccuracy(ATTACK, threat_model="black-box", surrogate=other)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    data = ImageNetDataModule(toy, eval_batch_size=9, num_workers=0, evaluation=EvaluationCrop(None, None))
+    with pytest.raises(UserError, match="surrogate has 4 classes and the network under test 8"):
+        Trainer(callbacks=[callback], **options).test(StandardModule(Network("lit_robust/resnet_tiny", 8)), data)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -10,29 +11,48 @@ from PIL import Image
 
 from lit_robust.cli import main
 from lit_robust.data import EvaluationCrop, ImageNetCDataModule, ImageNetCLikeDataModule
+from lit_robust.data.corrupted_cell import CellWriter, Settings
+from lit_robust.data.corrupting import estimated_size, frost_digest, in_processes
+from lit_robust.data.packing import archive
+from lit_robust.data.shard_splits import open_table
+from lit_robust.data.split import Reading
+from lit_robust.errors import UserError
 from lit_robust.shards import ShardWriter
+from lit_robust.shards.lock import sole_writer
+from lit_robust.stimuli.corruptions import FrostPictures
 
 CELLS = ["--corruptions", "[fog, gaussian_noise]", "--severities", "[1, 4]", "--seed", "5"]
 SIZES = ["--resize", "null", "--crop", "null"]
 SMALL = {"eval_batch_size": 4, "num_workers": 0}
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory):
-    """Twenty-one drawn images of 24 px: batches of 16 leave a remainder."""
-    root = tmp_path_factory.mktemp("clean")
+def write_clean(folder, count):
+    """Write drawn images of 24 px."""
     random = np.random.default_rng(0)
-    with ShardWriter(root / "imagenet", "val", num_classes=5) as writer:
-        for number in range(21):
+    with ShardWriter(folder, "val", num_classes=5) as writer:
+        for number in range(count):
             file = io.BytesIO()
             pixels = np.kron(random.integers(0, 256, (4, 4, 3)), np.ones((6, 6, 1))).astype(np.uint8)
             Image.fromarray(pixels).save(file, "PNG")
             writer.write(f"{number % 5}/{number:03d}", {"png": file.getvalue(), "cls": b"%d" % (number % 5)})
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Twenty-one images: batches of 16 leave a remainder."""
+    root = tmp_path_factory.mktemp("clean")
+    write_clean(root / "imagenet", 21)
     return root
 
 
 def corrupt(clean, output, *options):
     return main(["data", "corrupt", str(clean / "imagenet"), str(output), *CELLS, *SIZES, *options])
+
+
+def writer_of(clean, output, frost=None, encoding="png"):
+    split = open_table(clean / "imagenet", "val", Reading())
+    settings = Settings(split.protocol["shards_sha256"], 5, None, None, frost, encoding)
+    return CellWriter(split, output, settings, None, shard_size=1000)
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +107,8 @@ def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_p
 
 
 def test_jpegs_have_the_published_quality(clean, tmp_path):
-    output = tmp_path / "imagenet-c-like"
-    assert corrupt(clean, output, "--corruptions", "[contrast]", "--severities", "[5]") == 0
-    from lit_robust.shards import IndexedReader, ShardIndex
-
-    reader = IndexedReader(ShardIndex.open(output / "contrast" / "5", "val"))
-    found = Image.open(io.BytesIO(reader.image_bytes(0)))
+    (image,) = writer_of(clean, tmp_path, encoding="jpg").encoded("contrast/5", [0])
+    found = Image.open(io.BytesIO(image))
     reference = io.BytesIO()
     Image.new("RGB", (8, 8)).save(reference, "JPEG", quality=85)
     assert found.format == "JPEG"
@@ -125,11 +141,76 @@ def test_tars_of_somebody_else_are_never_removed(clean, tmp_path, capsys):
 
 
 def test_a_cell_that_lost_a_shard_is_written_again(clean, tmp_path):
-    output = tmp_path / "imagenet-c-like"
-    one = ["--corruptions", "[contrast]", "--severities", "[5]"]
-    assert corrupt(clean, output, *one) == 0
-    (tar,) = (output / "contrast" / "5").glob("*.tar")
+    writer = writer_of(clean, tmp_path)
+    writer.write("contrast/5", lambda count: None)
+    (tar,) = (tmp_path / "contrast" / "5").glob("*.tar")
     content = tar.read_bytes()
     tar.unlink()
-    assert corrupt(clean, output, *one) == 0
+    assert not writer.is_finished("contrast/5")
+    writer.write("contrast/5", lambda count: None)
     assert tar.read_bytes() == content
+
+
+def test_a_full_disk_is_told_before_anything_is_written(clean, tmp_path, monkeypatch, capsys):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**4, 10**4))
+    assert corrupt(clean, tmp_path / "x") == 2
+    assert "The corrupted images, by an estimate, need 0.000 GB, but the disk of" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_estimate_is_near_the_truth(clean, written):
+    tars = list((written / "imagenet-c-like" / "fog" / "4").glob("*.tar"))
+    estimate = estimated_size(writer_of(clean, written / "imagenet-c-like"), "fog/4")
+    # Three images speak for 21; and a tar ends with up to a record of zeros.
+    size = sum(tar.stat().st_size for tar in tars)
+    assert 0.8 * (size - 20 * 512) < estimate < 1.2 * size
+
+
+def test_a_cell_that_is_stopped_leaves_no_shard(clean, tmp_path):
+    told = []
+
+    def stop(count):
+        told.append(count)
+        raise InterruptedError
+
+    writer = writer_of(clean, tmp_path)
+    with pytest.raises(InterruptedError):
+        writer.write("fog/1", stop)
+    assert told == [16]
+    assert sorted(path.name for path in (tmp_path / "fog" / "1").iterdir()) == ["_info.json"]
+    writer.write("fog/1", told.append)
+    assert told == [16, 16, 5]
+    assert writer.is_finished("fog/1")
+
+
+def test_an_error_ends_the_other_cells_at_once(tmp_path):
+    write_clean(tmp_path / "clean" / "imagenet", count=1500)
+    writer = writer_of(tmp_path / "clean", tmp_path / "x")
+    taken = sole_writer(tmp_path / "x" / "fog" / "1", "corrupting")
+    with taken, pytest.raises(UserError, match="Another run writes the corrupted images in .*fog/1: wait for it"):
+        list(in_processes(writer, ["fog/1", "glass_blur/5"], 2))
+    # To its end the other cell would have taken seconds more.
+    assert not writer.is_finished("glass_blur/5")
+    assert not list((tmp_path / "x").rglob("*.tar"))
+
+
+def frost_pictures(folder, seed):
+    folder.mkdir()
+    for number in range(1, 6):
+        pixels = np.random.default_rng(seed + number).integers(0, 256, (230, 240, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"frost{number}.png")
+    return FrostPictures(folder)
+
+
+def test_frost_is_told_by_its_pictures_not_by_their_folder(tmp_path):
+    one = frost_digest(frost_pictures(tmp_path / "one", 0))
+    assert frost_digest(frost_pictures(tmp_path / "moved", 0)) == one
+    assert frost_digest(frost_pictures(tmp_path / "other", 1)) != one
+
+
+def test_cells_with_other_frost_are_refused(clean, tmp_path):
+    writer = writer_of(clean, tmp_path)
+    writer.write("contrast/1", lambda count: None)
+    with pytest.raises(UserError, match="is of other images or settings"):
+        writer_of(clean, tmp_path, frost="another").is_finished("contrast/1")

@@ -10,9 +10,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from lit_robust.batch import Batch
+from lit_robust.data.blocks import batch_memory
 from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.plan import EvaluationOrder, GlobalShuffle, Request
+from lit_robust.data.plan import Request
 from lit_robust.data.samples import EvaluationSamples, TrainingSamples
+from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
 from lit_robust.data.source import Encoded, Source
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import DataError, UserError
@@ -163,9 +165,32 @@ def test_a_workers_error_is_one_sentence(workers):
     assert "\n" not in str(caught.value)
 
 
+def test_a_batch_that_no_memory_holds_is_a_sentence():
+    with pytest.raises(
+        UserError, match=r"no memory for a batch of 1000000000 images of 224 x 224 px, 150528.0 GB: make"
+    ):
+        batch_memory((10**9, 224, 224, 3))
+
+
 def test_images_of_two_sizes_are_refused():
     samples = EvaluationSamples(Drawn(wider=[14]), WHOLE)
     with pytest.raises(DataError, match="sample14 is 3 x 2 px: set resize and crop"):
+        samples[Request(0, 0, np.array([11, 14]), np.array([True, True]))]
+
+
+@pytest.mark.parametrize("on_error", ["error", "skip"])
+@pytest.mark.parametrize(
+    ("crop", "expected"),
+    [
+        ("none", "The image sample14 is 3 x 2 px, but without a crop all training images must be 2 x 2 px: set"),
+        ("padded", "The image sample11 is 2 x 2 px, too small for a crop of 16 px after 2 px of padding: set"),
+    ],
+)
+def test_training_images_of_a_wrong_size_are_named(crop, expected, on_error):
+    training = TrainingCrop(crop, size=2 if crop == "none" else 16)
+    samples = TrainingSamples(Drawn(wider=[14]), training, 0, on_error)
+    # A setting that does not fit the images is no broken image: it is never passed over.
+    with pytest.raises(DataError, match=expected):
         samples[Request(0, 0, np.array([11, 14]), np.array([True, True]))]
 
 

@@ -166,6 +166,38 @@ def test_a_shard_that_went_missing_is_written_again_and_a_changed_one_is_refused
         shard_images(source, tmp_path / "set", "train", shard_size=20)
 
 
+def test_a_resized_shard_that_is_not_whole_is_not_taken_as_finished(tmp_path):
+    source = tmp_path / "images"
+    for number in range(6):
+        (source / f"c{number % 2}").mkdir(parents=True, exist_ok=True)
+        (source / f"c{number % 2}" / f"{number}.png").write_bytes(picture((20, 10 + number), "PNG"))
+    shard_images(source, tmp_path / "set", "val", shard_size=2, resize=8)
+    shard = tmp_path / "set" / "set-val-0001.tar"
+    whole = shard.read_bytes()
+    again = {"shard_size": 2, "resize": 8}
+    shard.write_bytes(whole[:1500])
+    with pytest.raises(
+        DataError, match=r"set-val-0001\.tar is not whole, as at byte \d+ .*: remove it, and run this again"
+    ):
+        shard_images(source, tmp_path / "set", "val", **again)
+    shard.write_bytes((tmp_path / "set" / "set-val-0002.tar").read_bytes())
+    with pytest.raises(DataError, match=r"0001\.tar holds other samples than the 2 that belong there: remove it"):
+        shard_images(source, tmp_path / "set", "val", **again)
+    shard.unlink()
+    assert shard_images(source, tmp_path / "set", "val", **again).written == 1
+    assert shard.read_bytes() == whole
+
+
+@pytest.mark.parametrize("entry", [[], None, 7, {"filenames": 3}])
+def test_an_info_file_with_a_malformed_split(tmp_path, entry):
+    source = plant(tmp_path / "images", count=6)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "_info.json").write_text(json.dumps({"splits": {"val": entry}}))
+    for split in ("val", "train"):
+        with pytest.raises(DataError, match=r"_info\.json, split 'val', is malformed .*: mend or remove it"):
+            shard_images(source, tmp_path / "set", split)
+
+
 def test_another_set_is_not_mixed_in(tmp_path):
     shard_images(plant(tmp_path / "images"), tmp_path / "set", "train")
     shard_images(plant(tmp_path / "images"), tmp_path / "set", "val", shard_size=9)

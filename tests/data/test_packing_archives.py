@@ -4,11 +4,13 @@ import gzip
 import io
 import tarfile
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
 from lit_robust.data.packing import archive, shard_images
 from lit_robust.data.packing.archive import check_space, open_source
+from lit_robust.data.packing.tree import Tree
 from lit_robust.errors import DataError, UserError
 
 FILES = {"x/a/1.jpg": b"one" * 400, "x/a/2.jpg": b"two", "x/b/1.png": b"three", "x/notes.txt": b"no image"}
@@ -135,7 +137,12 @@ def test_archives_cut_short_are_refused(tmp_path, packer, cut):
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [(b"PK\3\4 zip", "is a zip: unpack it"), (b"<html>404</html>", "neither a folder nor a tar"), (b"", "neither")],
+    [
+        (b"PK\3\4 zip", "is a zip archive: unpack it with `unzip`, and name the folder"),
+        (b"(\xb5/\xfd", "is a file compressed by zstd: unpack it with `tar --zstd -xf`"),
+        (b"<html>404</html>", "neither a folder nor a tar"),
+        (b"", "neither"),
+    ],
 )
 def test_what_is_no_tar_is_refused(tmp_path, content, expected):
     (tmp_path / "images.tar").write_bytes(content)
@@ -171,3 +178,31 @@ def test_space_is_measured_where_the_folder_will_be(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="The shards need"):
         check_space(tmp_path / "not" / "yet", 6, "The shards")
     assert asked == [tmp_path, tmp_path]
+
+
+def test_an_archive_in_the_folder_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "tiny-imagenet-200.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(UserError, match=r"no images but the archive tiny-imagenet-200\.zip: name it itself"):
+        shard_images(tmp_path / "in", tmp_path / "out", "val")
+
+
+def test_a_class_that_is_there_twice(tmp_path):
+    (tmp_path / "train" / "n01440764").mkdir(parents=True)
+    (tmp_path / "train" / "n01440764" / "n01440764_1.JPEG").write_bytes(b"1")
+    (tmp_path / "train" / "n01440764.tar").write_bytes(tar_bytes({"n01440764_1.JPEG": b"1"}))
+    with pytest.raises(
+        UserError, match=r"both the folder n01440764 and n01440764\.tar, which would be one class twice"
+    ):
+        shard_images(tmp_path / "train", tmp_path / "out", "train")
+
+
+def test_a_tar_is_measured_once_not_once_a_file(tmp_path, monkeypatch):
+    source = tmp_path / "images.tar"
+    source.write_bytes(tar_bytes({f"a/{n}.jpg": b"x" for n in range(50)}))
+    asked = []
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **how: asked.append(path) or stat(path, **how))
+    tree = Tree(source, "images.tar")
+    assert len(tree.files) == 50
+    assert asked.count(source) <= 2

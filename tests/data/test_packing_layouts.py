@@ -1,9 +1,14 @@
 """What a source is taken for: every layout that people have, as tiny made-up trees."""
 
+from typing import get_args
+
 import pytest
 
+from lit_robust.cli import main
+from lit_robust.data.cues import read_categories
+from lit_robust.data.packing.image_sets import READERS
 from lit_robust.data.packing.layouts import find_images
-from lit_robust.data.packing.recognise import cell_of, find_root
+from lit_robust.data.packing.recognise import Layout, cell_of, find_root
 from lit_robust.data.packing.tree import Tree
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_names, imagenet_subset, imagenet_wnids
@@ -165,6 +170,63 @@ def test_cue_conflict(tmp_path):
     assert len(found.sets[0].categories) == 16
     with pytest.raises(DataError, match="lies in the folder of dog, but its name says car"):
         find(plant(tmp_path, ["dog/car1-bear1.png"]), layout="cue-conflict")
+
+
+@pytest.mark.parametrize("root", ["", "tiny-imagenet-200/"])
+def test_the_test_images_of_tiny_imagenet_have_no_classes(tmp_path, root):
+    wnids = ("n02124075", "n01443537")
+    plant(tmp_path, [f"{root}train/{wnid}/images/{wnid}_0.JPEG" for wnid in wnids])
+    plant(tmp_path, [f"{root}test/images/test_{n}.JPEG" for n in (0, 10)])
+    sentence = "are the test images of Tiny-ImageNet, whose classes were never published: pack its validation images"
+    with pytest.raises(UserError, match=sentence):
+        find(tmp_path, split="test")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"a": "12"}',
+        '{"a": [1.7]}',
+        '{"a": [true]}',
+        '{"a": ["1"]}',
+        '{"a": {"1": 2}}',
+        '{"a": [1], "a": [2]}',
+        '{"a": [-1]}',
+        '{"a": []}',
+        '{"a": [1], "b": [1]}',
+        '[["a", [1]]]',
+        "{}",
+        "{",
+        "[" * 100_000,
+    ],
+)
+def test_odd_categories_are_refused(tmp_path, content):
+    file = tmp_path / "categories.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"The categories file .* cannot be read \(.*\): it must be JSON"):
+        read_categories(str(file))
+    file.write_text('{"b": [3, 1], "a": [2]}')
+    assert read_categories(str(file)) == {"a": (2,), "b": (3, 1)}
+
+
+def test_a_label_file_that_numbers_from_one(tmp_path):
+    folder = plant(tmp_path / "images", ["1.jpg", "2.jpg", "3.jpg"])
+    numbers = tmp_path / "labels.txt"
+    numbers.write_text("1.jpg 1\n2.jpg 2\n3.jpg 3\n")
+    with pytest.raises(UserError, match="numbered 1 to 3, but a network's are numbered from 0: subtract 1 from each"):
+        find(folder, label_file=numbers)
+    assert labels_by_key(find(folder, label_file=numbers, labels="sorted")) == {"1": 1, "2": 2, "3": 3}
+    numbers.write_text("1.jpg 1\n2.jpg 2\n3.jpg 1000\n")
+    assert labels_by_key(find(folder, label_file=numbers)) == {"1": 1, "2": 2, "3": 1000}
+    with pytest.raises(UserError, match="1000 is none of ImageNet's 1,000, numbered from 0 to 999: subtract 1"):
+        find(folder, label_file=numbers, labels="imagenet")
+
+
+def test_every_layout_is_on_the_command_line_and_has_a_reader(capsys):
+    assert {"auto", *READERS} == set(get_args(Layout))
+    with pytest.raises(SystemExit):
+        main(["data", "shard", "--help"])
+    assert f"{{{','.join(get_args(Layout))}}}" in "".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

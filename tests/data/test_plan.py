@@ -1,13 +1,15 @@
 """Plans of batches, against what must hold of any order: counts, coverage, and what it may depend on."""
 
-from itertools import product
+import tracemalloc
+from itertools import islice, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_robust.data.plan import BlockShuffle, EvaluationOrder, EvaluationStretches, GlobalShuffle, Lanes
+from lit_robust.data.plan import BlockShuffle, EvaluationStretches, Lanes
+from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
 
 SHARDS = [[40], [7, 33], [9, 11, 8, 2, 10], [1] * 40]
 
@@ -119,8 +121,35 @@ def test_evaluation_counts_every_sample_once(count, world, batch_size, lanes):
 
 def test_requests_go_on_where_they_are_told_to():
     plan = shuffles([40], 4, 1)[0][0]
-    whole = plan.requests(2)
+    whole = list(plan.requests(2))
     assert [request.place for request in whole] == list(range(10))
-    rest = plan.requests(2, start=7)
+    rest = list(plan.requests(2, start=7))
     assert [r.numbers.tolist() for r in rest] == [r.numbers.tolist() for r in whole[7:]]
     assert {request.epoch for request in rest} == {2}
+
+
+@pytest.mark.parametrize("kind", ["global", "block", "evaluation", "stretches"])
+def test_an_epoch_of_a_million_batches_takes_little_memory(kind):
+    lengths = np.full(1024, 1251)  # ImageNet in timm's 1,024 shards, at batch size 1.
+    one = {"batch_size": 1, "rank": 0, "world": 1}
+    plan = {
+        "global": GlobalShuffle(count=int(lengths.sum()), seed=0, **one),
+        "block": BlockShuffle(lengths=lengths, seed=0, lanes=Lanes(12, 1024), **one),
+        "evaluation": EvaluationOrder(count=int(lengths.sum()), **one),
+        "stretches": EvaluationStretches(count=int(lengths.sum()), lanes=Lanes(12, 1), **one),
+    }[kind]
+    tracemalloc.start()
+    try:
+        served = sum(len(request.numbers) for request in islice(plan.requests(0), 1000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert served == 1000
+    # Few arrays of 10 MB each; a list of all requests alone is above 400 MB.
+    assert peak < 80e6
+
+
+def test_the_state_of_an_order_in_blocks_tells_shards_of_other_lengths():
+    orders = [shuffles(lengths, 4, 1)[1][0].order for lengths in ([7, 33], [7, 33], [33, 7], [7, 30, 3])]
+    assert orders[0] == orders[1]
+    assert len({str(order) for order in orders}) == 3

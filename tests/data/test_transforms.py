@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop, random_box
+from lit_robust.data.transforms import CropError, EvaluationCrop, TrainingCrop, random_box
 
 
 def picture(height, width, seed=0):
@@ -72,3 +72,23 @@ def test_flips_half_of_the_images():
     ]
     # Binomial(400, 1/2): four standard deviations are 40.
     assert 160 < sum(flipped) < 240
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 64), (40, 200), (64, 65), (1, 1)])
+def test_images_of_another_size_are_refused_without_a_crop(height, width):
+    with pytest.raises(CropError, match=f"is {width} x {height} px, but without a crop .* must be 64 x 64 px: set"):
+        TrainingCrop("none", size=64)(picture(height, width), np.random.default_rng(0))
+
+
+def test_a_padded_crop_takes_images_down_to_three_quarters_of_its_size():
+    # 8 px of padding on each side of 48 px are 64.
+    assert TrainingCrop("padded", size=64)(picture(48, 48), np.random.default_rng(0)).shape == (3, 64, 64)
+    with pytest.raises(CropError, match="is 48 x 47 px, too small for a crop of 64 px after 8 px of padding: set"):
+        TrainingCrop("padded", size=64)(picture(47, 48), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (2, 3)])
+def test_a_random_resized_crop_takes_images_of_any_size(height, width):
+    for seed in range(20):
+        cut = TrainingCrop("random_resized", size=16)(picture(height, width), np.random.default_rng(seed))
+        assert cut.shape == (3, 16, 16)

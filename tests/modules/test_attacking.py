@@ -2,6 +2,7 @@
 
 import pytest
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 from test_modules import ATTACK, NETWORK, SETTINGS, Loader
 
 from lit_robust.attacks import PGD
@@ -65,3 +66,23 @@ def test_without_attacked_validation_nothing_is_logged(tmp_path):
 def test_a_negative_schedule_is_refused():
     with pytest.raises(UserError, match=r"warmup_epochs is -1 .* give 0 or more"):
         AttackSchedule(warmup_epochs=-1)
+
+
+@pytest.mark.parametrize("weak", [PGD(eps=0.0), PGD(steps=0)])
+def test_a_training_attack_that_does_nothing_is_refused(weak):
+    with pytest.raises(UserError, match="give both above 0"):
+        AdversarialModule(NETWORK, SETTINGS, weak)
+
+
+@pytest.mark.parametrize(("every", "chosen", "fits"), [(1, 1, True), (2, 1, False), (0, 1, False), (2, 4, True)])
+def test_a_checkpoint_is_not_chosen_by_a_value_that_epochs_lack(tmp_path, every, chosen, fits):
+    module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(validate_every=every))
+    keep = ModelCheckpoint(tmp_path, monitor="val/adversarial_top1", mode="max", every_n_epochs=chosen)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=chosen, callbacks=[keep], default_root_dir=tmp_path, **options)
+    if fits:
+        trainer.fit(module, Loader(), Loader())
+        assert keep.best_model_path
+    else:
+        with pytest.raises(UserError, match="monitor val/top1"):
+            trainer.fit(module, Loader(), Loader())

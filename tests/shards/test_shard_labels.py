@@ -43,6 +43,7 @@ WORDNET = {"n01440764": 0, "n01443537": 1}
         ("json:label", [10, 11, 12, 13, -1]),
         ("json:nothing", [-1] * 5),
         ("json:absent", [-1] * 5),
+        ("json:low", [-1] * 5),  # What timm leaves out as unknown.
         # As a word of its own: neither within a longer word nor within a longer number.
         (LabelRule("wordnet", WORDNET), [0, 1, -1, -1, -1]),
         (LabelRule("wordnet", {"n01443537": 5}), [-1, 5, -1, -1, -1]),
@@ -54,7 +55,7 @@ def test_sources(folder, rule, expected):
     assert labels(folder, rule) == expected
 
 
-@pytest.mark.parametrize("field", ["word", "truth", "low"])
+@pytest.mark.parametrize("field", ["word", "truth"])
 def test_fields_that_are_no_class_numbers(folder, field):
     with pytest.raises(
         DataError, match=rf"x-val-0.tar is defective at byte \d+, '{field}' in the json of sample train/n0"
@@ -96,3 +97,31 @@ def test_a_kept_index_is_of_one_rule(folder):
 def test_rules_that_cannot_be(source, what):
     with pytest.raises(UserError, match=what):
         LabelRule(source)
+
+
+def numbered_from_one(folder, count, **info):
+    members = [(f"s{n}.{end}", body) for n in range(count) for end, body in (("jpg", b"x"), ("cls", b"%d" % (n + 1)))]
+    write_tar(folder / "x-val-0.tar", members)
+    claim = {"filenames": ["x-val-0.tar"], "num_samples": count, "num_classes": count, **info}
+    (folder / "_info.json").write_text(json.dumps({"splits": {"val": claim}}))
+
+
+def test_classes_that_are_numbered_from_one(tmp_path):
+    numbered_from_one(tmp_path, 5)
+    sentence = (
+        r"s4 in .*x-val-0.tar at byte \d+ has class 5, but 5 classes are numbered from 0 to 4: subtract 1 from every"
+    )
+    with pytest.raises(DataError, match=sentence):
+        labels(tmp_path, "auto")
+    index = ShardIndex.open(tmp_path, "val", on_error="skip")
+    assert (index.labels.tolist(), index.lost) == ([1, 2, 3, 4], 1)
+    assert [index.key(number) for number in range(4)] == ["s0", "s1", "s2", "s3"]
+    assert "samples with a class beyond the 5 of the info file: 1, the highest is s4" in index.defects[0].what
+    # Of labels that the info file does not speak of, its count says nothing.
+    assert labels(tmp_path, LabelRule("map", {f"s{n}": 100 + n for n in range(5)})) == [100, 101, 102, 103, 104]
+
+
+def test_a_class_far_beyond_the_set(tmp_path):
+    numbered_from_one(tmp_path, 5, num_classes=2)
+    with pytest.raises(DataError, match="s4 .* has class 5, but the set has 2: write the class as its number from 0"):
+        labels(tmp_path, "auto")

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lit_robust.errors import DataError, UserError
-from lit_robust.shards.listing import list_split
+from lit_robust.shards import ShardIndex
+from lit_robust.shards.listing import list_all, list_split, read_info
 
 
 def make(folder, *names):
@@ -91,4 +92,49 @@ def test_malformed_entries(tmp_path, entry, what):
 def test_malformed_info_files(tmp_path, content):
     (tmp_path / "_info.json").write_text(content)
     with pytest.raises(DataError, match="mend or remove it"):
+        list_split(tmp_path, "val")
+
+
+def test_the_last_word_of_a_name_is_the_split(tmp_path):
+    make(tmp_path, "train-val-000.tar", "test-of-train-000.tar", "x-mini-val-000.tar")
+    assert list_split(tmp_path, "val").files == ("train-val-000.tar", "x-mini-val-000.tar")
+    assert list_split(tmp_path, "train").files == ("test-of-train-000.tar",)
+    assert list_split(tmp_path, "mini-val").files == ("x-mini-val-000.tar",)
+    with pytest.raises(UserError, match="There is no split 'test'"):
+        list_split(tmp_path, "test")
+    listed = {listing.split: listing.files for listing in list_all(tmp_path)}
+    assert listed == {split: list_split(tmp_path, split).files for split in ("train", "val")}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"author": "someone"},
+        {"splits": ["train", "val"]},
+        {"splits": {"train": {"name": "train", "num_examples": 5}}},  # As Hugging Face's datasets describe themselves.
+        ["a", "list"],
+    ],
+)
+def test_an_info_file_of_another_program_is_no_obstacle(tmp_path, content):
+    make(tmp_path, "x-val-0.tar")
+    (tmp_path / "info.json").write_text(json.dumps(content))
+    assert list_split(tmp_path, "val").files == ("x-val-0.tar",)
+    assert read_info(tmp_path) == (tmp_path / "_info.json", {})
+    # That name is the suite's own and timm's.
+    (tmp_path / "_info.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="_info.json.*mend or remove it"):
+        list_split(tmp_path, "val")
+
+
+def test_no_sentence_speaks_of_a_split_that_nobody_named(tmp_path):
+    with pytest.raises(UserError, match=f"There are no shards in {tmp_path}: check the path"):
+        list_split(tmp_path, None)
+    (tmp_path / "x.tar").write_bytes(bytes(10240))
+    with pytest.raises(DataError, match=f"The shards in {tmp_path} hold no samples"):
+        ShardIndex.open(tmp_path, None)
+    (tmp_path / "sizes.json").write_text(json.dumps({"x.tar": 0, "y.tar": 3}))
+    with pytest.raises(DataError, match=r"1 of the 2 shards that .*sizes\.json lists are missing"):
+        list_split(tmp_path, None)
+    (tmp_path / "sizes.json").write_text(json.dumps({"x-val.tar": 0}))
+    with pytest.raises(DataError, match="lists for 'val' are missing"):
         list_split(tmp_path, "val")

@@ -78,7 +78,7 @@ def test_all_defects_are_listed(root, capsys):
     ]
     assert not train.agrees
     assert {(one.shard, one.what.split(" (")[0]) for one in val.defects} == {
-        (shards[3].name, "samples with a class beyond the 7 of the info file: 1, the first is v0"),
+        (shards[3].name, "samples with a class beyond the 7 of the info file: 1, the highest is v0"),
         (shards[3].name, "The image of v1 is none of JPEG, PNG, WEBP, or damaged"),
         (shards[4].name, f"sample v0 is in {shards[3].name} as well"),
         (shards[3].name, "it holds 2 samples, but the info file says 4"),

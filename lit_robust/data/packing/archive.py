@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,10 +15,19 @@ from tqdm import tqdm
 from lit_robust.data.packing.tree import Tree
 from lit_robust.errors import DataError, UserError
 from lit_robust.files import atomic_path
+from lit_robust.shards.write import remove_leftovers
 
 CHUNK = 1 << 20
 Opener = Callable[[Path], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]
 OPENERS: dict[bytes, Opener] = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
+# What is not read here: its name, and the program that turns it into what is.
+FOREIGN = {
+    b"PK": ("zip archive", "unzip"),
+    b"7z\xbc\xaf": ("7z archive", "7z x"),
+    b"Rar!": ("rar archive", "unrar x"),
+    b"(\xb5/\xfd": ("file compressed by zstd", "tar --zstd -xf"),
+}
+ARCHIVES = (".zip", ".7z", ".rar", ".zst", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @contextmanager
@@ -33,7 +43,7 @@ def open_source(source: Path, output: Path, split: str) -> Iterator[Tree]:
         split: name of the split; another split may be packed into the folder at the same time.
 
     Raises:
-        UserError: it cannot be read, is a zip, or there is no space for the decompressed tar.
+        UserError: it cannot be read, is an archive of another kind, or there is no space for the decompressed tar.
         DataError: the archive is damaged, or not safe to read.
     """
     opener = None if source.is_dir() else _opener(source)
@@ -42,19 +52,12 @@ def open_source(source: Path, output: Path, split: str) -> Iterator[Tree]:
         return
     plain = output.resolve().parent / f".{output.resolve().name}.{split}.unpacked.tar"
     plain.unlink(missing_ok=True)
-    remove_hidden(plain.parent, f".{plain.name}.")
+    remove_leftovers(plain.parent, re.escape(plain.name))
     try:
         _decompress(source, opener, plain)
         yield Tree(plain, str(source))
     finally:
         plain.unlink(missing_ok=True)
-
-
-def remove_hidden(folder: Path, start: str) -> None:
-    """Remove the files of a folder whose names begin so: what `atomic_path` could not, as its process was killed."""
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if file.name.startswith(start):
-            file.unlink(missing_ok=True)
 
 
 def check_source(source: Path, output: Path) -> None:
@@ -82,8 +85,9 @@ def _opener(source: Path) -> Opener | None:
             start = file.read(512)
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}): check its mode.") from error
-    if start.startswith(b"PK"):
-        raise UserError(f"{source} is a zip: unpack it, and name its folder.")
+    for magic, (kind, command) in FOREIGN.items():
+        if start.startswith(magic):
+            raise UserError(f"{source} is a {kind}: unpack it with `{command}`, and name the folder.")
     if start[257:262] != b"ustar" and not any(start.startswith(magic) for magic in OPENERS):
         raise DataError(f"{source} is neither a folder nor a tar: name a folder, a tar or a compressed tar.")
     return next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)

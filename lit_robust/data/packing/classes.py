@@ -58,13 +58,23 @@ def given_numbers(classes: Sequence[str], labels: Labels) -> Classes:
     """Return classes that are numbers already, written as digits.
 
     Raises:
-        UserError: ``labels`` says they are ImageNet's, and one is 1,000 or more.
+        UserError: ``labels`` says they are ImageNet's, and one is 1,000 or more; or it is ``auto``, and they begin
+            at 1.
     """
     numbers = {name: int(name) for name in classes}
+    highest = max(numbers.values(), default=0)
+    if labels == "auto" and highest > 1 and set(numbers.values()) == set(range(1, highest + 1)):
+        raise UserError(
+            f"The classes are numbered 1 to {highest}, but a network's are numbered from 0: subtract 1 from each, or "
+            "give --labels sorted to keep them as they are."
+        )
     if labels == "sorted" or (labels == "auto" and set(numbers.values()) != set(range(1000))):
         return Classes(numbers, (), "numbered as their names say")
-    if max(numbers.values()) >= 1000:
-        raise UserError(f"Class {max(numbers.values())} is none of ImageNet's 1,000: leave out --labels imagenet.")
+    if highest >= 1000:
+        raise UserError(
+            f"Class {highest} is none of ImageNet's 1,000, numbered from 0 to 999: subtract 1 from each where they "
+            "begin at 1, or leave out --labels imagenet."
+        )
     return Classes(numbers, imagenet_names(), "numbered as their names say, ImageNet's 1,000")
 
 

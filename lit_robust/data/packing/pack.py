@@ -1,19 +1,19 @@
 """Packing by several threads: each shard whole or not there, and what a killed run finished is kept."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from threading import Event
 
 from tqdm import tqdm
 
-from lit_robust.data.packing.archive import remove_hidden
 from lit_robust.data.packing.plan import DIGEST, Plan, Shard, check_place, extension_of
 from lit_robust.data.packing.resize import resized_extension, shrink
 from lit_robust.data.packing.tree import Tree
 from lit_robust.files import atomic_path, write_text
 from lit_robust.shards.members import end_bytes, sample_bytes
-from lit_robust.shards.write import remove_leftovers, write_entry
+from lit_robust.shards.write import any_shard, remove_leftovers, write_entry
 
 
 class _StoppedError(Exception):
@@ -42,8 +42,7 @@ class Packer:
             DataError: an image cannot be read.
         """
         finished = check_place(plan)
-        remove_leftovers(plan.folder, plan.stem)
-        remove_hidden(plan.folder, f".{plan.mark.name}.")
+        remove_leftovers(plan.folder, f"{any_shard(plan.stem)}|{re.escape(plan.mark.name)}")
         lengths = [len(shard.images) for shard in plan.shards]
         missing = plan.missing()
         self._count(sum(lengths) - sum(len(shard.images) for shard in missing))

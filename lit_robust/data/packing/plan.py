@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lit_robust.data.packing.layouts import Image, ImageSet
+from lit_robust.data.packing.image_sets import Image, ImageSet
 from lit_robust.data.packing.resize import JPEG_QUALITY
 from lit_robust.data.packing.tree import Tree
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards.listing import ALIASES, read_info
 from lit_robust.shards.members import BLOCK, check_key, end_bytes, header
+from lit_robust.shards.scan import scan_shard, skip
 from lit_robust.shards.write import check_absent, shard_name, shard_stem, unfinished_mark
 
 FORM = 1  # Counts changes of this file that would give other bytes for the same images.
@@ -68,17 +69,15 @@ class Plan:
         """Return the shards that are yet to write.
 
         Raises:
-            DataError: a tar of a shard's name has not the size that it must have.
+            DataError: a tar of a shard's name is not what it must be.
         """
         lacking = []
         for shard in self.shards:
             path = self.folder / shard.name
             if not path.exists():
                 lacking.append(shard)
-            elif self.resize is None and path.stat().st_size != shard.size:
-                raise DataError(
-                    f"{path} has {path.stat().st_size} bytes instead of {shard.size}: remove it, and run this again."
-                )
+            elif differs := _difference(path, shard, self.resize is not None):
+                raise DataError(f"{path} {differs}: remove it, and run this again.")
         return lacking
 
 
@@ -173,6 +172,21 @@ def _check_images(images: Sequence[Image], tree: Tree) -> None:
                 "rename or remove one."
             )
         seen[image.key] = image.file.name
+
+
+def _difference(path: Path, shard: Shard, resized: bool) -> str | None:
+    """Return what a tar has instead of what it must have, or None."""
+    if not resized:
+        size = path.stat().st_size
+        return None if size == shard.size else f"has {size} bytes instead of {shard.size}"
+    # How large images become nobody knows in advance: the tar must be whole, and hold the samples of the plan.
+    scan = scan_shard(path, on_defect=skip)
+    if scan.defects:
+        return f"is not whole, as at byte {scan.defects[0].offset} {scan.defects[0].what}"
+    same = [key.decode("utf-8", "surrogateescape") for key in scan.keys] == [image.key for image in shard.images]
+    if not same or scan.label.tolist() != [image.label for image in shard.images]:
+        return f"holds other samples than the {len(shard.images)} that belong there"
+    return None
 
 
 def _tar_size(images: Sequence[Image]) -> int:

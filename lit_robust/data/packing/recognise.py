@@ -1,5 +1,6 @@
 """What people's folders look like: from the names of the files alone."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
@@ -12,7 +13,9 @@ from lit_robust.shards.listing import ALIASES
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 
 ANNOTATIONS = "val_annotations.txt"
-Recognised = Literal[
+TINY_TEST = re.compile(r"(images/)?test_\d+\.JPEG")
+Layout = Literal[
+    "auto",
     "class-folders",
     "flat",
     "wnid-names",
@@ -50,7 +53,7 @@ def find_root(images: Sequence[str], split: str, annotated: Iterable[str], label
     return root
 
 
-def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, where: str) -> Recognised:
+def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, where: str) -> Layout:
     """Return the layout of a source.
 
     Args:
@@ -68,6 +71,11 @@ def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, wher
         return "tiny-imagenet-val"
     if any(cell_of(name) for name in images):
         return "imagenet-c"
+    if all(TINY_TEST.fullmatch(name) for name in images):
+        raise UserError(
+            f"The images of {where} are the test images of Tiny-ImageNet, whose classes were never published: pack its "
+            "validation images, --split val."
+        )
     loose = [name for name in images if "/" not in name]
     if len(loose) == len(images):
         if all(_is_wnid_name(name) for name in loose):
@@ -105,7 +113,7 @@ def cell_of(name: str) -> str | None:
 
 def _is_outer(top: str, below: Sequence[str], annotated: bool, labelled: bool) -> bool:
     """Return whether a folder merely holds the images, and is no class or corruption itself."""
-    if annotated:
+    if annotated or (top == "test" and all(TINY_TEST.fullmatch(name) for name in below)):
         return True
     if WNID.fullmatch(top) or top in ALL_CORRUPTIONS or all(_is_cue_conflict(f"{top}/{name}") for name in below):
         return False

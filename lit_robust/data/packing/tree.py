@@ -53,8 +53,8 @@ class Tree:
         found = _folder_files(source, "", ()) if source.is_dir() else _tar_files(source, name)
         listed = tqdm(found, desc="listing", unit="file", delay=2)
         self.files = sorted((file for file in listed if not _is_hidden(file.name)), key=_order)
-        self._sizes = {file.tar: file.tar.stat().st_size for file in self.files if file.tar is not None}
-        self._open = lru_cache(64)(lambda tar: OpenShard(tar, self._sizes[tar]))
+        sizes = {tar: tar.stat().st_size for tar in {file.tar for file in self.files} if tar is not None}
+        self._open = lru_cache(64)(lambda tar: OpenShard(tar, sizes[tar]))
 
     def folders(self, below: str) -> set[str]:
         """Return the names of the folders right below another, also of empty ones; a tar tells of those with files."""
@@ -147,6 +147,11 @@ def _folder_files(folder: Path, below: str, above: tuple[tuple[int, int], ...]) 
             if entry.is_dir():
                 yield from _folder_files(folder / entry.name, f"{name}/", (*above, here))
             elif CLASS_TAR.fullmatch(entry.name):
+                if (folder / entry.name).with_suffix("").is_dir():
+                    raise UserError(
+                        f"{folder} holds both the folder {entry.name.removesuffix('.tar')} and {entry.name}, which "
+                        "would be one class twice: move the tars of unpacked classes elsewhere, or remove the folders."
+                    )
                 for file in _tar_files(folder / entry.name, str(folder / entry.name)):
                     yield file._replace(name=f"{name.removesuffix('.tar')}/{file.name}")
             elif entry.is_file() or entry.is_symlink():

@@ -1,0 +1,43 @@
+"""What is wrong with a shard, and where: for one sentence to a user, and for lists of many."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from lit_robust.errors import DataError
+
+COPY_AGAIN = "copy or download the shard again"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What is wrong with a shard, and where.
+
+    Attributes:
+        shard: its path or URL.
+        offset: byte in it.
+        what: half a sentence.
+    """
+
+    shard: str
+    offset: int
+    what: str
+
+
+class DefectError(DataError):
+    """A DataError about one place in a shard."""
+
+    # No argument of the constructor: torch's loaders build a worker's error again from its sentence alone.
+    found = Defect("", 0, "")
+
+
+def defect_error(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> DefectError:
+    """Return the error that names a shard, a byte in it, and what is wrong there."""
+    error = DefectError(f"{where} is defective at byte {offset}, {what}: {mend}.")
+    error.found = Defect(str(where), offset, what)
+    return error
+
+
+def defect(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> NoReturn:
+    """Raise the error that names a shard, a byte in it, and what is wrong there."""
+    raise defect_error(where, offset, what, mend)
