@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pkgutil
 import sys
 import warnings
 import zipfile
@@ -87,7 +88,9 @@ class RobustCLI(LightningCLI):
         else:
             # Lightning would put the checkpoint's network in the place of the one asked for, without a word.
             hyperparameters = read_hyperparameters(Path(checkpoint))
-            trained, asked = hyperparameters.get("_class_path"), options.model.get("class_path")
+            # A checkpoint names the module's own place, a recipe may name it by its room.
+            module = pkgutil.resolve_name(options.model.class_path)
+            trained, asked = hyperparameters.get("_class_path"), f"{module.__module__}.{module.__qualname__}"
             if command == "fit" and trained not in (None, asked):
                 raise UserError(
                     f"The checkpoint {checkpoint} is of {trained}, not {asked}: a run goes on with its own recipe; to "
