@@ -34,7 +34,7 @@ SCHEMES = {
     "adversarial": lambda: AdversarialModule(NETWORK, SETTINGS, ATTACK),
     "advprop": lambda: AdvPropModule(NETWORK, SETTINGS, ATTACK),
     # The divergence has no slope at the clean image, and a random start differs from rank to rank.
-    "trades": lambda: TradesModule(NETWORK, SETTINGS, PGD(eps=0.5, steps=0, start="ball", loss="kl")),
+    "trades": lambda: TradesModule(NETWORK, SETTINGS, PGD(eps=0.5, steps=1, start="ball", loss="kl")),
 }
 reductions = {"inside": 0, "attack": 0, "buckets": 0}
 
