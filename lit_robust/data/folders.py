@@ -121,7 +121,13 @@ def open_folders(folder: Path, labels: Labels) -> TableSplit:
         UserError: there is no such folder, a class folder is empty or is no WordNet id.
         DataError: a folder cannot be listed, or a link leads nowhere or back.
     """
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except PermissionError as error:
+        raise DataError(
+            f"{folder} cannot be reached ({error.strerror}): make the folders above it readable."
+        ) from error
+    if not there:
         if any(folder.parent.glob("*.tar")):
             raise UserError(f"{folder.parent} holds shards, not folders of images: read it with ImageNetDataModule.")
         raise UserError(f"There is no folder {folder}: check the path; it must have one folder of images a class.")

@@ -74,6 +74,8 @@ def open_index(folder: Path, split: str, reading: Reading) -> ShardIndex:
     """
     try:
         return ShardIndex.open(folder, split, label=label_rule(reading.label), on_error=reading.on_error)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}): make it readable.") from error
     except UserError as error:
         if isinstance(error, DataError) or not (folder / split).is_dir():
             raise

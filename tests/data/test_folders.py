@@ -1,11 +1,11 @@
 """Plain folders of images: what is a class, which links are followed, and what is refused."""
 
-import pytest
-from tiny_sets import PLAIN, SMALL, WHOLE, everything, png, ready
+import errno
 
-from lit_robust.data import (
-    ImageFolderDataModule,
-)
+import pytest
+from tiny_sets import PLAIN, SMALL, WHOLE, everything, png, ready, write
+
+from lit_robust.data import ImageFolderDataModule, ImageNetDataModule
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_wnids
 
@@ -30,6 +30,27 @@ def test_plain_folders_are_read_like_shards(tmp_path):
     (tmp_path / "set" / "val" / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no images, but would be a class"):
         ready(ImageFolderDataModule(tmp_path, "sorted", **small))
+
+
+def test_folders_without_permission_are_named(tmp_path, monkeypatch):
+    def refuse(path, *rest):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    class_folders(tmp_path, "train", ["cat"])
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", refuse)
+        with pytest.raises(DataError, match=r"The folder .*set/train cannot be listed \(Permission denied\): make it"):
+            folders(tmp_path).open("train")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.is_dir", refuse)
+        with pytest.raises(
+            DataError, match=r"set/train cannot be reached \(Permission denied\): make the folders above"
+        ):
+            folders(tmp_path).open("train")
+    write(tmp_path / "imagenet", "val", [0])
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(DataError, match=r"imagenet cannot be read \(Permission denied\): make it readable"):
+        ready(ImageNetDataModule(tmp_path))
 
 
 def class_folders(root, split, names):

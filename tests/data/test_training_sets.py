@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 from tiny_sets import PLAIN, SMALL, WHOLE, png, ready, write
 
-from lit_robust.data import (
-    ImageNetDataModule,
-    Reading,
-)
+from lit_robust.data import ImageNetDataModule, Reading
 from lit_robust.errors import UserError
 from lit_robust.shards import ShardWriter
 
