@@ -16,7 +16,7 @@ from lit_robust.attacks import PGD, Sweep
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.scoring import score
 from lit_robust.bench.subjects import PlainClassifier, Precision, precise, read_images, synchronise
-from lit_robust.bench.timing import Figure, alternate, machine, table
+from lit_robust.bench.timing import alternate, machine, ratio, table
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier
@@ -39,7 +39,8 @@ def bench_attacks(
     """Time one attack and one sweep, ours and the peers', in turn; return the tables.
 
     Every contender has the same images, weights, eps, steps and step sizes, without a random start. The peers get the
-    network as their documentation shows it: single precision, torch's memory layout. Accuracies are scored in fp32.
+    network as their documentation shows it: single precision, torch's memory layout, and weights that require
+    gradients, which Foolbox then computes, too, for it calls ``backward``. Accuracies are scored in fp32.
 
     Args:
         folder: shards of one set.
@@ -83,8 +84,7 @@ def bench_attacks(
         device,
     )
     right = float((score(ours, pixels, labels, LOSSES["margin"]).answer == labels).float().mean())
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else machine(PACKAGES)
-    return f"{where}\n\nClean accuracy {100 * right:.1f} %\n\n{single}\n\n{several}"
+    return f"{machine(PACKAGES)}\n\nClean accuracy {100 * right:.1f} %\n\n{single}\n\n{several}"
 
 
 class _Subject:
@@ -167,15 +167,11 @@ def _compare(
 
     figures = alternate({name: rate(work) for name, work in contenders.items()}, rounds, "images/s")
     named = [
-        Figure(f"{name}: accuracy {', '.join(f'{100 * value:.1f}' for value in curves[name])} %", *_rest(figure))
+        replace(figure, name=f"{name}: accuracy {', '.join(f'{100 * value:.1f}' for value in curves[name])} %")
         for name, figure in figures.items()
     ]
     first = named[0]
-    return table(title, named, {figure.name: first.value / figure.value for figure in named[1:]})
-
-
-def _rest(figure: Figure) -> tuple[float, str, float, float]:
-    return figure.value, figure.unit, figure.low, figure.high
+    return table(title, named, {figure.name: ratio(first, figure) for figure in named[1:]})
 
 
 def check_peers() -> None:

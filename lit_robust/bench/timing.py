@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from statistics import median
 
@@ -21,6 +21,7 @@ class Figure:
         unit: of the value.
         low: the least of all rounds.
         high: the greatest of all rounds.
+        rounds: the value of each round, in order; empty where rounds were not kept.
     """
 
     name: str
@@ -28,6 +29,12 @@ class Figure:
     unit: str
     low: float
     high: float
+    rounds: tuple[float, ...] = field(default=(), compare=False)
+
+
+def ratio(ours: Figure, other: Figure) -> float:
+    """Return the median over the rounds of ours / other: a round's two measurements met the machine in one mood."""
+    return median(mine / theirs for mine, theirs in zip(ours.rounds, other.rounds, strict=True))
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int, unit: str) -> dict[str, Figure]:
@@ -44,7 +51,9 @@ def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int, unit: 
             for name, measure in contenders.items():
                 values[name].append(measure())
                 progress.update()
-    return {name: Figure(name, median(found), unit, min(found), max(found)) for name, found in values.items()}
+    return {
+        name: Figure(name, median(found), unit, min(found), max(found), tuple(found)) for name, found in values.items()
+    }
 
 
 def table(title: str, figures: Sequence[Figure], ratios: Mapping[str, float]) -> str:
@@ -64,11 +73,12 @@ def table(title: str, figures: Sequence[Figure], ratios: Mapping[str, float]) ->
 
 
 def machine(packages: Sequence[str]) -> str:
-    """Return one line that says what was measured on: processor, cores, threads, versions."""
+    """Return one line that says what was measured on: a GPU where there is one, processor, cores, threads, versions."""
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     cores = len(os.sched_getaffinity(0))
     threads = torch.get_num_threads()
-    return f"{_processor()}, {cores} cores, {threads} threads; Python {platform.python_version()}, {versions}"
+    gpu = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
+    return f"{gpu}{_processor()}, {cores} cores, {threads} threads; Python {platform.python_version()}, {versions}"
 
 
 def _processor() -> str:

@@ -130,7 +130,7 @@ class ImageNetCLikeDataModule(ShardDataModule):
         """Return the one test loader."""
         assert self._clean is not None
         split = under_all_cells(self._clean, [CELLS.index(cell) for cell in self.cells])
-        source, plan = split.evaluation(self.share(self.eval_batch_size))
+        source, plan = split.evaluation(self.evaluation_share(len(split)))
         samples = CorruptedSamples(source, self.crop, self.cells, self.seed, self.frost, self.reading.on_error)
         return {self.name: self.loader(samples, plan, keeps_workers=False)}
 

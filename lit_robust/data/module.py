@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -123,7 +124,7 @@ class ShardDataModule(RobustDataModule, ABC):
 
     def evaluation_loader(self, split: Split, crop: EvaluationCrop) -> PlannedLoader:
         """Return the padded loader of this rank: each sample valid once over all ranks."""
-        source, plan = split.evaluation(self.share(self.eval_batch_size))
+        source, plan = split.evaluation(self.evaluation_share(len(split)))
         samples = EvaluationSamples(source, crop, self.reading.on_error)
         return self.loader(samples, plan, keeps_workers=False)
 
@@ -140,6 +141,14 @@ class ShardDataModule(RobustDataModule, ABC):
         """
         classes = {} if split.num_classes is None else {"num_classes": split.num_classes}
         return {"split": split_name, **classes, **crop.protocol(), "decoder": decoder_versions(), **split.protocol}
+
+    def evaluation_share(self, count: int) -> Share:
+        """Return which part of every batch is this process's, where all ranks evaluate ``count`` samples.
+
+        No batch is larger than the samples fill: copies would cost time and memory.
+        """
+        share = self.share(self.eval_batch_size)
+        return replace(share, batch_size=min(share.batch_size, -(-count // share.world)))
 
     def share(self, batch_size: int) -> Share:
         """Return which part of every batch is this process's."""

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pytorch_lightning.trainer.states import TrainerFn
+
 from lit_robust.batch import EvaluationSet
 from lit_robust.data.imagenet import check_classes
 from lit_robust.data.loader import PlannedLoader
@@ -96,8 +98,9 @@ class SingleSetDataModule(ShardDataModule, ABC):
 
 def check_stage(name: str, stage: str) -> None:
     """Raise a UserError where a set to test on is asked for anything else."""
-    if stage != "test":
+    command = TrainerFn(stage).value
+    if command != "test":
         raise UserError(
-            f"The set {name} is there to test on, and has nothing for `lit-robust {stage!s}`: name a set with "
+            f"The set {name} is there to test on, and has nothing for `lit-robust {command}`: name a set with "
             "training and validation images, such as ImageNetDataModule, in a suite before all others."
         )

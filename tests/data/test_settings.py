@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_robust.data import (
     CueConflictDataModule,
@@ -97,9 +98,9 @@ def test_a_root_may_be_in_the_home_folder():
 
 
 @pytest.mark.parametrize("module", [ImageNetADataModule(), ImageNetCLikeDataModule(), CueConflictDataModule()])
-@pytest.mark.parametrize("stage", ["fit", "validate", "predict"])
+@pytest.mark.parametrize("stage", [TrainerFn.FITTING, TrainerFn.VALIDATING, TrainerFn.PREDICTING])
 def test_a_test_set_is_for_testing_alone(module, stage):
-    with pytest.raises(UserError, match=f"to test on, and has nothing for `lit-robust {stage}`: name a set with"):
+    with pytest.raises(UserError, match=f"to test on, and has nothing for `lit-robust {stage.value}`: name a set with"):
         module.setup(stage)
     with pytest.raises(UserError, match="has nothing for"):
         RobustnessSuite([module, ImageNetDataModule()]).setup(stage)

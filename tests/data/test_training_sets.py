@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny_sets import PLAIN, SMALL, WHOLE, png, ready, write
 
 from lit_robust.data import ImageNetDataModule, Reading
@@ -38,6 +39,21 @@ def test_training_sets_too_small_for_the_ranks(tmp_path, count, batch_size, expe
     module.trainer = SimpleNamespace(global_rank=0, world_size=2)
     with pytest.raises(UserError, match=expected):
         module.train_dataloader()
+
+
+@pytest.mark.parametrize(("world", "batch_size"), [(1, 5), (2, 3), (3, 2), (7, 1)])
+def test_evaluation_batches_are_no_larger_than_the_images_fill(tmp_path, world, batch_size):
+    write(tmp_path / "imagenet", "val", [0, 1, 2, 3, 4])
+    module = ready(ImageNetDataModule(tmp_path, PLAIN, WHOLE, eval_batch_size=10**9, num_workers=0))
+    evaluated = []
+    for rank in range(world):
+        module.trainer = SimpleNamespace(
+            global_rank=rank, world_size=world, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+        )
+        (batch,) = module.val_dataloader()
+        assert len(batch) == batch_size
+        evaluated += batch.label[batch.valid].tolist()
+    assert sorted(evaluated) == [0, 1, 2, 3, 4]
 
 
 def test_training_images_that_cannot_be_read_never_reach_the_network(tmp_path):
