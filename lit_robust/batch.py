@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -63,6 +65,19 @@ class Batch:
         if self.image.dtype != torch.uint8:
             return self
         return replace(self, image=self.image.float().div_(255.0))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What a training set says of itself to a module that wants each of its images once.
+
+    Attributes:
+        labels: int64 ``[N]``, the class of each sample.
+        protocol: plain values: resize, crop, decoder, which samples these are.
+    """
+
+    labels: NDArray[np.int64]
+    protocol: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

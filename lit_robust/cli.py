@@ -32,11 +32,18 @@ data and reports:
   convert       another lab's checkpoint, as safetensors with its provenance
   report        compare runs on one page
 
+a cache model's memory, which `fit` builds:
+  memory verify   check its files, and print what it holds
+  memory cluster  one of fewer keys
+  memory project  one of fewer dimensions
+  memory index    an index for approximate search
+
 speed and memory beside others' code:
   bench data         loading
   bench corruptions  the 19 corruptions
   bench attacks      PGD, and sweeps over eps
   bench training     a step of each training scheme
+  bench memory       retrieval from a cache model's memory
 
 options:
   -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options

@@ -1,24 +1,21 @@
 """``lit-robust demo``: the papers' main finding on drawn figures, by the commands a user would type."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
 from pathlib import Path
 
 import lit_robust
-from lit_robust.cli import main
+from lit_robust import steps
 from lit_robust.errors import UserError
-from lit_robust.files import write_text
 from lit_robust.report import compare, load_runs, report, terminal
 
-RUNS = ("standard", "advprop", "adversarial")
-MARK = "demo.json"  # In every folder the demo makes: what made it, and whether that came to its end.
+TRAINED = ("standard", "advprop", "adversarial")
+CACHE = "cache"  # Of the standard network's features.
 
 
 def run_demo(output: Path, seed: int) -> None:
-    """Draw the data, train and test the three networks, and write the page that compares them.
+    """Draw the data, train and test the three networks and a cache model, and write the page that compares them.
 
     What an earlier call with the same seed finished is reused, and an interrupted training goes on.
 
@@ -32,19 +29,55 @@ def run_demo(output: Path, seed: int) -> None:
     started = time.monotonic()
     os.environ.setdefault("WANDB_SILENT", "true")  # The runs' summaries would bury the comparison.
     data = output / "data"
-    if _begin(data, "data", f"{lit_robust.__version__} {seed}") != "finished":
+    made_by = f"{lit_robust.__version__} {seed}"
+    if not steps.begin(data, "data", made_by):
         # Half a drawing is no use: `data toy` refuses to add to it.
         shutil.rmtree(data)
-        _begin(data, "data", f"{lit_robust.__version__} {seed}")
+        steps.begin(data, "data", made_by)
         # No network is tested on corrupted figures here.
-        _run(["data", "toy", str(data), "--seed", str(seed), "--severities", "[]"])
-        _finish(data)
-    for name in RUNS:
-        _train_and_test(config(f"toy/{name}.yaml"), output / name, data, seed)
-    folders = [output / name for name in RUNS]
+        steps.run(["data", "toy", str(data), "--seed", str(seed), "--severities", "[]"])
+        steps.finish(data)
+    for name in TRAINED:
+        recipe, folder = config(f"toy/{name}.yaml"), output / name
+        settings = _settings(recipe, folder, data, seed)
+        if _is_finished(folder, f"{made_by} {recipe.read_text()}"):
+            continue
+        last = folder / "checkpoints" / "last.ckpt"
+        steps.run(["fit", *settings, *(["--ckpt_path", str(last)] if last.is_file() else [])])
+        steps.run(["test", *settings, "--ckpt_path", str(last)])
+        steps.finish(folder)
+    _remember(output, data, seed, made_by)
+    folders = [output / name for name in (*TRAINED, CACHE)]
     print("\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
     report(folders, output / "report.html")
     print(f"Took {time.monotonic() - started:.0f} s. Open {output / 'report.html'} in a browser.")
+
+
+def _remember(output: Path, data: Path, seed: int, made_by: str) -> None:
+    """Build and test the cache model of the standard network."""
+    recipe, folder = config(f"toy/{CACHE}.yaml"), output / CACHE
+    backbone = output / "standard" / "checkpoints" / "last.ckpt"
+    # Another backbone needs another memory.
+    if _is_finished(folder, f"{made_by} {recipe.read_text()} {config('toy/standard.yaml').read_text()}"):
+        return
+    memory = folder / "memory"
+    settings = _settings(recipe, folder, data, seed)
+    settings += ["--model.network.weights", str(backbone), "--model.memory", str(memory)]
+    if not memory.is_dir():
+        steps.run(["fit", *settings])
+    steps.run(["test", *settings])
+    steps.finish(folder)
+
+
+def _settings(recipe: Path, folder: Path, data: Path, seed: int) -> list[str]:
+    settings = ["-c", str(recipe), "--trainer.default_root_dir", str(folder), "--data.init_args.root", str(data)]
+    return [*settings, "--seed_everything", str(seed)]
+
+
+def _is_finished(folder: Path, settings: str) -> bool:
+    if finished := steps.begin(folder, "training and test", settings):
+        print(f"{folder} is finished already.")
+    return finished
 
 
 def config(name: str) -> Path:
@@ -58,49 +91,3 @@ def config(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"The recipe configs/{name} is missing: install the package again.")
-
-
-def _train_and_test(recipe: Path, folder: Path, data: Path, seed: int) -> None:
-    settings = ["-c", str(recipe), "--trainer.default_root_dir", str(folder), "--data.init_args.root", str(data)]
-    settings += ["--seed_everything", str(seed)]
-    last = folder / "checkpoints" / "last.ckpt"
-    state = _begin(folder, "training and test", f"{lit_robust.__version__} {seed} {recipe.read_text()}")
-    if state == "finished":
-        print(f"{folder} is finished already.")
-        return
-    resume = ["--ckpt_path", str(last)] if last.is_file() else []
-    _run(["fit", *settings, *resume])
-    _run(["test", *settings, "--ckpt_path", str(last)])
-    _finish(folder)
-
-
-def _begin(folder: Path, what: str, settings: str) -> str:
-    """Make ready a folder for ``settings``, emptying what other settings made; return ``finished`` or ``begun``."""
-    mark = {"what": what, "settings": hashlib.sha256(settings.encode()).hexdigest()}
-    try:
-        found = json.loads((folder / MARK).read_text())
-        same = {key: found[key] for key in mark} == mark
-    except (OSError, ValueError, KeyError, TypeError):
-        found, same = None, False
-    if found is None and folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} holds files that the demo did not write: choose another --output.")
-    if same:
-        return "finished" if found["finished"] else "begun"
-    if found is not None:
-        shutil.rmtree(folder)
-    write_text(folder / MARK, json.dumps({**mark, "finished": False}))
-    return "begun"
-
-
-def _finish(folder: Path) -> None:
-    mark = json.loads((folder / MARK).read_text())
-    write_text(folder / MARK, json.dumps({**mark, "finished": True}))
-
-
-def _run(words: list[str]) -> None:
-    print(f"\n$ lit-robust {' '.join(words)}", flush=True)
-    code = main(words)
-    if code == 130:
-        raise KeyboardInterrupt
-    if code != 0:
-        raise UserError("The demo stopped at the command above, for the reason it gave.")

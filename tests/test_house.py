@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "report": {"reference"},
 }
 # The commands stand above all rooms.
-TOP_FLOOR = {"__init__", "__main__", "cli", "trainer_cli", "tools", "explain", "demo", "bench"}
+TOP_FLOOR = {"__init__", "__main__", "cli", "trainer_cli", "tools", "explain", "demo", "steps", "sweep", "bench"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -23,6 +23,32 @@ def peak_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any, 
         return float(pool.apply(weigh, (build, arguments)))
 
 
+def extra_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> float:
+    """Return what a step holds at its peak beyond what it was built with, in MiB, in a fresh process.
+
+    Args:
+        build: gives the step; a function of a module, which the other process imports.
+        arguments: of ``build``.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return float(pool.apply(weigh_step, (build, arguments)))
+
+
+def weigh_step(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> float:
+    """Return what taking a step adds to this process at its peak, in MiB; on a CPU as the kernel accounts for it."""
+    step = build(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    # Building may have held more for a while: the account of the peak begins anew (proc(5), clear_refs).
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    resident = _resident("VmRSS")
+    step()
+    return _resident("VmHWM") - resident
+
+
 def weigh(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> float:
     """Return what building a step and taking it twice adds to this process at its peak, in MiB.
 

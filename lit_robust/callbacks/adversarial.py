@@ -22,7 +22,7 @@ from lit_robust.precision import full_precision
 from lit_robust.results import Example, Result
 from lit_robust.seeds import run_seed, stream_seed
 
-ThreatModel = Literal["white-box", "gray-box", "black-box"]
+ThreatModel = Literal["white-box", "memory-surrogate", "gray-box", "black-box"]
 RULE = "clean errors and images broken at a smaller eps count as broken"
 
 
@@ -41,9 +41,11 @@ class AdversarialAccuracy(EvaluationCallback):
         name: tells two attacks of one norm on one set apart; part of the results' names, such as ``autoattack``.
         examples: how many pairs of clean and attacked images to keep for the report and for W&B; each at the eps
             that broke it, or at the largest.
-        threat_model: ``white-box``, the attack sees the network under test; ``gray-box``, it sees the backbone of a
-            memory model, and the whole is tested; ``black-box``, it sees ``surrogate``, and what it finds is shown to
-            the network under test.
+        threat_model: ``white-box``, the attack sees the network under test, a memory model through the neighbours that
+            it chose; ``memory-surrogate``, it sees the same backbone and memory with all keys taking part, which gives
+            slopes where neighbours give none, and the model is tested as it is; ``gray-box``, it sees the backbone of
+            a memory model, and the whole is tested; ``black-box``, it sees ``surrogate``, and what it finds is shown
+            to the network under test.
         surrogate: the network a black-box attack sees, such as a pretrained ``torchvision/resnet18``.
     """
 
@@ -95,6 +97,11 @@ class AdversarialAccuracy(EvaluationCallback):
         self.metric = RobustAccuracy(len(self.attacks)).to(module.device)
         self.gallery = Gallery.spread(described.count, self.number_of_examples)
         self.model = module.get_submodule("model")
+        if getattr(self.model, "is_sharded", False):
+            raise UserError(
+                "The memory's keys are spread over the ranks, which then answer together, and an attack's batches "
+                "differ from rank to rank: set retrieval.sharded to false, or test on one device."
+            )
         self.attacked = self._attacked(module)
         self.sweep: Sweep | None = None
         self.tallies = [AutoAttackTally(attack, module.device) for attack in self.attacks]
@@ -113,13 +120,15 @@ class AdversarialAccuracy(EvaluationCallback):
                 return build_classifier(self.surrogate).to(module.device).eval()
         if self.threat_model == "white-box":
             return self.model
-        backbone = getattr(module, "backbone", None)
-        if not isinstance(backbone, nn.Module):
+        part, what = ("backbone", "backbone") if self.threat_model == "gray-box" else ("continuous", "whole memory")
+        with torch.inference_mode(False):
+            seen = getattr(module, part, None)
+        if not isinstance(seen, nn.Module):
             raise UserError(
-                f"threat_model gray-box attacks the backbone of a memory model, and {type(module).__name__} is a "
-                "single network: use white-box."
+                f"threat_model {self.threat_model} attacks the {what} of a memory model, and {type(module).__name__} "
+                "is a single network: use white-box."
             )
-        return backbone
+        return seen
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Take in what is classified right; attack as far as batches are full."""

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_robust.batch import EvaluationSet
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_robust.batch import EvaluationSet, TrainingSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
 from lit_robust.data.same_classes import check_same_classes
@@ -44,6 +47,7 @@ class ImageNetDataModule(ShardDataModule):
         self.training = training
         self.evaluation = evaluation
         self._splits: dict[str, Split] = {}
+        self._once: NDArray[np.int64] | None = None
 
     def setup(self, stage: str) -> None:
         """Read the shard index of the splits that ``stage`` (fit, validate, test or predict) needs.
@@ -61,8 +65,19 @@ class ImageNetDataModule(ShardDataModule):
         """Return the training samples; known after ``setup``."""
         return self._splits["train"]
 
+    @property
+    def training_set(self) -> TrainingSet:
+        """The training samples' labels, and how `train_once` prepares them: as for an evaluation."""
+        return self.describe_training(self.train_split(), self.evaluation)
+
+    def train_once(self, numbers: NDArray[np.int64]) -> None:
+        """Let the training loader give these training samples once, in order, prepared as for an evaluation."""
+        self._once = numbers
+
     def train_dataloader(self) -> PlannedLoader:
-        """Return the shuffled training loader."""
+        """Return the shuffled training loader, or that of `train_once`."""
+        if self._once is not None:
+            return self.once_loader(self.train_split(), self._once, self.evaluation)
         return self.training_loader(self.train_split(), self.training)
 
     def val_dataloader(self) -> PlannedLoader:

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_robust.batch import TrainingSet
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.same_classes import check_same_classes
@@ -28,6 +32,7 @@ class JoinedDataModule(RobustnessSuite):
     def __init__(self, members: Sequence[ImageNetDataModule], root: str | Path | None = None) -> None:
         super().__init__(members, root)
         self.joined = list(members)
+        self._once: NDArray[np.int64] | None = None
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs; the training all of them."""
@@ -38,9 +43,20 @@ class JoinedDataModule(RobustnessSuite):
                 member.setup(stage)
             self._train = join_splits([member.train_split() for member in self.joined])
 
+    @property
+    def training_set(self) -> TrainingSet:
+        """All members' training samples, prepared as the first evaluates."""
+        return self.joined[0].describe_training(self._train, self.joined[0].evaluation)
+
+    def train_once(self, numbers: NDArray[np.int64]) -> None:
+        """Let the training loader give these samples once, in order, prepared as the first evaluates."""
+        self._once = numbers
+
     def train_dataloader(self) -> PlannedLoader:
         """Return the loader of all members' training samples."""
         first = self.joined[0]
+        if self._once is not None:
+            return first.once_loader(self._train, self._once, first.evaluation)
         return first.training_loader(self._train, first.training)
 
 

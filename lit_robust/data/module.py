@@ -5,17 +5,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
-from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.batch import Batch, EvaluationSet, TrainingSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.plan import Plan
 from lit_robust.data.samples import EvaluationSamples, Samples, TrainingSamples
+from lit_robust.data.scattered import ChosenOrder
 from lit_robust.data.settings import check_at_least, check_name, read_root
 from lit_robust.data.shard_splits import open_split
-from lit_robust.data.split import Reading, Share, Split
+from lit_robust.data.source import TableSource
+from lit_robust.data.split import Reading, Share, Split, TableSplit
 from lit_robust.data.stream import workers_for
+from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.errors import UserError
 from lit_robust.seeds import run_seed
@@ -35,6 +40,15 @@ class RobustDataModule(LightningDataModule, ABC):
     def missing_sets(self) -> Mapping[str, str]:
         """Name of every test set that is left out because it is not on disk, to the sentence that says so."""
         return {}
+
+    @property
+    def training_set(self) -> TrainingSet:
+        """The training samples' labels, and how `train_once` prepares them; known after ``setup`` for ``fit``."""
+        raise UserError(f"{type(self).__name__} has no training images: name a set that has some, first in a suite.")
+
+    def train_once(self, numbers: NDArray[np.int64]) -> None:
+        """Let the training loader give these training samples once, in order, prepared as for an evaluation."""
+        raise UserError(f"{type(self).__name__} has no training images: name a set that has some, first in a suite.")
 
     @abstractmethod
     def check_classes(self, num_classes: int) -> None:
@@ -128,6 +142,18 @@ class ShardDataModule(RobustDataModule, ABC):
         samples = EvaluationSamples(source, crop, self.reading.on_error)
         return self.loader(samples, plan, keeps_workers=False)
 
+    def once_loader(self, split: Split, numbers: NDArray[np.int64], crop: EvaluationCrop) -> PlannedLoader:
+        """Return the padded loader of this rank for some samples: each valid once over all ranks."""
+        table = _scattered(split)
+        share = self.evaluation_share(len(numbers))
+        plan = ChosenOrder(numbers=numbers, batch_size=share.batch_size, rank=share.rank, world=share.world)
+        samples = EvaluationSamples(TableSource(table), crop, self.reading.on_error)
+        return self.loader(samples, plan, keeps_workers=False)
+
+    def describe_training(self, split: Split, crop: EvaluationCrop) -> TrainingSet:
+        """Return what `once_loader` gives of a training split."""
+        return TrainingSet(_scattered(split).label, self.describe(split, "train", crop))
+
     def loader(self, samples: Samples, plan: Plan, keeps_workers: bool) -> PlannedLoader:
         """Return the loader of some samples in a planned order."""
         workers = self.num_workers if plan.lane_count is None else workers_for(plan.lane_count, self.num_workers)
@@ -155,3 +181,12 @@ class ShardDataModule(RobustDataModule, ABC):
         if self.trainer is None:
             return Share(batch_size, 0, 1)
         return Share(batch_size, self.trainer.global_rank, self.trainer.world_size)
+
+
+def _scattered(split: Split) -> SampleTable:
+    if not isinstance(split, TableSplit):
+        raise UserError(
+            f"{split.where} is behind a URL, where labels are not known beforehand and samples have no place: copy the "
+            "shards to a disk."
+        )
+    return split.table

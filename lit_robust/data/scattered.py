@@ -65,3 +65,28 @@ class EvaluationOrder(Plan):
         places = np.arange(self.batches * self.batch_size * self.world)
         mine = places.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank]
         return np.minimum(mine, self.count - 1), mine < self.count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ChosenOrder(Plan):
+    """Some samples in order, each valid exactly once over all ranks, as `EvaluationOrder` does with all.
+
+    Attributes:
+        numbers: ``[N]`` the samples, at least one.
+    """
+
+    numbers: Numbers
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are, the same on every rank."""
+        return self._places.batches
+
+    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
+        """Return the sample numbers ``[batches, batch_size]``, and which of them count."""
+        places, valid = self._places.of_epoch(epoch)
+        return self.numbers[places], valid
+
+    @property
+    def _places(self) -> EvaluationOrder:
+        return EvaluationOrder(count=len(self.numbers), batch_size=self.batch_size, rank=self.rank, world=self.world)

@@ -6,7 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from lit_robust.batch import EvaluationSet
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_robust.batch import EvaluationSet, TrainingSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import RobustDataModule, ShardDataModule
 from lit_robust.data.settings import check_choice, read_root
@@ -71,6 +74,15 @@ class RobustnessSuite(RobustDataModule):
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """Name to description of every member's test sets."""
         return {name: described for member in self._used("test") for name, described in member.evaluation_sets.items()}
+
+    @property
+    def training_set(self) -> TrainingSet:
+        """The first member's training samples."""
+        return self.members[0].training_set
+
+    def train_once(self, numbers: NDArray[np.int64]) -> None:
+        """Let the training loader give these samples of the first member once, prepared as for an evaluation."""
+        self.members[0].train_once(numbers)
 
     def train_dataloader(self) -> PlannedLoader:
         """Return the first member's training loader."""

@@ -4,8 +4,11 @@ from lit_robust.modules.adversarial import AdversarialModule
 from lit_robust.modules.advprop import AdvPropModule
 from lit_robust.modules.augmix import AugMix, AugMixModule
 from lit_robust.modules.base import ClassifierModule
+from lit_robust.modules.cache import CacheModule
+from lit_robust.modules.cache_classifier import CacheClassifier
 from lit_robust.modules.mixing import CutMix, Mixing, Mixup, MoEx
 from lit_robust.modules.optimisation import Optimisation
+from lit_robust.modules.retrieval import Retrieval
 from lit_robust.modules.standard import StandardModule
 from lit_robust.modules.trades import TradesModule
 
@@ -14,12 +17,15 @@ __all__ = [
     "AdversarialModule",
     "AugMix",
     "AugMixModule",
+    "CacheClassifier",
+    "CacheModule",
     "ClassifierModule",
     "CutMix",
     "Mixing",
     "Mixup",
     "MoEx",
     "Optimisation",
+    "Retrieval",
     "StandardModule",
     "TradesModule",
 ]

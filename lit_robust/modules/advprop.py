@@ -34,7 +34,7 @@ class AdvPropModule(AttackingModule):
         schedule: AttackSchedule = AttackSchedule(),
     ) -> None:
         super().__init__(network, optimisation, attack, schedule)
-        add_auxiliary_norms(self.model.network)
+        add_auxiliary_norms(self.classifier.network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean of the clean and the attacked batch's cross-entropy."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_robust.batch import Batch
 from lit_robust.metrics import TopKAccuracy
-from lit_robust.models import Network, build_classifier, check_fit, weights_digest
+from lit_robust.models import Classifier, Network, build_classifier, check_fit, weights_digest
 from lit_robust.models.auxiliary_norm import without_auxiliary
 from lit_robust.models.weights import LIGHTNING_PREFIX
 from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
@@ -32,7 +32,7 @@ class ClassifierModule(LightningModule, ABC):
         super().__init__()
         self.network = network
         self.optimisation = optimisation
-        self.model = build_classifier(network)
+        self.model: nn.Module = build_classifier(network)
         self.validation_accuracy = TopKAccuracy(top_k=(1, 5))
 
     def keep_hyperparameters(self, **settings: Any) -> None:
@@ -46,6 +46,12 @@ class ClassifierModule(LightningModule, ABC):
         instantiator = "pytorch_lightning.cli.instantiate_module"
         # Not logged from here: the command line logs the whole configuration.
         self.save_hyperparameters({"_class_path": path, "_instantiator": instantiator, **plain}, logger=False)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network behind its normalisation."""
+        assert isinstance(self.model, Classifier)
+        return self.model
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1]."""
@@ -130,7 +136,7 @@ class ClassifierModule(LightningModule, ABC):
             if name.startswith(LIGHTNING_PREFIX)
         }
         name = f"{self.network.name} with {self.network.num_classes} classes"
-        check_fit(state, self.model.network, "The checkpoint", name)
+        check_fit(state, self.classifier.network, "The checkpoint", name)
 
     def describe(self) -> dict[str, Any]:
         """Return plain values that tell which network this is: module, settings, sha256 of the weights."""
@@ -139,8 +145,11 @@ class ClassifierModule(LightningModule, ABC):
             "network": self.network.name,
             "num_classes": self.network.num_classes,
             "weights": self.network.weights,
-            "weights_sha256": weights_digest(self.model.network),
-            "normalisation": {"mean": self.model.mean.flatten().tolist(), "std": self.model.std.flatten().tolist()},
+            "weights_sha256": weights_digest(self.classifier.network),
+            "normalisation": {
+                "mean": self.classifier.mean.flatten().tolist(),
+                "std": self.classifier.std.flatten().tolist(),
+            },
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "settings": {k: v for k, v in self.hparams.items() if k != "network" and not k.startswith("_")},
         }

@@ -40,7 +40,7 @@ class StandardModule(ClassifierModule):
             loss = self.loss(logits, batch.label)
         else:
             seed = stream_seed(run_seed(), "mixing", self.current_epoch, batch_idx, self.global_rank)
-            mixed = self.mixing(self.model, batch.image, np.random.Generator(np.random.PCG64(seed)))
+            mixed = self.mixing(self.classifier, batch.image, np.random.Generator(np.random.PCG64(seed)))
             logits = mixed.logits
             loss = self._mixed_loss(mixed, batch.label)
         self.log_training(loss, logits, batch.label)

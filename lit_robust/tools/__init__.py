@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from lit_robust.errors import UserError
-from lit_robust.tools import bench, data, runs
+from lit_robust.tools import bench, data, memory, runs
 
 TOOLS: dict[str, Callable[[list[str]], None]] = {
     "demo": runs.demonstrate,
@@ -13,10 +13,15 @@ TOOLS: dict[str, Callable[[list[str]], None]] = {
     "data shard": data.shard,
     "data verify": data.verify,
     "data corrupt": data.corrupt,
+    "memory verify": memory.verify,
+    "memory cluster": memory.cluster,
+    "memory project": memory.project,
+    "memory index": memory.index,
     "bench data": bench.loading,
     "bench corruptions": bench.corruptions,
     "bench attacks": bench.attacks,
     "bench training": bench.training,
+    "bench memory": bench.retrieval,
     "report": runs.compare,
     "convert": runs.convert,
 }

@@ -87,6 +87,29 @@ def attacks(words: list[str]) -> None:
     )
 
 
+def retrieval(words: list[str]) -> None:
+    """Time retrieval from a memory."""
+    parser = parser_of(
+        "bench memory",
+        "Time retrieval from a memory of random keys beside the bare matrix product, the plain expression and Faiss, "
+        "weigh it, and time building one.",
+    )
+    parser.add_argument("--count", type=PositiveInt, default=200_000, help="keys in the memory")
+    parser.add_argument("--dimensions", type=PositiveInt, default=2048, help="of a key")
+    parser.add_argument("--num-classes", type=PositiveInt, default=1000, help="classes of the keys")
+    parser.add_argument("--queries", type=PositiveInt, default=256, help="asked at once")
+    parser.add_argument("--neighbours", type=PositiveInt, default=50, help="k of the nearest neighbours")
+    parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each contender")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where a memory is built and removed again")
+    options = parser.parse_args(words)
+    from lit_robust.bench.remembering import Subject, bench_memory
+
+    subject = Subject(
+        options.count, options.dimensions, options.num_classes, options.queries, options.neighbours, options.folder
+    )
+    print(bench_memory(subject, options.rounds))
+
+
 def training(words: list[str]) -> None:
     """Time training steps."""
     from lit_robust.attacks import PGD

@@ -13,12 +13,21 @@ def compare(words: list[str]) -> None:
     parser = parser_of("report", "Compare runs on one self-contained page, or in a table.")
     parser.add_argument("runs", type=Path, nargs="+", help="run folders that `lit-robust test` wrote into")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), help="file to write: .html, .md or .csv"
+        "-o", "--output", type=Path, default=Path("report.html"), help="file to write: .html, .md, .tex or .csv"
+    )
+    parser.add_argument(
+        "--published",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="published networks to show beneath the runs, such as resnet50 alexnet humans, each value with its source "
+        "and marked where its protocol is another; `all` alone for every one that shares a column with the runs",
     )
     options = parser.parse_args(words)
     from lit_robust.report import report
 
-    report(options.runs, options.output)
+    report(options.runs, options.output, options.published)
 
 
 def demonstrate(words: list[str]) -> None:

@@ -1,0 +1,249 @@
+"""`lit-robust bench memory`: retrieval beside the matrix product it cannot do without, and beside Faiss."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_robust.bench.memory import extra_memory
+from lit_robust.bench.operations import product_rate
+from lit_robust.bench.subjects import synchronise
+from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
+from lit_robust.memory import (
+    Manifest,
+    begin_memory,
+    chunks_of,
+    class_log_sums,
+    log_probabilities,
+    nearest_keys,
+    resume_memory,
+)
+from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
+from lit_robust.memory.index import import_faiss, version_of_faiss
+
+THETA = 50.0
+BATCH = 256  # Keys that come from the backbone at once while a memory is built.
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The memory that is asked, of random keys of unit length.
+
+    Attributes:
+        keys: how many.
+        dimensions: of each.
+        num_classes: that they are of, as many keys each as possible.
+        queries: asked at once.
+        neighbours: k of the nearest neighbours.
+        folder: where a memory is built and removed again.
+    """
+
+    keys: int
+    dimensions: int
+    num_classes: int
+    queries: int
+    neighbours: int
+    folder: Path
+
+    @property
+    def labels(self) -> Tensor:
+        """Ascending labels ``[keys]``."""
+        return torch.arange(self.keys) * self.num_classes // self.keys
+
+
+def bench_memory(subject: Subject, rounds: int) -> str:
+    """Time retrieval in turns, weigh it in processes of its own, time building, and return the tables.
+
+    Args:
+        subject: what is asked.
+        rounds: measurements of each, at least 1.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = [_retrieval(subject, rounds, device), _neighbours(subject, rounds, device), _building(subject, rounds)]
+    few, many = subject.queries, 8 * subject.queries
+    peaks = {
+        f"forward, {few} queries": extra_memory(forward_step, (subject, few)),
+        f"forward, {many} queries": extra_memory(forward_step, (subject, many)),
+        f"forward and backward, {few} queries": extra_memory(gradient_step, (subject, few)),
+        f"forward and backward, {many} queries": extra_memory(gradient_step, (subject, many)),
+        f"nearest {subject.neighbours}, {many} queries": extra_memory(nearest_step, (subject, many)),
+    }
+    lines = [f"{name}: {value:.0f} MiB" for name, value in peaks.items()]
+    title = "### Peak memory of a step beyond keys and queries, the answers included"
+    packages = ("torch", "numpy")
+    return "\n\n".join([f"{machine(packages)}, {version_of_faiss()}", *parts, title, "  \n".join(lines)])
+
+
+def make(subject: Subject, queries: int) -> tuple[Tensor, Tensor]:
+    """Return keys and queries of unit length, on the GPU in bfloat16 where there is one."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.empty(subject.keys, subject.dimensions)
+    for part in torch.split(keys, 1 << 14):
+        part.copy_(F.normalize(torch.randn(part.shape, generator=generator)))
+    asked = F.normalize(torch.randn(queries, subject.dimensions, generator=generator))
+    return (keys.cuda().bfloat16(), asked.cuda()) if torch.cuda.is_available() else (keys, asked)
+
+
+def forward_step(subject: Subject, queries: int) -> Callable[[], None]:
+    """Return a step that asks."""
+    keys, asked = make(subject, queries)
+    answer = _asking(subject, keys)
+
+    def step() -> None:
+        answer(asked)
+
+    return step
+
+
+def gradient_step(subject: Subject, queries: int) -> Callable[[], None]:
+    """Return a step that asks and takes the gradient of the first class's log-probabilities."""
+    keys, asked = make(subject, queries)
+    answer = _asking(subject, keys)
+
+    def step() -> None:
+        wanted = asked.clone().requires_grad_(True)
+        answer(wanted)[:, 0].sum().backward()  # type: ignore[no-untyped-call]
+
+    return step
+
+
+def nearest_step(subject: Subject, queries: int) -> Callable[[], None]:
+    """Return a step that finds the nearest neighbours."""
+    keys, asked = make(subject, queries)
+
+    def step() -> None:
+        nearest_keys(asked, keys, subject.neighbours)
+
+    return step
+
+
+def _asking(subject: Subject, keys: Tensor) -> Callable[[Tensor], Tensor]:
+    chunks = chunks_of(subject.labels.to(keys.device), KEYS_ON_GPU if keys.is_cuda else KEYS)
+    return lambda queries: log_probabilities(class_log_sums(queries, keys, chunks, subject.num_classes, THETA))
+
+
+def _retrieval(subject: Subject, rounds: int, device: torch.device) -> str:
+    keys, queries = make(subject, subject.queries)
+    answer, labels = _asking(subject, keys), subject.labels.to(device)
+    gradient = gradient_step(subject, subject.queries)
+
+    def plain() -> Tensor:
+        # As it stands in the paper; the one-hot values are made beforehand, as its code does.
+        return (THETA * queries.to(keys) @ keys.T).float().softmax(1) @ values
+
+    values = F.one_hot(labels, subject.num_classes).float()
+    works: dict[str, Callable[[], object]] = {
+        "continuous": lambda: answer(queries),
+        "bare product of queries and keys": lambda: queries.to(keys) @ keys.T,
+        "softmax over all keys, times one-hot values": plain,
+        "continuous, with its gradient": gradient,
+    }
+    figures = _seconds(works, rounds, device)
+    ours = figures["continuous"]
+    ratios = {name: ratio(ours, figure) for name, figure in figures.items() if figure is not ours}
+    title = (
+        f"{subject.keys:,} keys of {subject.dimensions} dimensions and {subject.num_classes} classes, "
+        f"{subject.queries} queries, {str(keys.dtype).removeprefix('torch.')} keys"
+    )
+    rate = 2 * subject.queries * subject.keys * subject.dimensions / ours.value
+    note = f"Continuous retrieval does {rate / 1e12:.3g} Tflop/s; a large bfloat16 product {_peak(device):.3g}."
+    return f"{table(title, list(figures.values()), ratios)}\n\n{note}"
+
+
+def _peak(device: torch.device) -> float:
+    return product_rate(device) / 1e12
+
+
+def _neighbours(subject: Subject, rounds: int, device: torch.device) -> str:
+    keys, queries = make(subject, subject.queries)
+    faiss = import_faiss()
+    index = faiss.IndexFlatIP(subject.dimensions)
+    index.add(keys.float().cpu().numpy())
+    asked = queries.float().cpu().numpy()
+    k = subject.neighbours
+    works: dict[str, Callable[[], object]] = {
+        f"nearest {k}": lambda: nearest_keys(queries, keys, k),
+        f"Faiss's flat index, nearest {k}, on the processor": lambda: index.search(asked, k),
+    }
+    figures = _seconds(works, rounds, device)
+    ours, other = figures.values()
+    return table(f"The {k} nearest of the same keys", [ours, other], {other.name: ratio(ours, other)})
+
+
+def _building(subject: Subject, rounds: int) -> str:
+    """Time writing a memory of ready features, beside writing as many bytes to one file."""
+    features = [np.random.default_rng(seed).random((BATCH, subject.dimensions), np.float32) for seed in range(4)]
+    by_class = subject.labels.numpy()
+    shuffled = np.random.default_rng(0).permutation(by_class)
+    manifest = Manifest({}, "", "", {}, subject.keys, subject.dimensions, subject.num_classes, "float32", "bench")
+    size = subject.keys * subject.dimensions * 4 / 1e9
+
+    def batches() -> Iterator[NDArray[np.int64]]:
+        for place in range(0, subject.keys, BATCH):
+            yield np.arange(place, min(place + BATCH, subject.keys))
+
+    def build(labels: NDArray[np.int64], folder: Path) -> None:
+        begin_memory(folder / "memory", manifest, labels)
+        builder = resume_memory(folder / "memory", manifest, labels)
+        norms = np.ones(BATCH, np.float32)
+        for turn, numbers in enumerate(batches()):
+            builder.write(numbers, features[turn % 4][: len(numbers)], norms[: len(numbers)])
+        _flush(folder)
+
+    def write(folder: Path) -> None:
+        with (folder / "plain").open("wb") as file:
+            for turn, numbers in enumerate(batches()):
+                file.write(features[turn % 4][: len(numbers)].tobytes())
+        _flush(folder)
+
+    def measure(work: Callable[[Path], None]) -> float:
+        with tempfile.TemporaryDirectory(dir=subject.folder) as name:
+            begin = time.perf_counter()
+            work(Path(name))
+            seconds = time.perf_counter() - begin
+            shutil.rmtree(name)
+            Path(name).mkdir()
+        return size / seconds
+
+    figures = alternate(
+        {
+            "a memory, images sorted by class": partial(measure, partial(build, by_class)),
+            "a memory, images shuffled": partial(measure, partial(build, shuffled)),
+            "one file, from beginning to end": partial(measure, write),
+        },
+        rounds,
+        "GB/s",
+    )
+    *ours, other = figures.values()
+    shares = ", ".join(f"{figure.name}, {ratio(figure, other):.2f}" for figure in ours)
+    title = f"Writing {size:.2f} GB of keys that are ready, and waiting for the disk"
+    return f"{table(title, [*ours, other], {})}\n\nOf one file's rate: {shares}."
+
+
+def _flush(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+
+
+def _seconds(works: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Figure]:
+    def measure(work: Callable[[], object]) -> float:
+        synchronise(device)
+        begin = time.perf_counter()
+        work()
+        synchronise(device)
+        return time.perf_counter() - begin
+
+    return alternate({name: partial(measure, work) for name, work in works.items()}, rounds, "s")

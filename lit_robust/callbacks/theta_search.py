@@ -1,0 +1,98 @@
+"""Which sharpness of a memory's similarity is best: accuracies at several thetas in one pass."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from lit_robust.attacks import Attack
+from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.errors import UserError
+from lit_robust.precision import full_precision
+from lit_robust.results import Result
+from lit_robust.seeds import run_seed, stream_seed
+
+
+class AnswersAt(Protocol):
+    """A memory's retrieval that can be asked at several thetas at once."""
+
+    def at(self, queries: Tensor, thetas: Sequence[float]) -> Tensor:
+        """Return log-probabilities ``[len(thetas), B, num_classes]``."""
+
+
+class ThetaSearch(EvaluationCallback):
+    """Top-1 accuracy of a cache model at several thetas, on clean images or on gray-box adversarial ones.
+
+    Paper 000 (section 3.1) searches 9 values from 10 to 90 in the gray-box setting and keeps the best for all others;
+    set it as ``model.retrieval.theta``. Search on images that are not those of the final test, or say so.
+
+    Args:
+        attack: made against the backbone, once for all thetas; null searches on clean images. An image that the
+            backbone misclassifies clean is attacked all the same.
+        thetas: to be tried, each above 0.
+        dataset: name of the test loader.
+    """
+
+    def __init__(
+        self,
+        attack: Attack | None = None,
+        thetas: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
+        dataset: str = "imagenet",
+    ) -> None:
+        super().__init__(dataset)
+        if not thetas or min(thetas) <= 0 or len(set(thetas)) < len(thetas):
+            raise UserError(f"The thetas are {list(thetas)}: give at least one, each above 0 and each once.")
+        self.attack = attack
+        self.thetas = [float(theta) for theta in thetas]
+
+    @property
+    def stem(self) -> str:
+        """What the results' names begin with."""
+        return "top1" if self.attack is None else "gray_box_top1"
+
+    @property
+    def label(self) -> str:
+        """What tells this evaluation's results from another's."""
+        return f"theta search, {self.stem} on {self.dataset}"
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the counts to zero."""
+        retrieval = getattr(module.get_submodule("model"), "retrieval", None)
+        if not hasattr(retrieval, "at"):
+            raise UserError(f"ThetaSearch is for a CacheModule, and this is a {type(module).__name__}: take it out.")
+        self.correct = torch.zeros(len(self.thetas), dtype=torch.int64, device=module.device)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch."""
+        model: Any = module.get_submodule("model")
+        images = batch.image
+        if self.attack is not None and len(images):
+            generators = [
+                torch.Generator().manual_seed(stream_seed(run_seed(), "attack start, test", number))
+                for number in batch.index.tolist()
+            ]
+            backbone = cast(nn.Module, model.backbone)
+            images = self.attack(backbone, images, batch.label, generator=generators).images
+        with torch.no_grad(), full_precision(images.device.type):
+            answers = cast(AnswersAt, model.retrieval).at(model.queries(images), self.thetas).argmax(2)
+        self.correct += (answers == batch.label).sum(1)
+
+    def compute(self) -> list[Result]:
+        """Return the accuracy at each theta, and the theta of the best; of equal ones the smallest."""
+        trainer = self._trainer
+        correct = trainer.strategy.reduce(self.correct.clone(), reduce_op="sum").tolist()
+        protocol = {"attack": "none" if self.attack is None else self.attack.protocol()}
+        results = [
+            self.result(f"{self.stem}_theta_{theta:g}", right / self.described.count, "fraction", protocol)
+            for theta, right in zip(self.thetas, correct, strict=True)
+        ]
+        best = self.thetas[correct.index(max(correct))]
+        return [*results, self.result(f"best_theta_{self.stem}", best, "theta", protocol)]
+
+    def on_test_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        """Keep the trainer, which sums over ranks."""
+        self._trainer = trainer
+        super().on_test_start(trainer, pl_module)

@@ -1,0 +1,37 @@
+"""Episodic memory: keys and values on disk, retrieval from all of them or from the nearest, and compression."""
+
+from lit_robust.memory.build import (
+    MemoryBuilder,
+    begin_memory,
+    is_begun,
+    part_folder,
+    resume_memory,
+    samples_done,
+)
+from lit_robust.memory.chunks import chunks_of, class_order
+from lit_robust.memory.compression import cluster, project
+from lit_robust.memory.continuous import FLOOR, class_log_sums, log_probabilities
+from lit_robust.memory.directory import Memory, open_memory
+from lit_robust.memory.manifest import Manifest
+from lit_robust.memory.neighbours import nearest_keys, neighbour_log_sums
+
+__all__ = [
+    "FLOOR",
+    "Manifest",
+    "Memory",
+    "MemoryBuilder",
+    "begin_memory",
+    "chunks_of",
+    "class_log_sums",
+    "class_order",
+    "cluster",
+    "is_begun",
+    "log_probabilities",
+    "nearest_keys",
+    "neighbour_log_sums",
+    "open_memory",
+    "part_folder",
+    "project",
+    "resume_memory",
+    "samples_done",
+]

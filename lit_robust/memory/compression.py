@@ -1,0 +1,137 @@
+"""Making a memory smaller: fewer keys by clusters within each class, or fewer dimensions by principal components."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lit_robust import __version__
+from lit_robust.errors import UserError
+from lit_robust.memory.build import MemoryBuilder, begin_memory, part_folder, resume_memory
+from lit_robust.memory.directory import PROJECTION, Memory
+from lit_robust.memory.manifest import Manifest
+from lit_robust.memory.projection import Centring, On, principal_components
+from lit_robust.seeds import stream_seed
+
+ROWS = 8192  # Keys in RAM at once while they are projected.
+BATCH = 128  # Keys a step of mini-batch k-means, as in eminorhan/robust-vision.
+
+
+def cluster(memory: Memory, folder: Path, factor: int, on: On, seed: int) -> Manifest:
+    """Write a memory whose keys are the centres of clusters within each class.
+
+    A class of n keys gets n // factor + 1 clusters, as in the code of paper 000, but never more than n, by mini-batch
+    k-means; the centres are made unit length and count alike, however many keys they stand for.
+
+    Args:
+        memory: with one class's keys at a time in RAM.
+        folder: of the new memory; must not exist.
+        factor: about how many times fewer keys, above 1.
+        on: cluster the keys as they came from the network, as that code does (``raw``), or made unit length (``unit``).
+        seed: of the first centres and the order of batches; each class has its own stream.
+
+    Raises:
+        UserError: the factor, the memory or the folder does not fit.
+    """
+    if factor < 2:
+        raise UserError(f"The factor of clustering is {factor}: give 2 or more.")
+    if memory.manifest.compression:
+        raise UserError(f"{memory.folder} was made smaller already: start from the memory that `fit` built.")
+    classes, sizes = np.unique(memory.labels, return_counts=True)
+    clusters = np.minimum(sizes // factor + 1, sizes)
+    labels = np.repeat(classes, clusters)
+    step = {"kind": "k-means", "factor": factor, "on": on, "seed": seed, "batch": BATCH}
+    manifest = replace(_made_smaller(memory.manifest, step), count=len(labels))
+    ends, starts = np.cumsum(clusters), np.cumsum(sizes) - sizes
+    with _writing(folder, manifest, labels) as builder:
+        for place in tqdm(range(len(classes)), "clustering", unit="class", delay=2):
+            rows = slice(int(starts[place]), int(starts[place] + sizes[place]))
+            vectors = memory.raw(rows) if on == "raw" else np.asarray(memory.keys[rows], dtype=np.float32)
+            centres = _centres(vectors, int(clusters[place]), stream_seed(seed, "k-means", int(classes[place])))
+            builder.write(np.arange(ends[place] - clusters[place], ends[place]), *unit_length(centres))
+        return builder.finish()
+
+
+def project(memory: Memory, folder: Path, dimensions: int, on: On, centring: Centring) -> Manifest:
+    """Write a memory whose keys are projected on their principal components and made unit length again.
+
+    Args:
+        memory: read twice, a piece at a time.
+        folder: of the new memory; must not exist.
+        dimensions: how many components.
+        on: project the keys as they came from the network (``raw``), or made unit length (``unit``).
+        centring: ``both`` subtracts the keys' mean from keys and queries. ``keys`` leaves the queries as they are, as
+            eminorhan/robust-vision's ``evaluate_*_compressed.py`` do by mistake: there only to test paper 000's claim
+            that fewer dimensions cost much accuracy.
+
+    Raises:
+        UserError: the dimensions, the memory or the folder does not fit.
+    """
+    if any(step["kind"] == "components" for step in memory.manifest.compression):
+        raise UserError(f"{memory.folder} was projected already: start from a memory of all dimensions.")
+    if on == "raw" and memory.manifest.compression:
+        raise UserError(f"{memory.folder} holds centres, which have no lengths of their own: project it with on: unit.")
+
+    def pieces() -> Iterator[NDArray[np.float32]]:
+        for start in tqdm(range(0, memory.manifest.count, ROWS), "projecting", unit="piece", delay=2):
+            rows = slice(start, start + ROWS)
+            yield memory.raw(rows) if on == "raw" else np.asarray(memory.keys[rows], dtype=np.float32)
+
+    projection = principal_components(pieces(), dimensions)
+    step = {
+        "kind": "components",
+        "dimensions": dimensions,
+        "on": on,
+        "centring": centring,
+        "explained_variance": round(projection.explained, 6),
+    }
+    manifest = replace(_made_smaller(memory.manifest, step), dimensions=dimensions)
+    with _writing(folder, manifest, np.asarray(memory.labels)) as builder:
+        start = 0
+        for piece in pieces():
+            keys = projection.apply(torch.from_numpy(piece), centre=True).numpy()
+            builder.write(np.arange(start, start + len(piece)), *unit_length(keys))
+            start += len(piece)
+        projection.save(part_folder(folder) / PROJECTION)
+        return builder.finish()
+
+
+def unit_length(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return vectors ``[B, d]`` divided by their lengths, and the lengths ``[B]``; what is zero stays zero."""
+    norms = np.linalg.norm(vectors, axis=1)
+    return vectors / np.maximum(norms, 1e-12)[:, None], norms
+
+
+def _centres(vectors: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.float32]:
+    if clusters == len(vectors):
+        return vectors
+    from sklearn.cluster import MiniBatchKMeans
+
+    # Its own state is 32 bits wide.
+    search = MiniBatchKMeans(clusters, batch_size=BATCH, random_state=seed % 2**32, n_init=3)
+    centres: NDArray[np.float32] = search.fit(vectors).cluster_centers_.astype(np.float32)
+    return centres
+
+
+def _made_smaller(manifest: Manifest, step: dict[str, Any]) -> Manifest:
+    return replace(
+        manifest,
+        compression=(*manifest.compression, step),
+        keys_sha256="",
+        labels_sha256="",
+        version=__version__,
+    )
+
+
+@contextmanager
+def _writing(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -> Iterator[MemoryBuilder]:
+    if folder.exists():
+        raise UserError(f"There is a {folder} already: remove it, or choose another folder.")
+    begin_memory(folder, manifest, labels)
+    yield resume_memory(folder, manifest, labels)

@@ -1,0 +1,132 @@
+"""The continuous cache: every key takes part, exactly, and queries times keys are never held at once.
+
+The class probabilities of Orhan (2018) and of paper 000, equations 1 and 2: p(c) is proportional to the sum of
+exp(theta q.mu) over the keys mu of class c. Here each class's sum is kept as its logarithm.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_robust.memory.chunks import Chunk
+
+QUERIES = 512  # In one go; with a chunk's 4,096 keys their similarities are 8 MiB.
+FLOOR = -1e4
+"""The log-probability of a class that has none: exactly 0 as fp32 probability, and still a number."""
+
+
+def class_log_sums(
+    queries: Tensor, keys: Tensor, chunks: Sequence[Chunk], num_classes: int, theta: Tensor | float
+) -> Tensor:
+    """Return the logarithm of each class's sum of exp(theta q.mu).
+
+    Each chunk is shifted by its own largest similarity, so that nothing overflows at any theta, and what underflows is
+    e^87 times smaller than its neighbours in the chunk. The backward pass computes the similarities again; it holds
+    the gradient of the queries alone, and may not be differentiated itself.
+
+    Args:
+        queries: ``[B, d]`` fp32.
+        keys: ``[K, d]``, in any floating type; in 16 bits the products are still summed and returned in fp32, on a GPU
+            of queries that were rounded to the keys' type.
+        chunks: of the keys, which are sorted by class.
+        num_classes: how many classes there are.
+        theta: sharpness, above 0.
+
+    Returns:
+        ``[B, num_classes]`` fp32; minus infinity for a class without keys.
+    """
+    sums: Tensor = _ClassLogSums.apply(queries.float() * theta, keys, chunks, num_classes)
+    return sums
+
+
+def class_log_sums_at(
+    queries: Tensor, keys: Tensor, chunks: Sequence[Chunk], num_classes: int, thetas: Sequence[float]
+) -> Tensor:
+    """Return `class_log_sums` at several thetas, ``[len(thetas), B, num_classes]``, with each similarity taken once.
+
+    There is no gradient.
+    """
+    with torch.no_grad():
+        sums = queries.new_full((len(thetas), num_classes, len(queries)), -torch.inf, dtype=torch.float32)
+        for block, chunk, part in _pieces(queries.float(), keys, chunks):
+            cosines = products(part, queries[block].float())
+            for place, theta in enumerate(thetas):
+                _add_chunk(sums[place, chunk.classes, block], cosines * theta, chunk)
+    return sums.transpose(1, 2)
+
+
+def log_probabilities(log_sums: Tensor) -> Tensor:
+    """Return the log-probability of each class, ``[B, num_classes]``, at least ``FLOOR``, from its log-sums."""
+    return (log_sums - log_sums.logsumexp(1, keepdim=True)).clamp(min=FLOOR)
+
+
+class _ClassLogSums(torch.autograd.Function):
+    """Takes queries already multiplied by theta, so that a similarity is an exponent.
+
+    Inside, a row is a key or a class and a column is a query: so sums over keys run along whole rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, chunks: Sequence[Chunk], num_classes: int) -> Tensor:
+        sums = queries.new_full((num_classes, len(queries)), -torch.inf)
+        for block, chunk, part in _pieces(queries, keys, chunks):
+            _add_chunk(sums[chunk.classes, block], products(part, queries[block]), chunk)
+        ctx.save_for_backward(queries, keys, sums)
+        ctx.chunks = chunks
+        return sums.T.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        queries, keys, sums = ctx.saved_tensors
+        outer = gradients[0].T.contiguous()
+        inner = torch.zeros_like(queries)
+        for block, chunk, part in _pieces(queries, keys, ctx.chunks):
+            # The derivative of a class's log-sum is the mean of its keys, each weighted by its share of the sum.
+            shares = products(part, queries[block])
+            shares.sub_(sums[chunk.classes, block].index_select(0, chunk.local)).exp_()
+            shares.mul_(outer[chunk.classes, block].index_select(0, chunk.local))
+            add_product(inner[block], shares, part)
+        return inner, None, None, None
+
+
+def _add_chunk(total: Tensor, exponents: Tensor, chunk: Chunk) -> None:
+    """Add a chunk's keys to the classes' log-sums ``[classes, B]``, in place; uses up the exponents ``[rows, B]``."""
+    highest = exponents.amax(0, keepdim=True)
+    weights = exponents.sub_(highest).exp_()
+    found = (chunk.indicator(weights).T @ weights).log_().add_(highest)
+    # A class may reach over several chunks.
+    total.copy_(torch.logaddexp(total, found))
+
+
+def _pieces(queries: Tensor, keys: Tensor, chunks: Sequence[Chunk]) -> Iterator[tuple[slice, Chunk, Tensor]]:
+    """Give every block of queries with every chunk of keys; each chunk is brought near once."""
+    blocks = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
+    for chunk in chunks:
+        part = keys[chunk.rows]
+        if not part.is_cuda:
+            part = part.float()  # A processor's 16-bit products would round their sums, too.
+        for block in blocks:
+            yield block, chunk, part
+
+
+def products(keys: Tensor, queries: Tensor) -> Tensor:
+    """Return the inner products ``[K, B]`` in fp32 of keys ``[K, d]`` of any type and queries ``[B, d]``."""
+    if keys.dtype != torch.float32:
+        return torch.mm(keys, queries.to(keys.dtype).T, out_dtype=torch.float32)
+    if keys.is_cuda or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return keys @ queries.T
+    # The same product as a convolution over an image of one pixel a key: oneDNN does it, which on AMD's processors is a
+    # sixth faster than the MKL behind `@`, and as exact.
+    image = keys[None, :, None].permute(0, 3, 1, 2)
+    return F.conv2d(image, queries[:, :, None, None]).permute(0, 2, 3, 1)[0, :, 0]
+
+
+def add_product(total: Tensor, weights: Tensor, keys: Tensor) -> None:
+    """Add to ``total``, ``[B, d]``, the sums of keys ``[K, d]`` weighted by ``[K, B]``, in place and in fp32."""
+    if keys.dtype == torch.float32:
+        total.addmm_(weights.T, keys)
+    else:
+        total.add_(torch.mm(weights.to(keys.dtype).T, keys, out_dtype=torch.float32))

@@ -1,0 +1,242 @@
+"""The cache model: `fit` builds its memory in one pass, `test` answers from it (paper 000)."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import lit_robust
+from lit_robust.batch import Batch, TrainingSet
+from lit_robust.errors import UserError
+from lit_robust.memory import (
+    Manifest,
+    Memory,
+    MemoryBuilder,
+    begin_memory,
+    is_begun,
+    open_memory,
+    resume_memory,
+    samples_done,
+)
+from lit_robust.memory.compression import unit_length
+from lit_robust.memory.manifest import KeyType
+from lit_robust.models import Classifier, Network, weights_digest
+from lit_robust.modules.base import ClassifierModule
+from lit_robust.modules.cache_classifier import CacheClassifier, Transform
+from lit_robust.modules.optimisation import Optimisation
+from lit_robust.modules.retrieval import ContinuousLayer, NearestLayer, Retrieval
+from lit_robust.precision import full_precision
+
+
+class CacheModule(ClassifierModule):
+    """A frozen network with an episodic memory of all training images, and nothing to train.
+
+    ``fit`` takes each training image once, prepared as for evaluation, and writes its unit-length features into the
+    memory's folder, on any number of ranks that share a file system; a run that was interrupted goes on. ``test``,
+    ``validate`` and ``predict`` answer from the memory.
+
+    Args:
+        network: the backbone, with its weights.
+        memory: folder of the memory.
+        layer: whose output is the key, by its name in the network, such as ``avgpool``, ``fc`` or ``layer4.1``; paper
+            000's ``layer4_bottleneck1_relu`` is ``layer4.1``. Maps are averaged over their places.
+        transform: done to the output: ``none``, or ``softmax``, which paper 000 does to ``fc``.
+        retrieval: how the memory is asked.
+        key_type: type of the stored numbers; ``float16`` needs half the disk and keeps about 3 digits.
+        check_digest: compare the digest of all keys before a test; null compares the sizes of the files alone.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        memory: str | Path = "memory",
+        layer: str = "layer4_bottleneck1_relu",
+        transform: Transform = "none",
+        retrieval: Retrieval = Retrieval(),
+        key_type: KeyType = "float32",
+        check_digest: bool = True,
+    ) -> None:
+        super().__init__(network, Optimisation())
+        if transform not in get_args(Transform):
+            raise UserError(f"transform is {transform!r}: choose none or softmax.")
+        if key_type not in get_args(KeyType):
+            raise UserError(f"key_type is {key_type!r}: choose float32 or float16.")
+        self.keep_hyperparameters(
+            network=network,
+            memory=str(memory),
+            layer=layer,
+            transform=transform,
+            retrieval=retrieval,
+            key_type=key_type,
+            check_digest=check_digest,
+        )
+        self.memory_folder = Path(memory)
+        self.retrieval = retrieval
+        self.key_type: KeyType = key_type
+        self.check_digest = check_digest
+        self.model = CacheClassifier(self.classifier, layer, transform)
+        self.automatic_optimization = False
+        self.memory: Memory | None = None
+        self._builder: MemoryBuilder | None = None
+
+    @property
+    def cache(self) -> CacheClassifier:
+        """The backbone with its memory."""
+        assert isinstance(self.model, CacheClassifier)
+        return self.model
+
+    @property
+    def classifier(self) -> Classifier:
+        """The backbone behind its normalisation."""
+        return self.cache.backbone if isinstance(self.model, CacheClassifier) else super().classifier
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network alone, which a gray-box attack sees."""
+        return self.classifier
+
+    @property
+    def continuous(self) -> nn.Module:
+        """This model with all keys of its memory taking part: an attack's way around the choice of neighbours."""
+        assert self.memory is not None
+        other = CacheClassifier(self.classifier, self.cache.layer, self.cache.transform)
+        settings = Retrieval("continuous", self.retrieval.theta, precision=self.retrieval.precision)
+        other.open(self.memory, settings, self.device)
+        return other.to(self.device).eval()
+
+    def setup(self, stage: str) -> None:
+        """Open the memory for a test; find out what is left to be built for a fit.
+
+        Raises:
+            UserError: there is no memory, or it is of another backbone, layer or class count.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self._begin()
+            return
+        memory = open_memory(self.memory_folder, self.check_digest)
+        memory.manifest.check(
+            self.memory_folder, self._backbone(), self.cache.layer, self.cache.transform, self.network.num_classes
+        )
+        device = self.trainer.strategy.root_device
+        with torch.inference_mode(False):
+            self.cache.open(memory, self.retrieval, device)
+        self.memory = memory
+
+    def _begin(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._training: TrainingSet = data.training_set
+        if self.memory_folder.exists():
+            raise UserError(
+                f"There is a memory {self.memory_folder} already: test with it, remove it, or name another folder by "
+                "--model.memory."
+            )
+        done = np.zeros(len(self._training.labels), dtype=bool)
+        if is_begun(self.memory_folder):
+            done = samples_done(self.memory_folder, self._training.labels)
+        left = np.flatnonzero(~done)
+        # Lightning needs a batch to come to an end.
+        data.train_once(left if len(left) else np.array([0]))
+        self.trainer.fit_loop.max_epochs = 1
+        # There is nothing to validate before the memory is whole.
+        self.trainer.limit_val_batches = 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
+        """Write the keys of a batch."""
+        kept = batch.select(batch.valid)
+        with torch.no_grad(), full_precision(self.device.type):
+            was_training = self.model.training
+            self.model.eval()
+            vectors = self.cache.vectors(batch.image)[batch.valid].cpu().numpy()
+            self.model.train(was_training)
+        if self._builder is None:
+            self._builder = self._open_builder(vectors.shape[1])
+        keys, norms = unit_length(vectors)
+        if not np.isfinite(keys).all():
+            raise UserError(
+                f"The layer {self.cache.layer!r} gives numbers that are not finite: check the network's weights."
+            )
+        self._builder.write(kept.index.cpu().numpy(), keys, norms)
+
+    def _open_builder(self, dimensions: int) -> MemoryBuilder:
+        labels = self._training.labels
+        manifest = Manifest(
+            backbone=self._backbone(),
+            layer=self.cache.layer,
+            transform=self.cache.transform,
+            images=self._training.protocol,
+            count=len(labels),
+            dimensions=dimensions,
+            num_classes=self.network.num_classes,
+            key_type=self.key_type,
+            version=lit_robust.__version__,
+        )
+        if self.trainer.is_global_zero and not is_begun(self.memory_folder):
+            begin_memory(self.memory_folder, manifest, labels)
+        self.trainer.strategy.barrier()
+        return resume_memory(self.memory_folder, manifest, labels)
+
+    def on_fit_end(self) -> None:
+        """Check that every key is there, and move the memory to its place."""
+        self.trainer.strategy.barrier()
+        if self.trainer.is_global_zero and self._builder is not None:
+            manifest = self._builder.finish()
+            print(f"{self.memory_folder} holds {manifest.count:,} keys of {manifest.dimensions} dimensions.")
+        self.trainer.strategy.barrier()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return fp32 log-probabilities ``[B, num_classes]``."""
+        return super().test_step(batch, batch_idx, dataloader_idx)
+
+    def familiarity(self, images: Tensor) -> Tensor:
+        """Return how similar each image is to the most similar key, ``[B]``, in [-1, 1]; low where it is new."""
+        from lit_robust.memory import nearest_keys
+
+        with full_precision(self.device.type):
+            queries = self.cache.queries(images)
+            return nearest_keys(queries, self.cache.asked().keys, 1)[0][:, 0]
+
+    def configure_optimizers(self) -> None:  # type: ignore[override]
+        """Train nothing."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse checkpoints: a cache model has its backbone's weights and its memory."""
+        raise UserError(
+            "A CacheModule has no checkpoints of its own: give the backbone's as --model.network.weights, and its "
+            "memory as --model.memory."
+        )
+
+    def _backbone(self) -> dict[str, Any]:
+        classifier = self.classifier
+        return {
+            "name": self.network.name,
+            "num_classes": self.network.num_classes,
+            "weights_sha256": weights_digest(classifier.network),
+            "mean": [round(value, 6) for value in classifier.mean.flatten().tolist()],
+            "std": [round(value, 6) for value in classifier.std.flatten().tolist()],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values that tell which network and which memory this is, and how it is asked."""
+        described = super().describe()
+        if self.memory is None:
+            return described
+        manifest, layer = self.memory.manifest, self.cache.asked()
+        found = layer.facts() if isinstance(layer, NearestLayer) else {}
+        return {
+            **described,
+            "layer": manifest.layer,
+            "transform": manifest.transform,
+            "retrieval": self.retrieval.kind,
+            "theta": self.retrieval.theta,
+            **({"k": self.retrieval.k} if self.retrieval.kind == "nearest" else {}),
+            "keys": manifest.count,
+            "dimensions": manifest.dimensions,
+            "keys_sha256": manifest.keys_sha256,
+            "compression": list(manifest.compression),
+            "memory_images": dict(manifest.images),
+            "is_sharded": isinstance(layer, ContinuousLayer) and layer.is_sharded,
+            **found,
+        }

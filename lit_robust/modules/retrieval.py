@@ -1,0 +1,168 @@
+"""How a cache model asks its memory: settings, and the two ways of retrieval as layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, distributed, nn
+
+from lit_robust.errors import UserError
+from lit_robust.memory import Memory, chunks_of, class_log_sums, log_probabilities, neighbour_log_sums
+from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU, Chunk
+from lit_robust.memory.continuous import class_log_sums_at
+from lit_robust.memory.index import Search, exact_search, index_facts, open_index, recall
+from lit_robust.memory.sharded import sharded_log_sums, share_of
+
+Kind = Literal["continuous", "nearest"]
+Precision = Literal["stored", "float32", "bfloat16", "float16"]
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+RECALL_QUERIES = 256  # Of each rank; their exact neighbours are found, too, where the search is approximate.
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How the memory is asked.
+
+    Attributes:
+        kind: ``continuous``, all keys take part; ``nearest``, the ``k`` most similar.
+        theta: sharpness of the similarity, exp(theta q.mu); paper 000 searches 10, 20, ... 90.
+        k: neighbours.
+        index: description of a Faiss index in the memory's folder, such as ``IVF1024,Flat``, which finds the neighbours
+            approximately; null finds them exactly. The results then say which share of the exact ones it found.
+        search: Faiss's settings of the search in that index, such as ``nprobe=64``; empty for its own.
+        precision: of the keys in use: ``stored``, as on disk; on a GPU ``bfloat16`` is about ten times faster than
+            ``float32``, and its products are right to about 1e-3 times theta.
+        sharded: spread the keys over the ranks, where they do not fit on one device. Then all ranks answer together,
+            and adversarial accuracies, whose batches differ from rank to rank, are refused.
+    """
+
+    kind: Kind = "continuous"
+    theta: float = 50.0
+    k: int = 50
+    index: str | None = None
+    search: str = ""
+    precision: Precision = "stored"
+    sharded: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("kind", self.kind, Kind), ("precision", self.precision, Precision)):
+            if value not in get_args(choices):
+                raise UserError(f"retrieval.{name} is {value!r}: choose one of {', '.join(get_args(choices))}.")
+        if not 0 < self.theta < float("inf"):
+            raise UserError(f"retrieval.theta is {self.theta}: give a number above 0, such as 50.")
+        if self.k < 1:
+            raise UserError(f"retrieval.k is {self.k}: give 1 or more neighbours.")
+        if self.kind == "continuous" and (self.index is not None or self.search):
+            raise UserError(
+                f"retrieval.index {self.index!r} finds neighbours, and kind continuous asks all keys: set kind to "
+                "nearest, or index to null."
+            )
+        if self.sharded and self.kind == "nearest":
+            raise UserError("retrieval.sharded spreads the keys of kind continuous: set sharded to false.")
+
+
+class ContinuousLayer(nn.Module):
+    """All keys take part; see `lit_robust.memory.continuous`.
+
+    Args:
+        memory: opened.
+        retrieval: the settings.
+    """
+
+    keys: Tensor
+    labels: Tensor
+
+    def __init__(self, memory: Memory, retrieval: Retrieval) -> None:
+        super().__init__()
+        keys, labels = memory.tensors()
+        self.is_sharded = retrieval.sharded and distributed.is_available() and distributed.is_initialized()
+        if self.is_sharded:
+            own = share_of(len(keys), distributed.get_rank(), distributed.get_world_size())
+            keys, labels = keys[own], labels[own]
+        self.theta = retrieval.theta
+        self.num_classes = memory.manifest.num_classes
+        self._chunks: list[Chunk] = []
+        _hold(self, keys, labels, retrieval.precision)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Return log-probabilities ``[B, num_classes]`` of unit-length queries ``[B, d]``."""
+        sums = sharded_log_sums if self.is_sharded else class_log_sums
+        return log_probabilities(sums(queries, self.keys, self.chunks(), self.num_classes, self.theta))
+
+    def at(self, queries: Tensor, thetas: Sequence[float]) -> Tensor:
+        """Return log-probabilities at several thetas, ``[len(thetas), B, num_classes]``; without gradient."""
+        if self.is_sharded:
+            raise UserError("Several thetas are tried on keys that are not spread: set retrieval.sharded to false.")
+        sums = class_log_sums_at(queries, self.keys, self.chunks(), self.num_classes, thetas)
+        return torch.stack([log_probabilities(one) for one in sums])
+
+    def chunks(self) -> list[Chunk]:
+        """Return the keys' chunks, with what they hold on the keys' device."""
+        if not self._chunks or self._chunks[0].local.device != self.labels.device:
+            self._chunks = chunks_of(self.labels, KEYS_ON_GPU if self.labels.is_cuda else KEYS)
+        return self._chunks
+
+
+class NearestLayer(nn.Module):
+    """The k most similar keys take part; see `lit_robust.memory.neighbours`.
+
+    Args:
+        memory: opened.
+        retrieval: the settings.
+        device: that queries will be on.
+    """
+
+    keys: Tensor
+    labels: Tensor
+    is_sharded = False
+
+    def __init__(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
+        super().__init__()
+        keys, labels = memory.tensors()
+        self.theta, self.k, self.retrieval = retrieval.theta, min(retrieval.k, len(keys)), retrieval
+        self.num_classes = memory.manifest.num_classes
+        self.approximate: Search | None = None
+        if retrieval.index is not None:
+            self.approximate = open_index(memory, retrieval.index, retrieval.search, device)
+        self.compared, self.recalled = 0, 0.0
+        _hold(self, keys, labels, retrieval.precision)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Return log-probabilities ``[B, num_classes]`` of unit-length queries ``[B, d]``."""
+        return self._answer(queries, self.neighbours(queries), self.theta)
+
+    def at(self, queries: Tensor, thetas: Sequence[float]) -> Tensor:
+        """Return log-probabilities at several thetas, ``[len(thetas), B, num_classes]``."""
+        rows = self.neighbours(queries)
+        return torch.stack([self._answer(queries, rows, theta) for theta in thetas])
+
+    def neighbours(self, queries: Tensor) -> Tensor:
+        """Return the rows ``[B, k]`` of the neighbours, -1 for those an approximate search did not find."""
+        exact = exact_search(self.keys)
+        if self.approximate is None:
+            return exact(queries, self.k)
+        rows = self.approximate(queries, self.k)
+        more = RECALL_QUERIES - self.compared
+        if more > 0 and len(rows):
+            self.recalled += float(recall(rows[:more], exact(queries[:more], self.k)).sum())
+            self.compared += len(rows[:more])
+        return rows
+
+    def facts(self) -> dict[str, object]:
+        """Return what was found out about the search, for the results file."""
+        if self.retrieval.index is None:
+            return {}
+        found = {"recall": round(self.recalled / self.compared, 4), "recall_queries": self.compared}
+        return {**index_facts(self.retrieval.index, self.retrieval.search), **(found if self.compared else {})}
+
+    def _answer(self, queries: Tensor, rows: Tensor, theta: float) -> Tensor:
+        return log_probabilities(neighbour_log_sums(queries, self.keys, self.labels, rows, self.num_classes, theta))
+
+
+def _hold(layer: nn.Module, keys: Tensor, labels: Tensor, precision: Precision) -> None:
+    if precision != "stored" and keys.dtype != TYPES[precision]:
+        keys = keys.to(TYPES[precision])
+    # Not in the state dict: the memory's folder keeps them. On a CPU they stay mapped.
+    layer.register_buffer("keys", keys, persistent=False)
+    layer.register_buffer("labels", labels, persistent=False)

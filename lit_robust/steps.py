@@ -1,0 +1,62 @@
+"""Folders that a list of commands fills one after another, and what of them is finished already."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from lit_robust.cli import main
+from lit_robust.errors import UserError
+from lit_robust.files import write_text
+
+MARK = "made-by.json"  # In every such folder: what made it, and whether that came to its end.
+
+
+def begin(folder: Path, what: str, settings: str) -> bool:
+    """Make ready a folder for some settings, emptying what other settings made.
+
+    Args:
+        folder: to be filled.
+        what: fills it, for a person.
+        settings: anything the content follows from.
+
+    Returns:
+        Whether it is finished already.
+
+    Raises:
+        UserError: the folder holds files that nothing here made.
+    """
+    mark = {"what": what, "settings": hashlib.sha256(settings.encode()).hexdigest()}
+    try:
+        found = json.loads((folder / MARK).read_text())
+        same = {key: found[key] for key in mark} == mark
+    except (OSError, ValueError, KeyError, TypeError):
+        found, same = None, False
+    if found is None and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds files that this command did not write: choose another --output.")
+    if same:
+        return bool(found["finished"])
+    if found is not None:
+        shutil.rmtree(folder)
+    write_text(folder / MARK, json.dumps({**mark, "finished": False}))
+    return False
+
+
+def finish(folder: Path) -> None:
+    """Mark a folder as finished."""
+    mark = json.loads((folder / MARK).read_text())
+    write_text(folder / MARK, json.dumps({**mark, "finished": True}))
+
+
+def run(words: list[str]) -> None:
+    """Show a command and run it in this process.
+
+    Raises:
+        UserError: it failed, and said why.
+    """
+    print(f"\n$ lit-robust {' '.join(words)}", flush=True)
+    code = main(words)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code != 0:
+        raise UserError("Stopped at the command above, for the reason it gave.")

@@ -1,0 +1,66 @@
+"""Nearest neighbours against NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lit_robust.memory import log_probabilities, neighbour_log_sums
+from lit_robust.memory import neighbours as room
+from lit_robust.memory.neighbours import nearest_keys
+
+
+def by_numpy(queries, keys, k):
+    """A stable sort of all similarities, so that of equal ones the lower row comes first."""
+    products = (queries @ keys.T).numpy()
+    return np.argsort(-products, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize("piece", [7, 64, 16384])
+@pytest.mark.parametrize(("count", "k"), [(1, 1), (1, 50), (49, 50), (50, 50), (51, 50), (1000, 50), (1000, 1)])
+def test_neighbours(monkeypatch, count, k, piece):
+    monkeypatch.setattr(room, "KEYS", piece)
+    generator = torch.Generator().manual_seed(count)
+    # Small whole numbers: exact products, and many ties.
+    keys = torch.randint(-2, 3, (count, 6), generator=generator).float()
+    queries = torch.randint(-2, 3, (20, 6), generator=generator).float()
+    values, rows = nearest_keys(queries, keys, k)
+    expected = by_numpy(queries, keys, k)
+    np.testing.assert_array_equal(rows.numpy(), expected)
+    torch.testing.assert_close(values, (queries @ keys.T).gather(1, rows), rtol=0, atol=0)
+
+
+def test_all_equal():
+    rows = nearest_keys(torch.ones(3, 2), torch.ones(100, 2), 5)[1]
+    assert rows.tolist() == [[0, 1, 2, 3, 4]] * 3
+
+
+def test_no_queries():
+    values, rows = nearest_keys(torch.empty(0, 4), torch.ones(9, 4), 5)
+    assert values.shape == rows.shape == (0, 5)
+
+
+@pytest.mark.parametrize("theta", [1.0, 50.0, 100.0])
+def test_probabilities_and_gradients(theta):
+    generator = torch.Generator().manual_seed(1)
+    keys = F.normalize(torch.randn(200, 8, generator=generator))
+    labels = torch.randint(6, (200,), generator=generator).sort().values
+    queries = F.normalize(torch.randn(5, 8, generator=generator))
+    rows = nearest_keys(queries, keys, 30)[1]
+    exact = queries.double().requires_grad_(True)
+    weights = (theta * torch.einsum("bd,bkd->bk", exact, keys[rows].double())).softmax(1)
+    expected = torch.einsum("bk,bkc->bc", weights, F.one_hot(labels[rows], 6).double())
+    ours = queries.clone().requires_grad_(True)
+    found = log_probabilities(neighbour_log_sums(ours, keys, labels, rows, 6, theta))
+    torch.testing.assert_close(found.exp().double(), expected, rtol=3e-5, atol=1e-30)
+    target = labels[rows[:, 0]]
+    F.nll_loss(expected.log(), target).backward()
+    F.nll_loss(found, target).backward()
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-4 * float(exact.grad.abs().max()))
+
+
+def test_rows_that_were_not_found_do_not_count():
+    keys, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    rows = torch.tensor([[1, -1, -1]])
+    found = log_probabilities(neighbour_log_sums(torch.eye(3)[:1], keys, labels, rows, 3, 10.0)).exp()
+    assert found.tolist() == [[0.0, 1.0, 0.0]]
