@@ -31,6 +31,8 @@ data and reports:
   data corrupt  shards under the corruptions of ImageNet-C
   convert       another lab's checkpoint, as safetensors with its provenance
   report        compare runs on one page
+  sweep         a table or figure of a paper: its runs, and a page of what came out
+  dashboard     a W&B workspace with panels for the runs' measures
 
 a cache model's memory, which `fit` builds:
   memory verify   check its files, and print what it holds

@@ -78,8 +78,8 @@ class MemoryBuilder:
         missing = int((np.load(part / DONE, mmap_mode="r") == 0).sum())
         if missing:
             raise DataError(
-                f"The memory {self.folder} lacks {missing} of {self.manifest.count} keys: run it again without limits to "
-                "go on."
+                f"The memory {self.folder} lacks {missing} of {self.manifest.count} keys: run it again without limits "
+                "to go on."
             )
         arrays = {name: np.load(part / name, mmap_mode="r") for name in (KEYS, LABELS)}
         finished = replace(

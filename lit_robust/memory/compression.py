@@ -81,7 +81,7 @@ def project(memory: Memory, folder: Path, dimensions: int, on: On, centring: Cen
     def pieces() -> Iterator[NDArray[np.float32]]:
         for start in tqdm(range(0, memory.manifest.count, ROWS), "projecting", unit="piece", delay=2):
             rows = slice(start, start + ROWS)
-            yield memory.raw(rows) if on == "raw" else np.asarray(memory.keys[rows], dtype=np.float32)
+            yield memory.raw(rows) if on == "raw" else np.array(memory.keys[rows], dtype=np.float32)
 
     projection = principal_components(pieces(), dimensions)
     step = {

@@ -23,9 +23,10 @@ def class_log_sums(
 ) -> Tensor:
     """Return the logarithm of each class's sum of exp(theta q.mu).
 
-    Each chunk is shifted by its own largest similarity, so that nothing overflows at any theta, and what underflows is
-    e^87 times smaller than its neighbours in the chunk. The backward pass computes the similarities again; it holds
-    the gradient of the queries alone, and may not be differentiated itself.
+    Each class is shifted by its own largest similarity, so that nothing overflows or is lost at any theta; on a GPU by
+    that of its chunk, where a class e^87 times less likely than its neighbours counts as without keys. The backward
+    pass computes the similarities again; it holds the gradient of the queries alone, and may not be differentiated
+    itself.
 
     Args:
         queries: ``[B, d]`` fp32.
@@ -94,11 +95,21 @@ class _ClassLogSums(torch.autograd.Function):
 
 def _add_chunk(total: Tensor, exponents: Tensor, chunk: Chunk) -> None:
     """Add a chunk's keys to the classes' log-sums ``[classes, B]``, in place; uses up the exponents ``[rows, B]``."""
-    highest = exponents.amax(0, keepdim=True)
-    weights = exponents.sub_(highest).exp_()
+    highest = _highest(exponents, chunk)
+    weights = exponents.sub_(highest.index_select(0, chunk.local)).exp_()
     found = (chunk.indicator(weights).T @ weights).log_().add_(highest)
     # A class may reach over several chunks.
     total.copy_(torch.logaddexp(total, found))
+
+
+def _highest(exponents: Tensor, chunk: Chunk) -> Tensor:
+    """Return what each class's exponents are shifted by, ``[classes, B]``: its highest, or on a GPU the chunk's."""
+    classes = chunk.last + 1 - chunk.first
+    if exponents.is_cuda:
+        # All of a class's rows would meet in one atomic operation.
+        return exponents.amax(0, keepdim=True).expand(classes, -1)
+    highest = exponents.new_full((classes, exponents.shape[1]), -torch.inf)
+    return highest.scatter_reduce_(0, chunk.local[:, None].expand_as(exponents), exponents, "amax")
 
 
 def _pieces(queries: Tensor, keys: Tensor, chunks: Sequence[Chunk]) -> Iterator[tuple[slice, Chunk, Tensor]]:

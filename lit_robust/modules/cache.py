@@ -187,7 +187,11 @@ class CacheModule(ClassifierModule):
         self.trainer.strategy.barrier()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return fp32 log-probabilities ``[B, num_classes]``."""
+        """Return fp32 log-probabilities ``[B, num_classes]``; of the first images compare an approximate search."""
+        layer = self.cache.asked()
+        if isinstance(layer, NearestLayer) and layer.wants_comparison and bool(batch.valid.any()):
+            with full_precision(self.device.type):
+                layer.compare(self.cache.queries(batch.image[batch.valid]))
         return super().test_step(batch, batch_idx, dataloader_idx)
 
     def familiarity(self, images: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class CacheClassifier(nn.Module):
             self.projects = steps[0]["on"]
             self.mean = mean if steps[0]["centring"] == "both" else torch.zeros_like(mean)
         if retrieval.kind == "continuous":
-            self.retrieval = ContinuousLayer(memory, retrieval)
+            self.retrieval = ContinuousLayer(memory, retrieval, device)
         else:
             self.retrieval = NearestLayer(memory, retrieval, device)
 

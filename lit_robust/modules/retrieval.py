@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 
 from lit_robust.errors import UserError
 from lit_robust.memory import Memory, chunks_of, class_log_sums, log_probabilities, neighbour_log_sums
-from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU, Chunk
+from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
 from lit_robust.memory.continuous import class_log_sums_at
 from lit_robust.memory.index import Search, exact_search, index_facts, open_index, recall
 from lit_robust.memory.sharded import sharded_log_sums, share_of
@@ -17,7 +17,7 @@ from lit_robust.memory.sharded import sharded_log_sums, share_of
 Kind = Literal["continuous", "nearest"]
 Precision = Literal["stored", "float32", "bfloat16", "float16"]
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-RECALL_QUERIES = 256  # Of each rank; their exact neighbours are found, too, where the search is approximate.
+RECALL_QUERIES = 256  # Of each rank, or some more; of these the exact neighbours are found, too.
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,10 @@ class ContinuousLayer(nn.Module):
     Args:
         memory: opened.
         retrieval: the settings.
+        device: that queries will be on.
     """
 
-    keys: Tensor
-    labels: Tensor
-
-    def __init__(self, memory: Memory, retrieval: Retrieval) -> None:
+    def __init__(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
         super().__init__()
         keys, labels = memory.tensors()
         self.is_sharded = retrieval.sharded and distributed.is_available() and distributed.is_initialized()
@@ -82,26 +80,20 @@ class ContinuousLayer(nn.Module):
             keys, labels = keys[own], labels[own]
         self.theta = retrieval.theta
         self.num_classes = memory.manifest.num_classes
-        self._chunks: list[Chunk] = []
-        _hold(self, keys, labels, retrieval.precision)
+        self.keys = _held(keys, retrieval.precision, device)
+        self.chunks = chunks_of(labels.to(device), KEYS_ON_GPU if device.type == "cuda" else KEYS)
 
     def forward(self, queries: Tensor) -> Tensor:
         """Return log-probabilities ``[B, num_classes]`` of unit-length queries ``[B, d]``."""
         sums = sharded_log_sums if self.is_sharded else class_log_sums
-        return log_probabilities(sums(queries, self.keys, self.chunks(), self.num_classes, self.theta))
+        return log_probabilities(sums(queries, self.keys, self.chunks, self.num_classes, self.theta))
 
     def at(self, queries: Tensor, thetas: Sequence[float]) -> Tensor:
         """Return log-probabilities at several thetas, ``[len(thetas), B, num_classes]``; without gradient."""
         if self.is_sharded:
             raise UserError("Several thetas are tried on keys that are not spread: set retrieval.sharded to false.")
-        sums = class_log_sums_at(queries, self.keys, self.chunks(), self.num_classes, thetas)
+        sums = class_log_sums_at(queries, self.keys, self.chunks, self.num_classes, thetas)
         return torch.stack([log_probabilities(one) for one in sums])
-
-    def chunks(self) -> list[Chunk]:
-        """Return the keys' chunks, with what they hold on the keys' device."""
-        if not self._chunks or self._chunks[0].local.device != self.labels.device:
-            self._chunks = chunks_of(self.labels, KEYS_ON_GPU if self.labels.is_cuda else KEYS)
-        return self._chunks
 
 
 class NearestLayer(nn.Module):
@@ -113,8 +105,6 @@ class NearestLayer(nn.Module):
         device: that queries will be on.
     """
 
-    keys: Tensor
-    labels: Tensor
     is_sharded = False
 
     def __init__(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
@@ -126,7 +116,7 @@ class NearestLayer(nn.Module):
         if retrieval.index is not None:
             self.approximate = open_index(memory, retrieval.index, retrieval.search, device)
         self.compared, self.recalled = 0, 0.0
-        _hold(self, keys, labels, retrieval.precision)
+        self.keys, self.labels = _held(keys, retrieval.precision, device), labels.to(device)
 
     def forward(self, queries: Tensor) -> Tensor:
         """Return log-probabilities ``[B, num_classes]`` of unit-length queries ``[B, d]``."""
@@ -139,15 +129,17 @@ class NearestLayer(nn.Module):
 
     def neighbours(self, queries: Tensor) -> Tensor:
         """Return the rows ``[B, k]`` of the neighbours, -1 for those an approximate search did not find."""
-        exact = exact_search(self.keys)
-        if self.approximate is None:
-            return exact(queries, self.k)
-        rows = self.approximate(queries, self.k)
-        more = RECALL_QUERIES - self.compared
-        if more > 0 and len(rows):
-            self.recalled += float(recall(rows[:more], exact(queries[:more], self.k)).sum())
-            self.compared += len(rows[:more])
-        return rows
+        return (self.approximate or exact_search(self.keys))(queries, self.k)
+
+    @property
+    def wants_comparison(self) -> bool:
+        """Whether the search is approximate, and too few of its neighbours were compared with the exact ones."""
+        return self.approximate is not None and self.compared < RECALL_QUERIES
+
+    def compare(self, queries: Tensor) -> None:
+        """Find the exact neighbours, too, and count which share of them the approximate search finds."""
+        self.recalled += float(recall(self.neighbours(queries), exact_search(self.keys)(queries, self.k)).sum())
+        self.compared += len(queries)
 
     def facts(self) -> dict[str, object]:
         """Return what was found out about the search, for the results file."""
@@ -160,9 +152,6 @@ class NearestLayer(nn.Module):
         return log_probabilities(neighbour_log_sums(queries, self.keys, self.labels, rows, self.num_classes, theta))
 
 
-def _hold(layer: nn.Module, keys: Tensor, labels: Tensor, precision: Precision) -> None:
-    if precision != "stored" and keys.dtype != TYPES[precision]:
-        keys = keys.to(TYPES[precision])
-    # Not in the state dict: the memory's folder keeps them. On a CPU they stay mapped.
-    layer.register_buffer("keys", keys, persistent=False)
-    layer.register_buffer("labels", labels, persistent=False)
+def _held(keys: Tensor, precision: Precision, device: torch.device) -> Tensor:
+    # No buffer: each rank has its own keys, which Lightning would send from one to all. On a CPU they stay mapped.
+    return keys.to(device, keys.dtype if precision == "stored" else TYPES[precision])

@@ -1,6 +1,6 @@
 """One self-contained page, or a table, from the results of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -9,66 +9,95 @@ from string import Template
 import lit_robust
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
+from lit_robust.report.accuracy_curves import accuracy_plots
+from lit_robust.report.corruption_errors import corruption_error_plots
 from lit_robust.report.gallery import gallery
+from lit_robust.report.heatmap import heat_maps
+from lit_robust.report.latex import latex
 from lit_robust.report.markup import joined, legend, results_table, swatch_style
-from lit_robust.report.plots import Plot, accuracy_plots, shape_bias_plots
+from lit_robust.report.models import memory_models
+from lit_robust.report.plot import Plot
+from lit_robust.report.precision_recall import precision_recall_plots
+from lit_robust.report.published import published_runs
 from lit_robust.report.record import record
 from lit_robust.report.runs import Run, load_runs
+from lit_robust.report.shape_figure import shape_bias_plots
 from lit_robust.report.table import compare, csv_text, markdown
 from lit_robust.report.titles import category, dataset_title, sweep
+from lit_robust.results import RunResults
 
-SUFFIXES = (".html", ".md", ".csv")
-PORTRAIT_COLUMNS = 11  # what fits on an upright sheet of A4 at 8 points
+MOST_COLUMNS = 8  # fit on an upright sheet of A4 and on a screen of 1280 px
 
 
-def write_report(runs: Sequence[Path], output: Path) -> Path:
+def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = ()) -> Path:
     """Compare runs in one file, whose suffix says what is wanted.
 
     Args:
         runs: run folders, or results files; their order is that of the rows.
-        output: ``.html`` for a page that holds all it needs, ``.md`` for the table, ``.csv`` for every value.
+        output: ``.html`` for a page that holds all it needs, ``.md`` or ``.tex`` for the table, ``.csv`` for every
+            value.
+        published: names of published networks to stand beneath the runs, or ``all`` alone for every one that shares
+            a column with them.
 
     Returns:
         ``output``.
 
     Raises:
-        UserError: no run is named, one or its images cannot be read, or the suffix is another.
+        UserError: no run is named, one or its images cannot be read, a published name is not known, or the suffix is
+            another.
     """
     suffix = output.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(SUFFIXES)}.")
-    loaded = load_runs(runs)
-    found = {run.label: run.found for run in loaded}
-    if suffix == ".csv":
-        write_text(output, csv_text(found))
-    elif suffix == ".md":
-        write_text(output, markdown(compare(found)))
-    else:
-        write_text(output, page(loaded))
+    if suffix not in WRITERS:
+        raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(WRITERS)}.")
+    measured = load_runs(runs)
+    write_text(output, WRITERS[suffix]([*measured, *published_runs(published, measured)]))
     return output
+
+
+def _results(runs: list[Run]) -> dict[str, RunResults]:
+    return {run.label: run.found for run in runs}
+
+
+# What each suffix stands for.
+WRITERS: dict[str, Callable[[list[Run]], str]] = {
+    ".html": lambda runs: page(runs),
+    ".md": lambda runs: markdown(compare(_results(runs))),
+    ".csv": lambda runs: csv_text(_results(runs)),
+    ".tex": lambda runs: latex(compare(_results(runs)), MOST_COLUMNS),
+}
 
 
 def page(runs: list[Run]) -> str:
     """Return the page as HTML; nothing in it is fetched from anywhere.
 
+    Args:
+        runs: measured and published ones, in the order of the rows.
+
     Raises:
         UserError: an image of a run cannot be read.
     """
-    found = {run.label: run.found for run in runs}
+    found = _results(runs)
     labels = list(found)
-    plots = [*accuracy_plots(found), *shape_bias_plots(found)]
+    plots = [
+        *accuracy_plots(found),
+        *shape_bias_plots(found),
+        *corruption_error_plots(found),
+        *precision_recall_plots(found),
+    ]
     table = compare(found)
     sections = [
-        _section("Results", results_table(table, runs), "wide" if len(table.columns) > PORTRAIT_COLUMNS else ""),
+        _section("Results", results_table(table, runs, MOST_COLUMNS)),
+        _section("Memory models", memory_models(runs)),
         _section("Plots", "".join(_figure(plot, labels) for plot in plots), "plots"),
+        _section("Corruptions", heat_maps(found)),
         _section("Images", gallery(runs)),
         _section("How each number was measured", record(runs)),
     ]
     folder = files("lit_robust.report")
     template = Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(_title(labels)),
-        style=(folder / "page.css").read_text(encoding="utf-8") + swatch_style(len(runs)),
+        title=escape(_title([run.label for run in runs if not run.published])),
+        style=(folder / "page.css").read_text(encoding="utf-8") + swatch_style([run.published for run in runs]),
         lede=escape(_lede(runs)),
         sections="\n".join(sections),
         version=escape(lit_robust.__version__),
@@ -80,17 +109,23 @@ def _title(labels: list[str]) -> str:
 
 
 def _lede(runs: list[Run]) -> str:
-    results = [result for run in runs for result in run.found.results]
+    measured = [run for run in runs if not run.published]
+    results = [result for run in measured for result in run.found.results]
     counts: dict[str, int] = {}
     for result in results:
-        counts[result.dataset] = max(counts.get(result.dataset, 0), result.count)
-    sets = [f"{dataset_title(dataset)} ({count:,} images)" for dataset, count in counts.items()]
-    who = "one run" if len(runs) == 1 else f"{len(runs)} runs"
+        title = dataset_title(result.dataset, [result])
+        counts[title] = max(counts.get(title, 0), result.count)
+    sets = [f"{title} ({count:,} images)" for title, count in counts.items()]
+    who = "one run" if len(measured) == 1 else f"{len(measured)} runs"
     words = [f"The results of {who}{f' on {joined(sets)}' if sets else ''}."]
+    if len(runs) > len(measured):
+        words.append("Beneath stand published values, each with its source; none of them was measured here.")
     if any(sweep(result) for result in results):
         words.append("Adversarial accuracy is the share of images that stay right when attacked within eps.")
     if any(category(result) or result.metric == "shape_bias" for result in results):
         words.append("Shape bias is the share of decisions for an image's shape among those for its shape or texture.")
+    if any(result.metric == "mce" for result in results):
+        words.append("mCE is the mean corruption error, 100 for AlexNet; lower is better.")
     words.append("Accuracies and biases are percentages; a dagger marks a value that was measured otherwise.")
     return " ".join(words)
 

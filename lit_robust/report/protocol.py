@@ -9,6 +9,10 @@ from lit_robust.results import Result
 
 # These tell what is wrong with a value, and the reader gets them in other ways.
 _APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "warnings", "flags", "broken_by")
+# What was measured along the way: another network has others.
+_MEASURED = ("agreement", "clean top1")
+# Where a published value is from, and what else is to be said of it; and curves, which are drawn.
+_BESIDE = ("published", "remark", "precision_recall")
 _LONGEST = 40
 
 
@@ -62,13 +66,34 @@ def attack_settings(result: Result) -> dict[str, Any]:
 
 def facts(result: Result) -> dict[str, str]:
     """Return all that settles how a value was measured, as words; equal facts mean values that can be compared."""
-    settings = {key: value for key, value in result.protocol.items() if key not in _APART}
+    settings = {key: value for key, value in result.protocol.items() if key not in (*_APART, *_BESIDE)}
     if isinstance(settings.get("attack"), Mapping):
         settings["attack"] = {"eps": settings["attack"].get("eps"), **attack_settings(result)}
     # A partial value's count is told where it stands; here counts what its test set holds.
-    settings["images"] = settings.get("images", result.protocol.get("full_count", result.count))
+    if "images_a_cell" not in settings:
+        settings["images"] = settings.get("images", result.protocol.get("full_count", result.count))
     settings["unit"] = result.unit
-    return {name: plain(value) for name, value in flat(settings).items()}
+    return {name: plain(value) for name, value in flat(settings).items() if name not in _MEASURED}
+
+
+def is_published(result: Result) -> bool:
+    """Tell whether a value was taken from a publication and not measured here."""
+    return "published" in result.protocol
+
+
+def source_words(result: Result) -> str:
+    """Return where a published value is from, how it was measured as far as that is known, and what to know of it.
+
+    Example:
+        >>> source_words(Result("imagenet", "top1", 0.5, "fraction", 9, {"resize": 256, "published": "A 2020"}))
+        'A 2020 (resize 256)'
+    """
+    told_by_column = ("unit", "images", "num classes", "attack eps", "attack norm", "threat model")
+    known = {name: words for name, words in facts(result).items() if name not in told_by_column}
+    remark = result.protocol.get("remark")
+    settings = ", ".join(f"{name} {words}" for name, words in known.items())
+    told = f" ({settings})" if settings else ""
+    return f"{result.protocol['published']}{told}{f'; {remark}' if remark else ''}"
 
 
 def limits(result: Result) -> list[str]:
@@ -89,7 +114,11 @@ def limits(result: Result) -> list[str]:
 
 
 def usual(results: Sequence[Result]) -> Result:
-    """Return a result measured as most of ``results`` are; the earliest where there is no majority."""
+    """Return a result measured as most of ``results`` are; the earliest where there is no majority.
+
+    Published ones count only where nothing was measured.
+    """
+    results = [result for result in results if not is_published(result)] or results
     counts = Counter(tuple(sorted(facts(result).items())) for result in results)
     most = max(counts.values())
     return next(result for result in results if counts[tuple(sorted(facts(result).items()))] == most)
@@ -98,13 +127,24 @@ def usual(results: Sequence[Result]) -> Result:
 def differences(result: Result, reference: Result) -> str:
     """Say in which points a value was measured otherwise than a reference; empty if in none.
 
+    A setting that one of two runs does not state is a difference. Publications do not state all settings: where one
+    of the two is published, those count that both state.
+
     Example:
         >>> a = Result("imagenet", "top1", 0.5, "fraction", 10, {"resize": 256})
         >>> b = Result("imagenet", "top1", 0.5, "fraction", 10, {"resize": 232})
         >>> differences(b, a)
         'resize 232 instead of 256'
     """
+    return "; ".join(points_of_difference(result, reference))
+
+
+def points_of_difference(result: Result, reference: Result) -> list[str]:
+    """Return what ``differences`` says as a list of points."""
     own, other = facts(result), facts(reference)
+    if is_published(result) or is_published(reference):
+        both = own.keys() & other.keys()
+        own, other = ({name: side[name] for name in side if name in both} for side in (own, other))
     points = []
     for name in dict.fromkeys([*own, *other]):
         mine, theirs = own.get(name, "not stated"), other.get(name, "not stated")
@@ -112,4 +152,4 @@ def differences(result: Result, reference: Result) -> str:
             points.append(f"another {name}")
         elif mine != theirs:
             points.append(f"{name} {mine} instead of {theirs}")
-    return "; ".join(points)
+    return points

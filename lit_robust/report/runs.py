@@ -21,11 +21,13 @@ class Run:
         label: what to call it; unique in a report.
         folder: where its results file lies; its images are inside.
         found: its results.
+        published: whether it stands for values of publications, and nothing was run.
     """
 
     label: str
     folder: Path
     found: RunResults
+    published: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # matplotlib cannot write CSS variables: these colours, which nothing else uses, are put in their places afterwards.
 INK, RULE, PAPER = "#010203", "#040506", "#070809"
@@ -87,11 +88,29 @@ def to_svg(figure: "Figure", name: str, title: str, description: str) -> str:
 
 def swatch(number: int) -> str:
     """Return the ``svg`` element of a run's line and mark, for legends; 28 x 14 pixels."""
-    colour, marker, line = run_style(number)
+    colour, _, dashes = run_style(number)
     with plot_settings():
         from matplotlib.lines import Line2D
 
-        figure = new_figure(28, 14)
-        figure.add_artist(Line2D([0.0, 1.0], [0.5, 0.5], color=colour, linestyle=line))
-        figure.add_artist(Line2D([0.5], [0.5], color=colour, marker=marker, linestyle="none"))
-        return to_svg(figure, f"swatch-{number}", f"run {number + 1}", "line and mark")
+        line = Line2D([0.0, 1.0], [0.5, 0.5], color=colour, linestyle=dashes)
+        return _swatch(number, [line, _mark(number)], "line and mark")
+
+
+def mark_swatch(number: int) -> str:
+    """Return the ``svg`` element of a published network's mark, which has no line; 28 x 14 pixels."""
+    with plot_settings():
+        return _swatch(number, [_mark(number)], "mark")
+
+
+def _mark(number: int) -> "Line2D":
+    from matplotlib.lines import Line2D
+
+    colour, marker, _ = run_style(number)
+    return Line2D([0.5], [0.5], color=colour, marker=marker, linestyle="none")
+
+
+def _swatch(number: int, lines: list["Line2D"], description: str) -> str:
+    figure = new_figure(28, 14)
+    for line in lines:
+        figure.add_artist(line)
+    return to_svg(figure, f"swatch-{number}", f"run {number + 1}", description)

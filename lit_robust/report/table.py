@@ -4,19 +4,20 @@ import csv
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import groupby
 from typing import Literal
 
-from lit_robust.report.protocol import differences, limits, usual
+from lit_robust.report.protocol import differences, is_published, limits, source_words, usual
 from lit_robust.report.runs import is_partial
-from lit_robust.report.titles import category, dataset_title, metric_title, order, value_text
+from lit_robust.report.titles import dataset_title, is_detail, metric_title, order, value_text
 from lit_robust.results import Result, RunResults
 
-CSV_HEADER = ("run", "dataset", "metric", "value", "unit", "count", "partial", "protocol")
+CSV_HEADER = ("run", "dataset", "metric", "value", "unit", "count", "partial", "published", "protocol")
 MISSING = "\N{EN DASH}"
-SYMBOLS = {"difference": "\N{DAGGER}", "restriction": "\N{DOUBLE DAGGER}"}
+SYMBOLS = {"difference": "\N{DAGGER}", "restriction": "\N{DOUBLE DAGGER}", "source": "\N{SECTION SIGN}"}
 PARTIAL_NOTE = "partial: measured on a part of the test set only; not to be compared with other values."
 
 
@@ -26,11 +27,11 @@ class Note:
 
     Attributes:
         kind: ``difference``, the value was measured otherwise than the others of its column; ``restriction``, its
-            test set was cut down.
+            test set was cut down; ``source``, it was published and not measured here.
         text: the sentence.
     """
 
-    kind: Literal["difference", "restriction"]
+    kind: Literal["difference", "restriction", "source"]
     text: str
 
 
@@ -42,11 +43,21 @@ class Column:
         dataset: title of the test set.
         title: title of the metric.
         unit: ``%`` for fractions, else the results' unit.
+        group: what it stands under where columns have two headings: the test set, and for one eps of several the
+            attack.
+        head: what remains of the title then.
     """
 
     dataset: str
     title: str
     unit: str
+    group: str
+    head: str
+
+    @property
+    def is_attack(self) -> bool:
+        """Whether it is one eps of an attack."""
+        return self.group != self.dataset
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,10 @@ class Table:
         return any(cell.partial for row in self.rows.values() for cell in row if cell)
 
     def mark(self, number: int) -> str:
-        """Return a note's mark: a dagger (difference) or double dagger (restriction), numbered if there are several."""
+        """Return a note's mark: dagger (difference), double dagger (restriction) or section sign (source).
+
+        Numbered if there are several of a kind.
+        """
         kind = self.notes[number].kind
         alike = [place for place, note in enumerate(self.notes) if note.kind == kind]
         return SYMBOLS[kind] + (str(alike.index(number) + 1) if len(alike) > 1 else "")
@@ -104,13 +118,7 @@ class Table:
     def _add(self, found: Mapping[str, Result]) -> None:
         reference = usual(list(found.values()))
         owner = next(label for label, result in found.items() if result is reference)
-        self.columns.append(
-            Column(
-                dataset_title(reference.dataset),
-                metric_title(reference),
-                "%" if reference.unit == "fraction" else reference.unit,
-            )
-        )
+        self.columns.append(_column(reference, dataset_title(reference.dataset, found.values())))
         for label, row in self.rows.items():
             result = found.get(label)
             if result is None:
@@ -119,16 +127,51 @@ class Table:
             notes = []
             if other := differences(result, reference):
                 notes.append(self._number(Note("difference", f"{other} (as for {owner}).")))
+            if is_published(result):
+                notes.append(self._number(Note("source", f"Published: {source_words(result)}.")))
             for text in limits(result):
                 notes.append(self._number(Note("restriction", f"{dataset_title(result.dataset)}: {text}.")))
             row.append(Cell(value_text(result.value, result.unit), result, is_partial(result), tuple(notes)))
 
 
+def _column(result: Result, dataset: str) -> Column:
+    title = metric_title(result)
+    unit = "%" if result.unit == "fraction" else result.unit
+    attack, comma, eps = title.rpartition(", eps ")
+    if not comma:
+        return Column(dataset, title, unit, dataset, title)
+    return Column(dataset, title, unit, f"{dataset}: {attack}", f"eps {eps}")
+
+
+def parts(columns: Sequence[Column], most: int) -> list[list[int]]:
+    """Return the numbers of the columns in parts that fit beside each other.
+
+    Where there is more than one part, columns of a group stay together as far as they fit, and attacks, which other
+    runs may lack, stand apart from other measures.
+
+    Args:
+        columns: of a table.
+        most: how many fit.
+    """
+    if len(columns) <= most:
+        return [list(range(len(columns)))] if columns else []
+    found: list[list[int]] = []
+    for _, members in groupby(range(len(columns)), key=lambda number: columns[number].group):
+        group = list(members)
+        alike = bool(found) and columns[found[-1][-1]].is_attack == columns[group[0]].is_attack
+        if not alike or len(found[-1]) + len(group) > most:
+            found += [group[start : start + most] for start in range(0, len(group), most)]
+        else:
+            found[-1] += group
+    return found
+
+
 def compare(runs: Mapping[str, RunResults]) -> Table:
     """Put runs side by side.
 
-    Biases of single categories are left to the plot and to the CSV. A value measured otherwise than most of its
-    column (or, without a majority, than the first) gets a dagger and a note that says in what it differs.
+    Values of single categories, corruptions and severities are left to the figures and to the CSV. A value measured
+    otherwise than most of its column (or, without a majority, than the first) gets a dagger and a note that says in
+    what it differs; a published one a section sign and its source.
 
     Args:
         runs: unique label to results, in the order of the rows.
@@ -136,17 +179,26 @@ def compare(runs: Mapping[str, RunResults]) -> Table:
     columns: dict[tuple[str, str, int], dict[str, Result]] = {}
     for label, found in runs.items():
         for result in found.results:
-            if category(result) is not None:
+            if is_detail(result):
                 continue
+            # Sets of one name and other classes are other sets; none of their values compare.
+            dataset = dataset_title(result.dataset, [result])
             # Two attacks of one norm and eps share a key: the second gets a column of its own.
             turn = 0
-            while label in columns.get((result.dataset, result.metric, turn), {}):
+            while label in columns.get((dataset, result.metric, turn), {}):
                 turn += 1
-            columns.setdefault((result.dataset, result.metric, turn), {})[label] = result
+            columns.setdefault((dataset, result.metric, turn), {})[label] = result
     table = Table([], {label: [] for label in runs})
-    for column in sorted(columns.values(), key=lambda found: order(next(iter(found.values())))):
+    for _, column in sorted(columns.items(), key=_reading_order):
         table._add(column)
     return table
+
+
+def _reading_order(column: tuple[tuple[str, str, int], Mapping[str, Result]]) -> tuple[object, ...]:
+    """Return the sorting key of a column: sets of one name and other classes stand one after the other."""
+    (dataset, _, _), found = column
+    rank, name, *rest = order(next(iter(found.values())))
+    return rank, name, dataset, *rest
 
 
 def markdown(table: Table) -> str:
@@ -176,8 +228,8 @@ def _line(cells: list[str]) -> str:
 def csv_text(runs: Mapping[str, RunResults]) -> str:
     """Return every value, one a line, as the results files have them: fractions, nothing rounded.
 
-    Columns are run, dataset, metric, value (empty where undefined), unit, count, partial (``yes`` or empty), and the
-    protocol as JSON.
+    Columns are run, dataset, metric, value (empty where undefined), unit, count, partial (``yes`` or empty), published
+    (its source, or empty), and the protocol as JSON.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -186,6 +238,7 @@ def csv_text(runs: Mapping[str, RunResults]) -> str:
         for result in found.results:
             value = "" if math.isnan(result.value) else repr(result.value)
             partial = "yes" if is_partial(result) else ""
-            protocol = json.dumps(dict(result.protocol))
-            writer.writerow([label, result.dataset, result.metric, value, result.unit, result.count, partial, protocol])
+            source, protocol = result.protocol.get("published", ""), json.dumps(dict(result.protocol))
+            measured = [label, result.dataset, result.metric, value, result.unit, result.count]
+            writer.writerow([*measured, partial, source, protocol])
     return text.getvalue()

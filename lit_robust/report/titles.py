@@ -23,13 +23,29 @@ CLASSES = {"restricted-imagenet": 9, "cue-conflict": None}
 METRICS = {
     "top1": "Top-1 accuracy",
     "top5": "Top-5 accuracy",
+    "top1_all_classes": "Top-1 accuracy, all classes",
+    "top1_imagenet_a_classes": "Top-1 accuracy, ImageNet-A's classes",
+    "top1_imagenet_o_classes": "Top-1 accuracy, ImageNet-O's classes",
+    "mce": "mCE",
+    "relative_mce": "Relative mCE",
+    "mean_accuracy": "Mean accuracy",
+    "aupr": "AUPR",
+    "auroc": "AUROC",
+    "fpr95": "FPR at 95 % recall",
+    "rms_calibration_error": "RMS calibration error",
+    "rms_calibration_error_published": "RMS calibration error, as published",
+    "ece": "ECE",
+    "aurra": "AURRA",
     "shape_bias": "Shape bias",
     "accuracy_without_conflict": "Accuracy without conflict",
     "shape_decisions": "Shape decisions",
     "texture_decisions": "Texture decisions",
     "other_decisions": "Other decisions",
 }
+SCORES = {"aupr": "AUPR", "auroc": "AUROC", "fpr95": "FPR at 95 % recall"}
+CORRUPTED_SETS = ("imagenet-c", "imagenet-c-like")
 NORMS = {"l2": "L2", "linf": "L\N{INFINITY}", "l1": "L1"}
+THREATS = ("white-box", "memory-surrogate", "gray-box", "black-box")
 UNDEFINED = "undefined"
 
 
@@ -41,11 +57,28 @@ class Sweep:
         stem: the metric's name without its eps; values of one stem are one curve.
         norm: ``l2``, ``linf``, or empty if nobody says.
         eps: radius in [0, 1] pixel units.
+        threat: what the attack sees: ``white-box``, ``gray-box``, ``black-box``, ``memory-surrogate``.
     """
 
     stem: str
     norm: str
     eps: float
+    threat: str
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """The place of a value in a corruption benchmark.
+
+    Attributes:
+        kind: ``ce``, a corruption error, or ``top1``, an accuracy.
+        corruption: its name, such as ``gaussian_noise``.
+        severity: 1 to 5; None over all of them.
+    """
+
+    kind: str
+    corruption: str
+    severity: int | None
 
 
 def sweep(result: Result) -> Sweep | None:
@@ -54,7 +87,7 @@ def sweep(result: Result) -> Sweep | None:
     Example:
         >>> attack = {"attack": {"norm": "l2", "eps": 0.25}}
         >>> sweep(Result("imagenet", "adversarial_accuracy_l2_eps_0.25", 0.5, "fraction", 10, attack))
-        Sweep(stem='adversarial_accuracy_l2', norm='l2', eps=0.25)
+        Sweep(stem='adversarial_accuracy_l2', norm='l2', eps=0.25, threat='white-box')
     """
     matched = re.fullmatch(r"(adversarial_accuracy\w*?)_eps_(.+)", result.metric)
     attack = result.protocol.get("attack")
@@ -66,7 +99,33 @@ def sweep(result: Result) -> Sweep | None:
     except (TypeError, ValueError):
         return None
     norm = str(settings.get("norm", matched[1].rsplit("_", 1)[-1]))
-    return Sweep(matched[1], norm if norm in NORMS else "", eps)
+    return Sweep(matched[1], norm if norm in NORMS else "", eps, _threat(matched[1], result.protocol))
+
+
+def _threat(stem: str, protocol: Mapping[str, Any]) -> str:
+    named = re.match(r"adversarial_accuracy_(gray_box|black_box|memory_surrogate)", stem)
+    return str(protocol.get("threat_model", named[1].replace("_", "-") if named else "white-box"))
+
+
+def corrupted(result: Result) -> Corrupted | None:
+    """Return which corruption, and which severity, a value of a corruption benchmark is of; None for other metrics.
+
+    Example:
+        >>> corrupted(Result("imagenet-c", "top1_fog_3", 0.5, "fraction", 50_000, {}))
+        Corrupted(kind='top1', corruption='fog', severity=3)
+    """
+    matched = re.fullmatch(r"(ce|top1)_(\w+?)(?:_([1-5]))?", result.metric)
+    if result.dataset not in CORRUPTED_SETS or matched is None:
+        return None
+    return Corrupted(matched[1], matched[2], int(matched[3]) if matched[3] else None)
+
+
+def is_detail(result: Result) -> bool:
+    """Tell whether a value is one of many of its kind, which belong into a figure and not into the main table."""
+    observer = result.metric.removeprefix("error_consistency_")
+    if observer != result.metric:
+        return observer != "humans"
+    return category(result) is not None or corrupted(result) is not None
 
 
 def category(result: Result) -> str | None:
@@ -96,40 +155,53 @@ def dataset_title(dataset: str, results: Iterable[Result] = ()) -> str:
 
 
 def eps_text(norm: str, eps: float) -> str:
-    """Return an eps as people write it: multiples of 1/255 for L-infinity, else the number.
+    """Return an eps as people write it: for L-infinity whole and half steps of 1/255 as such, else the number.
 
     Example:
-        >>> eps_text("linf", 4 / 255), eps_text("l2", 0.5)
-        ('4/255', '0.5')
+        >>> eps_text("linf", 4 / 255), eps_text("linf", 0.06), eps_text("l2", 0.5)
+        ('4/255', '0.06', '0.5')
     """
-    steps = eps * 255
-    if norm == "linf" and eps > 0 and math.isclose(steps, round(steps, 1), rel_tol=1e-3):
-        return f"{round(steps, 1):g}/255"
+    steps = round(2 * eps * 255) / 2
+    if norm == "linf" and steps > 0 and math.isclose(eps * 255, steps, rel_tol=1e-3):
+        return f"{steps:g}/255"
     return f"{eps:.4g}"
 
 
 def metric_title(result: Result) -> str:
     """Return a metric's name for a column; an unknown one with its underscores as spaces."""
     if (place := sweep(result)) is not None:
-        extra = place.stem.removeprefix("adversarial_accuracy").removesuffix(f"_{place.norm}").replace("_", " ").strip()
-        parts = (f"Adversarial {extra}".strip(), NORMS.get(place.norm, ""), f"eps {eps_text(place.norm, place.eps)}")
-        return ", ".join(part for part in parts if part)
+        extra = place.stem.removeprefix("adversarial_accuracy").removesuffix(f"_{place.norm}")
+        extra = extra.removeprefix(f"_{place.threat.replace('-', '_')}").replace("_", " ").strip()
+        threat = "" if place.threat == "white-box" else place.threat
+        norm, eps = NORMS.get(place.norm, ""), f"eps {eps_text(place.norm, place.eps)}"
+        return ", ".join(part for part in (f"Adversarial {extra}".strip(), threat, norm, eps) if part)
     if (name := category(result)) is not None:
         return f"Shape bias, {name}"
+    if (cell := corrupted(result)) is not None:
+        parts = ("CE" if cell.kind == "ce" else "Top-1", cell.corruption.replace("_", " "), str(cell.severity or ""))
+        return ", ".join(part for part in parts if part)
+    score, _, rest = result.metric.partition("_")
+    if score in SCORES and rest:
+        return f"{SCORES[score]}, {rest.replace('_', ' ')}"
+    if result.metric.startswith("error_consistency_"):
+        return f"Error consistency, {result.metric.removeprefix('error_consistency_').replace('_', ' ')}"
     words = result.metric.replace("_", " ")
     return METRICS.get(result.metric, words[:1].upper() + words[1:])
 
 
-def order(result: Result) -> tuple[int, str, int, str, float]:
-    """Return the sorting key of a value's column: known sets and metrics first, then by name, then by eps."""
+def order(result: Result) -> tuple[int, str, int, int, str, float]:
+    """Return the sorting key of a value's column: known sets and metrics first, then by name, then by eps.
+
+    Attacks stand behind the other metrics of their set, those that see the network under test first.
+    """
     sets, metrics = list(DATASETS), list(METRICS)
     set_rank = sets.index(result.dataset) if result.dataset in sets else len(sets)
     place = sweep(result)
     if place is not None:
-        return set_rank, result.dataset, 2, place.stem, place.eps
-    # Top-1 and top-5 stand before the adversarial accuracies, everything else after them.
+        threat = THREATS.index(place.threat) if place.threat in THREATS else len(THREATS)
+        return set_rank, result.dataset, len(metrics) + 1, threat, place.stem, place.eps
     known = metrics.index(result.metric) if result.metric in metrics else len(metrics)
-    return set_rank, result.dataset, known if known < 2 else known + 1, result.metric, 0.0
+    return set_rank, result.dataset, known, 0, result.metric, 0.0
 
 
 def value_text(value: float, unit: str) -> str:

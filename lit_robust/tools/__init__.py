@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from lit_robust.errors import UserError
-from lit_robust.tools import bench, data, memory, runs
+from lit_robust.tools import bench, dashboard, data, memory, runs
 
 TOOLS: dict[str, Callable[[list[str]], None]] = {
     "demo": runs.demonstrate,
@@ -23,6 +23,8 @@ TOOLS: dict[str, Callable[[list[str]], None]] = {
     "bench training": bench.training,
     "bench memory": bench.retrieval,
     "report": runs.compare,
+    "sweep": runs.sweep,
+    "dashboard": dashboard.workspace,
     "convert": runs.convert,
 }
 

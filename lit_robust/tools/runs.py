@@ -45,6 +45,23 @@ def demonstrate(words: list[str]) -> None:
     run_demo(options.output, options.seed)
 
 
+def sweep(words: list[str]) -> None:
+    """Run a sweep."""
+    parser = parser_of(
+        "sweep",
+        "Run the commands of a paper's table or figure one after another, and compare what they measured on one page. "
+        "A second call goes on where the first one stopped.",
+    )
+    parser.add_argument("file", type=Path, help="the sweep, such as configs/sweeps/cache-table-1.yaml")
+    parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="folder for its runs and the page")
+    parser.add_argument("settings", type=str, nargs="*", help="its variables, name=value each; the file lists them")
+    parser.add_argument("--list", action="store_true", help="print the command lines, one a run, and run none")
+    options = parser.parse_args(words)
+    from lit_robust.sweep import run_sweep
+
+    run_sweep(options.file, options.output, options.settings, options.list)
+
+
 def convert(words: list[str]) -> None:
     """Convert a checkpoint."""
     parser = parser_of(

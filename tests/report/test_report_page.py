@@ -1,5 +1,6 @@
 """The page as a browser's parser sees it."""
 
+import csv
 import re
 import struct
 import zlib
@@ -12,6 +13,7 @@ from lit_robust.errors import UserError
 from lit_robust.report import load_runs, report, write_report
 from lit_robust.report.runs import read_picture, unique_labels
 from lit_robust.results import Example, Result, RunResults
+from lit_robust.tools.runs import compare
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -182,7 +184,7 @@ def test_a_missing_run_is_one_sentence(tmp_path):
 def test_no_run_and_an_unknown_suffix_are_refused(tmp_path):
     with pytest.raises(UserError, match="No run is named"):
         write_report([], tmp_path / "r.html")
-    with pytest.raises(UserError, match=r"\.html, \.md, \.csv"):
+    with pytest.raises(UserError, match=r"\.html, \.md, \.csv, \.tex"):
         write_report([write_run(tmp_path / "a")], tmp_path / "r.pdf")
 
 
@@ -201,7 +203,40 @@ def test_labels_are_unique(tmp_path):
     assert len(set(labels)) == 3
 
 
+def test_published_rows_stand_beneath_and_name_their_source(tmp_path):
+    html = write_report([write_run(tmp_path / "a")], tmp_path / "r.html", ["resnet50", "humans"]).read_text("utf-8")
+    words = Page(html).words
+    assert "Robustness of standard" in words  # the title counts no published row
+    assert "ResNet-50 published" in words
+    assert "Published: Taori et al. 2020" in words
+    assert "none of them was measured here" in words
+    assert words.count("Humans published") == 2  # the table, and how it was measured
+    assert "ten observers, pooled" in words
+
+
+def test_memory_models_tell_their_settings(tmp_path):
+    told = {"module": "CacheModule", "network": "torchvision/resnet50", "layer": "layer4.1", "retrieval": "nearest",
+            "theta": 50.0, "k": 50, "keys": 1_281_167, "dimensions": 2048, "compression": []}  # fmt: skip
+    RunResults({}, told, [Result("imagenet", "top1", 0.6, "fraction", 3, {})]).save(tmp_path / "cache")
+    run = write_run(tmp_path / "a")
+    words = Page(write_report([run, tmp_path / "cache"], tmp_path / "r.html").read_text("utf-8")).words
+    expected = "cache torchvision/resnet50 layer4.1 nearest 50 50 1,281,167 2,048 \N{EN DASH}"
+    assert expected in words
+    assert "Memory models" not in Page(write_report([run], tmp_path / "s.html").read_text("utf-8")).words
+
+
 def test_the_command_says_what_it_wrote(tmp_path, capsys):
     report([write_run(tmp_path / "a")], tmp_path / "table.md")
     assert capsys.readouterr().out == f"{tmp_path / 'table.md'}\n"
     assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith("| Run | ImageNet: Top-1 accuracy (%)")
+
+
+def test_the_tool_takes_published_names(tmp_path, capsys):
+    run = write_run(tmp_path / "a")
+    compare([str(run), "-o", str(tmp_path / "r.csv"), "--published", "resnet50", "humans"])
+    rows = list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))
+    assert {row["run"] for row in rows} == {"standard", "ResNet-50", "Humans"}
+    # Whatever was not measured here names where it is from.
+    assert all(bool(row["published"]) == (row["run"] != "standard") for row in rows)
+    assert "Geirhos" in next(row["published"] for row in rows if row["run"] == "Humans")
+    capsys.readouterr()

@@ -7,8 +7,10 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from lit_robust.report.plots import accuracy_plots, biases, curves, shape_bias_plots
-from lit_robust.report.svg import run_style, swatch
+from lit_robust.report.accuracy_curves import accuracy_plots, curves
+from lit_robust.report.precision_recall import precision_recall_plots
+from lit_robust.report.shape_figure import biases, shape_bias_plots
+from lit_robust.report.svg import mark_swatch, run_style, swatch
 from lit_robust.results import Result, RunResults
 
 
@@ -48,6 +50,47 @@ def test_norms_and_attacks_do_not_share_axes():
     ]
     assert "3 steps of 0.5 eps" in found[0].attack
     assert "20 steps of 0.5 eps" in found[2].attack
+
+
+def test_threat_models_do_not_share_axes_though_the_attack_is_one():
+    attack = {"name": "PGD", "norm": "l2", "eps": 1.0, "step_size": 0.5, "steps": 3}
+    gray = Result(
+        "imagenet",
+        "adversarial_accuracy_gray_box_l2_eps_1",
+        0.6,
+        "fraction",
+        10,
+        {"attack": attack, "threat_model": "gray-box"},
+    )
+    found = curves(runs([clean(0.7), attacked(1, 0.3), gray]))
+    assert [(c.threat, [(p.eps, p.accuracy) for p in c.lines["run0"]]) for c in found] == [
+        ("white-box", [(0.0, 0.7), (1, 0.3)]),
+        ("gray-box", [(0.0, 0.7), (1.0, 0.6)]),
+    ]
+
+
+def test_published_accuracies_are_marks_that_say_what_is_different():
+    protocol = {
+        "attack": {"name": "PGD", "norm": "l2", "eps": 3.0, "step_size": 0.5, "steps": 7},
+        "published": "A 2020",
+    }
+    other = Result("imagenet", "adversarial_accuracy_l2_eps_3", 0.36, "fraction", 10, protocol)
+    (found,) = curves({**runs([clean(0.7), attacked(1, 0.3)]), "theirs": RunResults({}, {}, [other])})
+    assert list(found.lines) == ["run0"]
+    assert [(p.eps, p.accuracy) for p in found.marks["theirs"]] == [(3.0, 0.36)]
+    assert found.remarks["theirs"].startswith("published; attack steps 7 instead of 3")
+    assert "eps 3 instead" not in found.remarks["theirs"]
+    # A panel is for what was measured: alone, published values draw none.
+    assert curves({"theirs": RunResults({}, {}, [other])}) == []
+
+
+def test_a_kept_precision_recall_curve_is_drawn():
+    curve = [[1.0, 0.2], [0.5, 0.4], [0.0, 1.0]]
+    aupr = Result("imagenet-o", "aupr", 0.3, "fraction", 12_000, {"precision_recall": curve})
+    (plot,) = precision_recall_plots(runs([aupr], [clean(0.7)]))
+    assert plot.labels == {"run0": "AUPR 30.0 %"}
+    ElementTree.fromstring(plot.svg)
+    assert precision_recall_plots(runs([clean(0.7)])) == []
 
 
 def test_undefined_values_are_left_out_and_said():
@@ -129,3 +172,5 @@ def test_partial_marks_are_hollow():
 def test_many_runs_look_different():
     assert len({run_style(number) for number in range(42)}) == 42
     assert "<svg" in swatch(11)
+    line = run_style(0)[0]
+    assert swatch(0).count(line) > mark_swatch(0).count(line) > 0

@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 
 from lit_robust.report.protocol import differences, facts, usual
-from lit_robust.report.table import compare, csv_text, markdown
+from lit_robust.report.table import compare, csv_text, markdown, parts
 from lit_robust.report.titles import metric_title, value_text
 from lit_robust.results import Result, RunResults
 
@@ -105,11 +105,60 @@ def test_a_restricted_test_set_is_said():
     assert "- \N{DOUBLE DAGGER} Cue conflict: 448 of 1280 images." in text
 
 
+def test_a_published_value_is_no_reference_and_says_where_it_is_from():
+    theirs = top1(0.761, count=50_000, published="A 2020", remark="by hand")
+    theirs = Result("imagenet", "top1", 0.761, "fraction", 50_000, {**theirs.protocol, "resize": 232})
+    table = compare(runs([theirs], [theirs], [top1(0.5, crop=224)]))
+    # Two of three are published; the one that was measured is the column's measure all the same.
+    assert [row[0].notes for row in table.rows.values()] == [(0, 1), (0, 1), ()]
+    assert (
+        table.notes[0].text == "resize 232 instead of 256 (as for run2)."
+    )  # and nothing of the crop, which it leaves open
+    assert table.notes[1].text == "Published: A 2020 (resize 232); by hand."
+    assert [table.mark(0), table.mark(1)] == ["\N{DAGGER}", "\N{SECTION SIGN}"]
+
+
+def test_sets_of_other_classes_have_columns_of_their_own():
+    top5 = Result("imagenet", "top5", 0.95, "fraction", 50_000, {"num_classes": 8})
+    table = compare(runs([top1(0.9, num_classes=8), top5], [top1(0.7, num_classes=1000)], [top1(0.6)]))
+    heads = [(column.dataset, column.title) for column in table.columns]
+    assert heads == [
+        ("ImageNet", "Top-1 accuracy"),
+        ("imagenet of 8 classes", "Top-1 accuracy"),
+        ("imagenet of 8 classes", "Top-5 accuracy"),
+    ]
+    texts = [[cell.text if cell else None for cell in row] for row in table.rows.values()]
+    assert texts == [[None, "90.0", "95.0"], ["70.0", None, None], ["60.0", None, None]]
+
+
+def test_corruptions_stand_in_the_table_as_means_alone():
+    found = [
+        Result("imagenet-c", metric, 0.5, "fraction", 50_000, {})
+        for metric in ("mce", "relative_mce", "mean_accuracy", "ce_fog", "top1_fog", "top1_gaussian_noise_3")
+    ]
+    assert [column.title for column in compare(runs(found)).columns] == ["mCE", "Relative mCE", "Mean accuracy"]
+
+
 def test_an_undefined_bias_and_a_missing_value():
     bias = Result("cue-conflict", "shape_bias", math.nan, "fraction", 1280, {})
     text = markdown(compare(runs([bias], [top1()])))
     assert "| run0 | \N{EN DASH} | undefined |" in text
     assert "| run1 | 76.1 | \N{EN DASH} |" in text
+
+
+def test_many_columns_are_split_between_groups_and_none_is_lost():
+    sweep = [attacked(eps) for eps in (0.25, 0.5, 1, 2, 3)]
+    bias = Result("cue-conflict", "shape_bias", 0.5, "fraction", 1280, {})
+    table = compare(runs([top1(), *sweep, bias]))
+    assert [column.group for column in table.columns] == [
+        "ImageNet",
+        *["ImageNet: Adversarial, L2"] * 5,
+        "Cue conflict",
+    ]
+    assert table.columns[2].head == "eps 0.5"
+    assert parts(table.columns, 11) == [[0, 1, 2, 3, 4, 5, 6]]
+    assert parts(table.columns, 5) == [[0], [1, 2, 3, 4, 5], [6]]
+    assert parts(table.columns, 3) == [[0], [1, 2, 3], [4, 5], [6]]
 
 
 def test_two_attacks_with_one_name_have_a_column_each():

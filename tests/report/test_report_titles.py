@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_robust.report.titles import dataset_title
+from lit_robust.report.titles import Corrupted, corrupted, dataset_title, metric_title
 from lit_robust.results import Result
 
 
@@ -31,3 +31,35 @@ def test_other_sets_and_silent_results_say_nothing():
     assert dataset_title("imagenet", [measured("imagenet-a", num_classes=8), measured("imagenet")]) == "ImageNet"
     both = [measured("imagenet", num_classes=1000), measured("imagenet", num_classes=8)]
     assert dataset_title("imagenet", both) == "imagenet of 8 classes"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "metric", "title"),
+    [
+        ("imagenet-c", "mce", "mCE"),
+        ("imagenet-c", "ce_gaussian_noise", "CE, gaussian noise"),
+        ("imagenet-c-like", "top1_fog_3", "Top-1, fog, 3"),
+        ("imagenet-a", "top1_all_classes", "Top-1 accuracy, all classes"),
+        ("imagenet", "top1_imagenet_a_classes", "Top-1 accuracy, ImageNet-A's classes"),
+        ("imagenet-o", "aupr", "AUPR"),
+        ("imagenet-o", "aupr_max_logit", "AUPR, max logit"),
+        ("imagenet-o", "fpr95_energy", "FPR at 95 % recall, energy"),
+        ("imagenet", "rms_calibration_error_published", "RMS calibration error, as published"),
+        ("cue-conflict", "error_consistency_subject_01", "Error consistency, subject 01"),
+        ("imagenet", "adversarial_accuracy_gray_box_l2_eps_1", "Adversarial, gray-box, L2, eps 1"),
+        ("imagenet", "adversarial_accuracy_black_box_any_step_l2_eps_1", "Adversarial any step, black-box, L2, eps 1"),
+    ],
+)
+def test_metrics_have_the_names_people_use(dataset, metric, title):
+    assert metric_title(Result(dataset, metric, 0.5, "fraction", 10, {})) == title
+
+
+def test_corrupted_values_are_told_from_other_accuracies():
+    def place(dataset, metric):
+        return corrupted(Result(dataset, metric, 0.5, "fraction", 10, {}))
+
+    assert place("imagenet-c", "top1_jpeg_compression_5") == Corrupted("top1", "jpeg_compression", 5)
+    assert place("imagenet-c", "top1_jpeg_compression") == Corrupted("top1", "jpeg_compression", None)
+    assert place("imagenet-c", "mean_accuracy") is None
+    assert place("imagenet-c", "top1") is None
+    assert place("imagenet", "top1_imagenet_a_classes") is None

@@ -1,0 +1,167 @@
+"""Accuracy against eps, a panel for each threat model, norm and attack."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lit_robust.report.plot import WIDTH, Plot
+from lit_robust.report.protocol import attack_settings, is_published, plain, points_of_difference
+from lit_robust.report.runs import is_partial
+from lit_robust.report.svg import PAPER, new_figure, plot_settings, run_style, to_svg
+from lit_robust.report.titles import NORMS, Sweep, dataset_title, sweep
+from lit_robust.results import Result, RunResults
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a curve: eps in [0, 1] pixel units, accuracy as a fraction, and whether it is partial."""
+
+    eps: float
+    accuracy: float
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Accuracies of one test set under one attack.
+
+    Attributes:
+        dataset: title of the test set.
+        norm: the attack's, ``l2`` or ``linf``; empty if nobody says.
+        threat: what the attack sees, such as ``white-box``.
+        attack: the attack's settings in words.
+        lines: a run's label to its points, by eps.
+        marks: a published network's label to its points, by eps, which no line joins.
+        remarks: a published network's label to what its protocol does otherwise.
+    """
+
+    dataset: str
+    norm: str
+    threat: str
+    attack: str
+    lines: dict[str, list[Point]] = field(default_factory=dict)
+    marks: dict[str, list[Point]] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
+
+
+def curves(runs: Mapping[str, RunResults]) -> list[Curves]:
+    """Sort adversarial accuracies into plots: one for each test set, threat model, norm and attack.
+
+    Values measured under different attacks do not share axes, however alike their names. Published ones stand beside
+    those measured under an attack of that name, with what is different said in the legend. A run's clean accuracy
+    stands at eps 0.
+    """
+    panels: dict[tuple[str, str, str, str], Curves] = {}
+    references: dict[tuple[str, str, str, str], Result] = {}
+    for label, found in runs.items():
+        for result, place in _swept(found):
+            if is_published(result):
+                continue
+            settings = attack_settings(result)
+            title = dataset_title(result.dataset, [result])
+            key = (title, place.threat, place.norm, json.dumps(settings, sort_keys=True, default=str))
+            panel = panels.setdefault(key, Curves(title, place.norm, place.threat, _attack_words(settings)))
+            references.setdefault(key, result)
+            line = panel.lines.setdefault(label, _clean(found, result))
+            line.append(_point(place.eps, result))
+    for key, panel in panels.items():
+        for label, found in runs.items():
+            _add_published(panel, references[key], label, found)
+        for line in (*panel.lines.values(), *panel.marks.values()):
+            line.sort(key=lambda point: point.eps)
+    return list(panels.values())
+
+
+def _swept(found: RunResults) -> list[tuple[Result, Sweep]]:
+    places = ((result, sweep(result)) for result in found.results if math.isfinite(result.value))
+    return [(result, place) for result, place in places if place is not None]
+
+
+def _add_published(panel: Curves, reference: Result, label: str, found: RunResults) -> None:
+    attack = attack_settings(reference).get("name")
+    results = [
+        (result, place.eps)
+        for result, place in _swept(found)
+        if is_published(result)
+        and (dataset_title(result.dataset, [result]), place.threat, place.norm)
+        == (panel.dataset, panel.threat, panel.norm)
+        and attack_settings(result).get("name") == attack
+    ]
+    if not results:
+        return
+    panel.marks[label] = [*_clean(found, results[0][0]), *(_point(eps, result) for result, eps in results)]
+    points = (point for result, _ in results for point in points_of_difference(result, reference))
+    panel.remarks[label] = "; ".join(
+        ["published", *dict.fromkeys(point for point in points if not point.startswith("attack eps "))]
+    )
+
+
+def _point(eps: float, result: Result) -> Point:
+    return Point(eps, result.value, is_partial(result))
+
+
+def _clean(found: RunResults, attacked: Result) -> list[Point]:
+    return [
+        _point(0.0, result)
+        for result in found.results
+        if (result.dataset, result.metric) == (attacked.dataset, "top1") and math.isfinite(result.value)
+    ]
+
+
+def _attack_words(settings: Mapping[str, object]) -> str:
+    if not settings:
+        return "the attack's settings are not stated"
+    words = [str(settings.get("name", "attack"))]
+    told = {"name", "norm"}
+    if {"steps", "step_size_over_eps"} <= settings.keys():
+        words.append(f"{settings['steps']} steps of {plain(settings['step_size_over_eps'])} eps")
+        told |= {"steps", "step_size_over_eps"}
+    words += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items() if key not in told]
+    return ", ".join(words)
+
+
+def accuracy_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
+    """Draw accuracy against eps, a line a run; one plot for each test set, threat model, norm and attack.
+
+    Args:
+        runs: unique label to results; a run's place settles its colour and mark.
+    """
+    return [_accuracy_plot(curve, list(runs), f"accuracy-{number}") for number, curve in enumerate(curves(runs))]
+
+
+def _accuracy_plot(curve: Curves, labels: list[str], name: str) -> Plot:
+    scale = 255 if curve.norm == "linf" else 1
+    norm = NORMS.get(curve.norm, "")
+    title = f"{curve.dataset}: {', '.join(filter(None, [f'accuracy under {curve.threat} attack', norm]))}"
+    shown = {**curve.lines, **curve.marks}
+    with plot_settings():
+        figure = new_figure(WIDTH, 340)
+        axes = figure.add_subplot()
+        for label, line in shown.items():
+            colour, marker, dashes = run_style(labels.index(label))
+            eps, accuracy = [point.eps * scale for point in line], [100 * point.accuracy for point in line]
+            if label in curve.lines:
+                axes.plot(eps, accuracy, dashes, color=colour, clip_on=False, zorder=3)
+            for x, y, point in zip(eps, accuracy, line, strict=True):
+                face = PAPER if point.partial else colour
+                axes.plot(x, y, marker, color=colour, markerfacecolor=face, clip_on=False, zorder=4)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"{norm} eps{', in 1/255' if scale == 255 else ''}".strip())
+        axes.set_title("accuracy, %", loc="left", fontsize=12)
+        axes.grid(axis="y")
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        axes.tick_params(length=0, pad=8)
+        words = [f"{label}: {_line_words(line, scale)}" for label, line in shown.items()]
+        svg = to_svg(figure, name, title, "; ".join(words))
+    caption = f"Clean accuracy at eps 0. Attack: {curve.attack}."
+    if any(point.partial for line in shown.values() for point in line):
+        caption += " Hollow marks are partial."
+    if curve.marks:
+        caption += " Marks without a line are published."
+    return Plot(title, caption, svg, {label: curve.remarks.get(label, "") for label in shown})
+
+
+def _line_words(line: list[Point], scale: int) -> str:
+    return ", ".join(f"{100 * point.accuracy:.1f} % at eps {point.eps * scale:.4g}" for point in line)

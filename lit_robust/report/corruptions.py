@@ -1,0 +1,81 @@
+"""Values of a corruption benchmark, sorted for its figures."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lit_robust.report.titles import CORRUPTED_SETS, corrupted, dataset_title
+from lit_robust.results import Result, RunResults
+
+# Reading order and groups of Hendrycks and Dietterich 2019, figure 1; the last four enter no mean.
+GROUPS = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+}
+SEVERITIES = (1, 2, 3, 4, 5)
+_PLACES = {name: place for place, name in enumerate(name for names in GROUPS.values() for name in names)}
+
+
+@dataclass
+class CorruptionValues:
+    """What one run has on one corruption benchmark.
+
+    Attributes:
+        cells: corruption and severity to accuracy.
+        means: corruption to accuracy over its severities.
+        errors: corruption to corruption error (1 is AlexNet's).
+        mean_error: their mean, None if it is not there.
+    """
+
+    cells: dict[tuple[str, int], Result] = field(default_factory=dict)
+    means: dict[str, Result] = field(default_factory=dict)
+    errors: dict[str, Result] = field(default_factory=dict)
+    mean_error: Result | None = None
+
+
+def corruption_values(found: RunResults, dataset: str) -> CorruptionValues:
+    """Return a run's values on a corruption benchmark; undefined ones are left out.
+
+    Args:
+        found: the run's results.
+        dataset: ``imagenet-c`` or ``imagenet-c-like``.
+    """
+    values = CorruptionValues()
+    for result in found.results:
+        if result.dataset != dataset or not math.isfinite(result.value):
+            continue
+        place = corrupted(result)
+        if result.metric == "mce":
+            values.mean_error = result
+        elif place is None:
+            continue
+        elif place.kind == "ce" and place.severity is None:
+            values.errors[place.corruption] = result
+        elif place.kind == "top1" and place.severity is None:
+            values.means[place.corruption] = result
+        elif place.kind == "top1" and place.severity is not None:
+            values.cells[place.corruption, place.severity] = result
+    return values
+
+
+def in_order(corruptions: Iterable[str]) -> list[str]:
+    """Return corruptions in reading order, each once; unknown ones stand last, by name.
+
+    Example:
+        >>> in_order(["rain", "fog", "shot_noise", "fog"])
+        ['shot_noise', 'fog', 'rain']
+    """
+    return sorted(set(corruptions), key=lambda name: (_PLACES.get(name, len(_PLACES)), name))
+
+
+def corrupted_sets(runs: Mapping[str, RunResults]) -> dict[str, str]:
+    """Return the corruption benchmarks that any run has values of: name to title."""
+    sets: dict[str, str] = {}
+    for name in CORRUPTED_SETS:
+        own = [result for found in runs.values() for result in found.results if result.dataset == name]
+        if own:
+            sets[name] = dataset_title(name, own)
+    return sets

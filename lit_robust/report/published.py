@@ -1,0 +1,190 @@
+"""Published values beside measured ones: reading them, and choosing those that fit the runs' columns."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lit_robust.errors import UserError
+from lit_robust.report.protocol import is_published, points_of_difference, usual
+from lit_robust.report.runs import Run, unique_labels
+from lit_robust.report.titles import dataset_title, is_detail, sweep
+from lit_robust.results import Result, RunResults
+
+ALL = "all"
+DECISIONS = "cue_conflict_decisions.json"
+NETWORKS = "networks.json"
+# What a test set is, not how it was used: values on other classes have nothing to say about each other.
+SAME_SET = ("num_classes", "number_of_categories")
+
+
+@cache
+def _content() -> dict[str, Any]:
+    folder = files("lit_robust.reference") / "published"
+    return {
+        entry.name: json.loads(entry.read_text(encoding="utf-8"))
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".json")
+    }
+
+
+def published_names() -> list[str]:
+    """Return the names that ``--published`` takes, in the order of the table of networks."""
+    return list(_content()[NETWORKS])
+
+
+def published_results(name: str) -> list[Result]:
+    """Return all published values of a network, those of one measure one after another.
+
+    Args:
+        name: one of ``published_names``, such as ``resnet50``.
+
+    Returns:
+        Results whose protocol holds ``published``, the source, and what the source tells of how it measured.
+
+    Raises:
+        UserError: there is no such name.
+    """
+    if name not in _content()[NETWORKS]:
+        close = get_close_matches(name, published_names(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(published_names())}."
+        raise UserError(f"There are no published values of {name!r}: {hint}")
+    found = []
+    for file, content in _content().items():
+        if file == DECISIONS:
+            found += _decisions(content, name)
+        elif file != NETWORKS:
+            found += [result for part in content["sets"] for result in _values(content["source"], part, name)]
+    return found
+
+
+def _values(source: str, part: Mapping[str, Any], name: str) -> list[Result]:
+    protocol = {**part["protocol"], "published": source, **({"remark": part["remark"]} if "remark" in part else {})}
+    values = part["values"].get(name, {})
+    return [
+        Result(part["dataset"], metric, value, "fraction", part["count"], protocol) for metric, value in values.items()
+    ]
+
+
+def _decisions(content: Mapping[str, Any], name: str) -> list[Result]:
+    """Derive biases from counts of shape, texture, other and right decisions, a row a category."""
+    counts: Mapping[str, list[int]] = content["counts"].get(name, {})
+    if not counts:
+        return []
+    human = name == "humans"
+    settings = content["human_protocol" if human else "protocol"]
+    remark = "ten observers, pooled" if human else content["remark"]
+    protocol = {**settings, "published": content["source"], "remark": remark}
+    # Ten observers saw the same images: the set has a tenth of their answers.
+    repeats = 10 if human else 1
+    shape, texture, other, right, same = (sum(column) for column in zip(*counts.values(), strict=True))
+    conflict = (shape + texture + other) // repeats
+    dataset = content["dataset"]
+    results = [Result(dataset, "shape_bias", shape / (shape + texture), "fraction", conflict, protocol)]
+    if not human:
+        decided = (("shape_decisions", shape), ("texture_decisions", texture), ("other_decisions", other))
+        results += [Result(dataset, metric, float(n), "count", conflict, protocol) for metric, n in decided]
+    results.append(Result(dataset, "accuracy_without_conflict", right / same, "fraction", same // repeats, protocol))
+    for category, (in_shape, in_texture, neither, _, _) in counts.items():
+        told = {**protocol, "shape_decisions": in_shape, "texture_decisions": in_texture}
+        seen = (in_shape + in_texture + neither) // repeats
+        bias = in_shape / (in_shape + in_texture)
+        results.append(Result(dataset, f"shape_bias_{category}", bias, "fraction", seen, told))
+    return results
+
+
+def published_runs(names: Sequence[str], runs: Sequence[Run]) -> list[Run]:
+    """Return published networks as rows to stand beside runs.
+
+    Where several sources measured the same, the value stands whose protocol is nearest to that of the runs.
+
+    Args:
+        names: of ``published_names``; or ``all`` alone, every network with a value in a column of the runs, without
+            its other columns.
+        runs: the measured runs.
+
+    Raises:
+        UserError: a name is not known.
+    """
+    columns = _columns(runs)
+    chosen = published_names() if list(names) == [ALL] else list(dict.fromkeys(names))
+    rows = {name: _nearest(published_results(name), columns) for name in chosen}
+    if list(names) == [ALL]:
+        shared = {name: [r for r in found if is_detail(r) or _shares(r, columns)] for name, found in rows.items()}
+        rows = {name: found for name, found in shared.items() if any(_shares(r, columns) for r in found)}
+    titles = [_content()[NETWORKS][name]["title"] for name in rows]
+    taken = [run.label for run in runs]
+    labels = unique_labels([*taken, *titles], [Path()] * (len(taken) + len(titles)))[len(taken) :]
+    return [
+        Run(label, Path(), RunResults({}, {"network": _content()[NETWORKS][name]["weights"]}, found), published=True)
+        for label, (name, found) in zip(labels, rows.items(), strict=True)
+    ]
+
+
+def _key(result: Result) -> tuple[str, str]:
+    return result.dataset, result.metric
+
+
+def _columns(runs: Iterable[Run]) -> dict[tuple[str, str], Result]:
+    """Return of each measure a result that was measured as most of it are."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for run in runs:
+        for result in run.found.results:
+            groups.setdefault(_key(result), []).append(result)
+    return {key: usual(results) for key, results in groups.items()}
+
+
+def _nearest(results: list[Result], columns: Mapping[tuple[str, str], Result]) -> list[Result]:
+    """Return one value a measure: the one whose protocol has the fewest differences from the column's."""
+    fitting: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        column = _column_of(result, columns)
+        placed = replace(result, metric=column.metric) if column else result
+        fitting.setdefault(_key(placed), []).append(placed)
+    found = []
+    for key, candidates in fitting.items():
+        column = columns.get(key)
+        if column is None:
+            found.append(candidates[0])
+            continue
+        found.append(min(candidates, key=lambda candidate: len(points_of_difference(candidate, column))))
+    return found
+
+
+def _shares(published: Result, columns: Mapping[tuple[str, str], Result]) -> bool:
+    column = columns.get(_key(published))
+    return column is not None and _same_set(published, column)
+
+
+def _same_set(published: Result, measured: Result) -> bool:
+    if dataset_title(measured.dataset, [measured]) != dataset_title(published.dataset, [published]):
+        return False
+    pairs = ((published.protocol.get(name), measured.protocol.get(name)) for name in SAME_SET)
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def _column_of(result: Result, columns: Mapping[tuple[str, str], Result]) -> Result | None:
+    """Find the column of a published value; evaluations may have names of their own, attacks of one kind share one."""
+    place = sweep(result)
+    if _key(result) in columns or place is None:
+        return columns.get(_key(result))
+    for column in columns.values():
+        other = sweep(column)
+        if (
+            other is not None
+            and not is_published(column)
+            and (column.dataset, other.threat, other.norm) == (result.dataset, place.threat, place.norm)
+            and abs(other.eps - place.eps) < 1e-6
+            and _attack(column) == _attack(result)
+        ):
+            return column
+    return None
+
+
+def _attack(result: Result) -> object:
+    attack = result.protocol.get("attack")
+    return attack.get("name") if isinstance(attack, Mapping) else None

@@ -1,0 +1,33 @@
+"""Small memories for tests."""
+
+import numpy as np
+
+from lit_robust.memory import Manifest, begin_memory, open_memory, resume_memory
+from lit_robust.memory.compression import unit_length
+
+BACKBONE = {"name": "lit_robust/resnet_tiny", "num_classes": 5, "weights_sha256": "a" * 64}
+
+
+def manifest_of(count, dimensions, num_classes=5, key_type="float32"):
+    return Manifest(BACKBONE, "layers.1", "none", {"split": "train"}, count, dimensions, num_classes, key_type, "test")
+
+
+def write_memory(folder, vectors, labels, num_classes=5, key_type="float32"):
+    """Build a memory of some vectors in two batches, the second part first."""
+    manifest = manifest_of(*vectors.shape, num_classes, key_type)
+    begin_memory(folder, manifest, labels)
+    builder = resume_memory(folder, manifest, labels)
+    keys, norms = unit_length(vectors.astype(np.float32))
+    half = len(vectors) // 2
+    for numbers in (np.arange(half, len(vectors)), np.arange(half)):
+        builder.write(numbers, keys[numbers], norms[numbers])
+    builder.finish()
+    return open_memory(folder)
+
+
+def clustered(count=300, dimensions=12, num_classes=5, seed=0, offset=0.0):
+    """Vectors around a centre for each class, all shifted by ``offset``, and shuffled labels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_classes, count)
+    centres = random.normal(size=(num_classes, dimensions))
+    return centres[labels] + 0.3 * random.normal(size=(count, dimensions)) + offset, labels

@@ -1,0 +1,84 @@
+"""Faiss indexes: built, opened, compared with the exact neighbours, and refused when they do not fit."""
+
+import numpy as np
+import pytest
+import torch
+from memories import clustered, write_memory
+from torch.nn import functional as F
+
+from lit_robust.errors import DataError, UserError
+from lit_robust.memory import nearest_keys
+from lit_robust.memory.index import build_index, exact_search, open_index, recall
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    vectors, labels = clustered(count=2000, dimensions=16)
+    return write_memory(tmp_path_factory.mktemp("index") / "m", vectors, labels)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return F.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(
+    ("factory", "settings", "least"),
+    [
+        ("Flat", "", 1.0),
+        ("IVF8,Flat", "nprobe=8", 1.0),
+        ("IVF8,Flat", "nprobe=1", 0.2),
+        ("HNSW16", "efSearch=200", 0.9),
+        ("IVF4,PQ8x4", "nprobe=4", 0.3),
+    ],
+)
+def test_recall(memory, queries, factory, settings, least):
+    build_index(memory, factory, seed=0)
+    found = open_index(memory, factory, settings, CPU)(queries, 50)
+    exact = exact_search(memory.tensors()[0])(queries, 50)
+    share = float(recall(found, exact).mean())
+    assert share >= least
+    if least < 1:
+        assert share < 1 or factory.startswith("HNSW")
+
+
+def test_recall_counts_what_was_found():
+    found, exact = torch.tensor([[3, 1, -1], [7, 8, 9]]), torch.tensor([[1, 2, 3], [9, 8, 7]])
+    assert recall(found, exact).tolist() == [2 / 3, 1.0]
+
+
+def test_faiss_and_ours_agree(memory, queries):
+    import faiss
+
+    index = faiss.IndexFlatIP(16)
+    index.add(np.array(memory.keys))
+    values, rows = index.search(queries.numpy(), 50)
+    ours, own = nearest_keys(queries, memory.tensors()[0], 50)
+    np.testing.assert_allclose(ours, values, atol=1e-5)
+    # Neighbours that are equal to rounding may change places.
+    assert (own.numpy() == rows).mean() > 0.99
+
+
+def test_what_does_not_fit(memory, tmp_path):
+    with pytest.raises(UserError, match="cannot build the index 'Nonsense7'"):
+        build_index(memory, "Nonsense7", 0)
+    with pytest.raises(UserError, match="has no index 'HNSW48': build it with `lit-robust memory index"):
+        open_index(memory, "HNSW48", "", CPU)
+    build_index(memory, "Flat", 0)
+    with pytest.raises(UserError, match="does not know the search settings 'nonsense=3'"):
+        open_index(memory, "Flat", "nonsense=3", CPU)
+
+
+def test_indexes_of_other_keys_or_changed(tmp_path):
+    first = write_memory(tmp_path / "a", *clustered(seed=1))
+    second = write_memory(tmp_path / "b", *clustered(seed=2))
+    file = build_index(first, "Flat", 0)
+    for name in (file.name, file.with_suffix(".json").name):
+        (second.folder / name).write_bytes((first.folder / name).read_bytes())
+    with pytest.raises(DataError, match="is of other keys than the memory's"):
+        open_index(second, "Flat", "", CPU)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match="has changed since it was built"):
+        open_index(first, "Flat", "", CPU)

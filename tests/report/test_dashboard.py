@@ -1,0 +1,173 @@
+"""The workspace: its plan against the runs' keys, its building against a stand-in of the package, offline."""
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from lit_robust.errors import UserError
+from lit_robust.report import dashboard
+from lit_robust.report.dashboard import build_workspace
+from lit_robust.report.dashboard_plan import plain_plan, plan
+from lit_robust.results import Example, Result, RunResults
+from lit_robust.tools.dashboard import workspace
+
+
+def result(dataset: str, metric: str, **protocol: object) -> Result:
+    return Result(dataset, metric, 0.5, "fraction", 10, protocol)
+
+
+def attacked(eps: float, threat: str = "white-box") -> Result:
+    stem = "adversarial_accuracy" + ("" if threat == "white-box" else f"_{threat.replace('-', '_')}")
+    attack = {"name": "PGD", "norm": "l2", "eps": eps}
+    return result("imagenet", f"{stem}_l2_eps_{eps:g}", attack=attack, threat_model=threat)
+
+
+RUN = RunResults(
+    {"name": "cache"},
+    {"module": "CacheModule"},
+    [
+        result("imagenet", "top1"),
+        result("imagenet", "rms_calibration_error"),
+        attacked(2.0),
+        attacked(0.5),
+        attacked(1.0, "gray-box"),
+        result("imagenet-c", "mce"),
+        result("imagenet-c", "ce_fog"),
+        result("imagenet-c", "ce_snow"),
+        result("imagenet-c", "top1_fog_3"),
+        result("imagenet-o", "aupr"),
+        result("imagenet-o", "aupr_memory_similarity"),
+        result("cue-conflict", "shape_bias"),
+        result("cue-conflict", "shape_bias_cat"),
+        result("cue-conflict", "error_consistency_humans"),
+    ],
+    [Example("imagenet", "adversarial", 7, {"clean": "examples/imagenet-adversarial_accuracy_l2-7-clean.png"}, {})],
+)
+
+
+def panels(*runs: RunResults) -> dict[str, dict[str, tuple[str, ...]]]:
+    return {section.name: {panel.title: panel.keys for panel in section.panels} for section in plan(runs)}
+
+
+def test_every_measure_has_a_panel_and_one_section():
+    found = panels(RUN)
+    assert list(found) == ["clean", "adversarial", "natural", "shape", "memory"]
+    bars = [key for s in plan([RUN]) for p in s.panels if p.kind == "bars" for key in p.keys]
+    assert sorted(bars) == sorted(r.key for r in RUN.results)
+
+
+def test_measures_stand_where_one_looks_for_them():
+    found = panels(RUN)
+    assert found["clean"]["ImageNet: Top-1 accuracy"] == ("test/imagenet/top1",)
+    # All eps of an attack in one panel, in their order.
+    assert found["adversarial"]["ImageNet: Adversarial, L2"] == (
+        "test/imagenet/adversarial_accuracy_l2_eps_0.5",
+        "test/imagenet/adversarial_accuracy_l2_eps_2",
+    )
+    assert found["natural"]["ImageNet-C: corruption errors"] == ("test/imagenet-c/ce_fog", "test/imagenet-c/ce_snow")
+    assert "Cue conflict: shape bias by category" in found["shape"]
+    assert found["memory"]["ImageNet-O: AUPR, memory similarity"] == ("test/imagenet-o/aupr_memory_similarity",)
+    assert "ImageNet: Adversarial, gray-box, L2" in found["memory"]
+    # The key is the one the callback logs images under.
+    assert ("test/imagenet/adversarial_accuracy_l2_examples",) in found["adversarial"].values()
+
+
+def test_runs_without_memory_have_no_such_section():
+    plain = RunResults({}, {"module": "StandardModule"}, [result("imagenet", "top1")])
+    assert list(panels(plain)) == ["clean", "adversarial"]
+    assert panels(plain, plain) == panels(plain)
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """A stand-in for wandb-workspaces whose objects remember what they were made of."""
+
+    class Made(SimpleNamespace):
+        url = "https://example.org/workspace"
+
+        def save(self):
+            saved.append(self)
+
+    def maker(kind):
+        return lambda *words, **settings: Made(kind=kind, words=words, **settings)
+
+    saved: list[Made] = []
+    top, workspaces = ModuleType("wandb_workspaces"), ModuleType("wandb_workspaces.workspaces")
+    reports, v2 = ModuleType("wandb_workspaces.reports"), ModuleType("wandb_workspaces.reports.v2")
+    for name in ("Workspace", "Section", "SectionLayoutSettings", "WorkspaceSettings"):
+        setattr(workspaces, name, maker(name))
+    for name in (
+        "BarPlot",
+        "LinePlot",
+        "ScatterPlot",
+        "MediaBrowser",
+        "WeavePanelSummaryTable",
+        "Config",
+        "SummaryMetric",
+    ):
+        setattr(v2, name, maker(name))
+    for module in (top, workspaces, reports, v2):
+        module.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return saved
+
+
+def test_the_workspace_is_the_plan(package):
+    sections = plan([RUN])
+    made = build_workspace(sections, "me", "robust", "Robustness")
+    assert (made.entity, made.project, made.name) == ("me", "robust", "Robustness")
+    assert [section.name for section in made.sections] == [section.name for section in sections]
+    for mine, theirs in zip(sections, made.sections, strict=True):
+        assert len(mine.panels) == len(theirs.panels)
+        for panel, built in zip(mine.panels, theirs.panels, strict=True):
+            if panel.kind == "bars":
+                assert (built.kind, built.title, tuple(built.metrics)) == ("BarPlot", panel.title, panel.keys)
+            if panel.kind == "points":
+                assert built.x.words == (panel.across,)
+                assert (built.y.words,) == (panel.keys,)
+    assert package == []  # building is not saving
+
+
+def test_the_command_saves_once_and_prints_where(package, tmp_path, capsys):
+    RUN.save(tmp_path / "run")
+    dashboard([tmp_path / "run"], "me", "robust")
+    assert capsys.readouterr().out == "https://example.org/workspace\n"
+    assert len(package) == 1
+
+
+def test_no_network_is_one_sentence(package, tmp_path, monkeypatch):
+    def fail(self):
+        raise ConnectionError("no route\nto host")
+
+    made = type(build_workspace([], "me", "robust", "x"))
+    monkeypatch.setattr(made, "save", fail)
+    RUN.save(tmp_path / "run")
+    with pytest.raises(UserError, match="cannot be reached .no route to host") as caught:
+        dashboard([tmp_path / "run"], "me", "robust")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_package_there_is_one_sentence_and_the_plan_all_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    RUN.save(tmp_path / "run")
+    with pytest.raises(UserError, match="wandb-workspaces") as caught:
+        dashboard([tmp_path / "run"], "me", "robust")
+    assert "\n" not in str(caught.value)
+    dashboard([tmp_path / "run"], "me", "robust", output=tmp_path / "plan.json")
+    assert json.loads((tmp_path / "plan.json").read_text("utf-8")) == plain_plan(plan([RUN]))
+
+
+def test_an_empty_name_is_refused(tmp_path):
+    RUN.save(tmp_path / "run")
+    with pytest.raises(UserError, match="--entity"):
+        dashboard([tmp_path / "run"], " ", "robust")
+
+
+def test_the_tool_takes_its_options(tmp_path, capsys):
+    RUN.save(tmp_path / "run")
+    plan_file = tmp_path / "plan.json"
+    workspace([str(tmp_path / "run"), "--entity", "me", "--project", "robust", "-o", str(plan_file)])
+    assert capsys.readouterr().out == f"{plan_file}\n"
+    assert json.loads(plan_file.read_text("utf-8"))[0]["section"] == "clean"
