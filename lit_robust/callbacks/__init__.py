@@ -1,19 +1,34 @@
 """Evaluations, each bound to a named test set, and the files and logs they fill."""
 
-from lit_robust.callbacks.accuracy import CleanAccuracy
+from lit_robust.callbacks.accuracy import ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
+from lit_robust.callbacks.calibration import CalibrationEvaluation
+from lit_robust.callbacks.correct_samples import CorrectSamples
+from lit_robust.callbacks.corruption import CorruptionEvaluation
+from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.ood import OodEvaluation
 from lit_robust.callbacks.overfitting import OverfittingMonitor
 from lit_robust.callbacks.predictions import PredictionFile
+from lit_robust.callbacks.restriction import SampleRestriction
 from lit_robust.callbacks.results_file import ResultsFile
 from lit_robust.callbacks.shape_bias import ShapeBiasEvaluation
+from lit_robust.callbacks.theta_search import ThetaSearch
 
 __all__ = [
     "AdversarialAccuracy",
+    "CalibrationEvaluation",
+    "ClassSubsetAccuracy",
     "CleanAccuracy",
+    "CorrectSamples",
+    "CorruptionEvaluation",
+    "ErrorConsistencyEvaluation",
     "EvaluationCallback",
+    "OodEvaluation",
     "OverfittingMonitor",
     "PredictionFile",
     "ResultsFile",
+    "SampleRestriction",
     "ShapeBiasEvaluation",
+    "ThetaSearch",
 ]

@@ -1,16 +1,26 @@
-"""Clean accuracy."""
+"""Accuracy on images as they are."""
 
+from typing import Literal
+
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy
+from lit_robust.reference import imagenet_subset, imagenet_wnids
 from lit_robust.results import Result
+
+TOP_K = (1, 5)
 
 
 class CleanAccuracy(EvaluationCallback):
     """Top-1 and top-5 accuracy of a test set.
+
+    Where the set says among which classes a decision is taken, as ImageNet-A does of its 200, the other classes'
+    logits are left out, as in all published values; ``top1_all_classes`` is the top-1 accuracy with them.
 
     Args:
         dataset: name of the test loader.
@@ -18,20 +28,76 @@ class CleanAccuracy(EvaluationCallback):
 
     def __init__(self, dataset: str = "imagenet") -> None:
         super().__init__(dataset)
-        self.metric = TopKAccuracy(top_k=(1, 5))
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the sums to zero."""
-        self.metric.reset()
-        self.metric.to(module.device)
+        self.metric = TopKAccuracy(TOP_K, described.classes).to(module.device)
+        self.unrestricted = TopKAccuracy((1,)).to(module.device)
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch."""
         self.metric.update(logits, batch.label)
+        if self.described.classes:
+            self.unrestricted.update(logits, batch.label)
 
     def compute(self) -> list[Result]:
-        """Return ``top1`` and ``top5``."""
-        return [
-            self.result(f"top{k}", value, "fraction", {})
-            for k, value in zip(self.metric.top_k, self.metric.compute(), strict=True)
+        """Return ``top1`` and ``top5``; ``top1_all_classes`` where a decision is taken among some classes."""
+        classes = self.described.classes
+        protocol = {"decided_among": len(classes)} if classes else {}
+        results = [
+            self.result(f"top{k}", value, "fraction", protocol)
+            for k, value in zip(TOP_K, self.metric.compute(), strict=True)
         ]
+        if classes:
+            results.append(self.result("top1_all_classes", self.unrestricted.compute(), "fraction", {}))
+        return results
+
+
+class ClassSubsetAccuracy(EvaluationCallback):
+    """Top-1 accuracy on the images, and among the logits, of some of ImageNet's classes.
+
+    On the validation images it is what an accuracy on ImageNet-A is compared with: the same 200 classes, without the
+    selection of hard images (modestyachts/imagenet-testbed, ``val-on-imagenet-a-classes``).
+
+    Args:
+        dataset: name of the test loader, of ImageNet's 1,000 classes.
+        subset: whose 200 classes.
+    """
+
+    def __init__(self, dataset: str = "imagenet", subset: Literal["imagenet-a", "imagenet-o"] = "imagenet-a") -> None:
+        super().__init__(dataset)
+        self.subset = subset
+        self.classes = imagenet_subset(subset)
+
+    @property
+    def label(self) -> str:
+        """What tells this evaluation's results from another's."""
+        return f"{type(self).__name__} of {self.subset} on {self.dataset}"
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the sums to zero.
+
+        Raises:
+            UserError: the set has other classes than ImageNet.
+        """
+        known = described.protocol.get("num_classes")
+        if known not in (None, len(imagenet_wnids())):
+            raise UserError(
+                f"{self.dataset} has {known} classes, which {self.subset}'s 200 are no choice of: evaluate a set of "
+                "ImageNet's 1,000, or take ClassSubsetAccuracy out."
+            )
+        self.metric = TopKAccuracy((1,), self.classes).to(module.device)
+        self.wanted = torch.tensor(self.classes, device=module.device)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count the images of the chosen classes."""
+        inside = torch.isin(batch.label, self.wanted)
+        self.metric.update(logits[inside], batch.label[inside])
+
+    def compute(self) -> list[Result]:
+        """Return ``top1_imagenet_a_classes``, or that of ImageNet-O's; its count is the images of those classes."""
+        name = f"top1_{self.subset.replace('-', '_')}_classes"
+        value = self.metric.compute()
+        with self.metric.sync_context():
+            counted = int(self.metric.total)
+        return [self.result(name, value, "fraction", {"decided_among": len(self.classes)}, counted)]

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.restriction import restricted
 from lit_robust.errors import DataError, UserError
 from lit_robust.results import Example, Result
 
@@ -97,7 +98,7 @@ class EvaluationCallback(Callback, ABC):
         others = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback) and c is not self]  # type: ignore[attr-defined]
         if any(other.label == self.label for other in others):
             raise UserError(f"Two callbacks evaluate {self.label}: give one another name, or take it out.")
-        self.described = sets[self.dataset]
+        self.described = restricted(sets[self.dataset], trainer)
         if bool(self.described.categories) != self.needs_categories:
             has = "has" if self.described.categories else "has no"
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
@@ -120,14 +121,7 @@ class EvaluationCallback(Callback, ABC):
             return
         if batch.broken is not None:
             self.broken += batch.broken.sum()
-        kept = batch.select(batch.valid)
-        logits: Tensor = outputs[batch.valid]
-        broken = ~logits.isfinite().all(1)
-        if broken.any():
-            raise DataError(
-                f"The network gives logits that are not finite for sample {int(kept.index[broken][0])} of "
-                f"{self.dataset}: check its weights and precision."
-            )
+        kept, logits = valid_part(batch, outputs, self.dataset)
         self.seen += len(kept)
         self.update(pl_module, kept, logits)
 
@@ -152,6 +146,23 @@ class EvaluationCallback(Callback, ABC):
         for result in self.results:
             pl_module.log(result.key, result.value, rank_zero_only=False)
         self.examples = self.illustrate(trainer)
+
+
+def valid_part(batch: Batch, outputs: Tensor, dataset: str) -> tuple[Batch, Tensor]:
+    """Return the valid samples of a batch and their logits.
+
+    Raises:
+        DataError: a logit is no finite number.
+    """
+    kept: Batch = batch.select(batch.valid)
+    logits: Tensor = outputs[batch.valid]
+    broken = ~logits.isfinite().all(1)
+    if broken.any():
+        raise DataError(
+            f"The network gives logits that are not finite for sample {int(kept.index[broken][0])} of {dataset}: "
+            "check its weights and precision."
+        )
+    return kept, logits
 
 
 def log_images(trainer: Trainer, key: str, images: Sequence[Any], captions: Sequence[str]) -> None:

@@ -1,7 +1,45 @@
-"""Measures: a pure function each, and a torchmetrics class around it whose states are sums."""
+"""Measures: a pure function each, and a torchmetrics class around it whose states are sums or kept scores."""
 
 from lit_robust.metrics.accuracy import TopKAccuracy, topk_correct
+from lit_robust.metrics.calibration import (
+    Calibration,
+    area_under_response_rate_accuracy,
+    expected_calibration_error,
+    rms_calibration_error,
+    rms_calibration_error_published,
+)
+from lit_robust.metrics.class_choice import among_classes, check_labels
+from lit_robust.metrics.corruption_error import CorruptionError, corruption_error, relative_corruption_error, summarise
+from lit_robust.metrics.error_consistency import ErrorConsistency, error_consistency
+from lit_robust.metrics.ood_detection import OodDetection, ood_score
+from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
 from lit_robust.metrics.robust_accuracy import RobustAccuracy
 from lit_robust.metrics.shape_bias import ShapeBias, category_probabilities, shape_bias
 
-__all__ = ["RobustAccuracy", "ShapeBias", "TopKAccuracy", "category_probabilities", "shape_bias", "topk_correct"]
+__all__ = [
+    "Calibration",
+    "CorruptionError",
+    "ErrorConsistency",
+    "OodDetection",
+    "RobustAccuracy",
+    "ShapeBias",
+    "TopKAccuracy",
+    "among_classes",
+    "area_under_response_rate_accuracy",
+    "area_under_roc",
+    "average_precision",
+    "category_probabilities",
+    "check_labels",
+    "corruption_error",
+    "error_consistency",
+    "expected_calibration_error",
+    "false_positive_rate",
+    "ood_score",
+    "precision_recall",
+    "relative_corruption_error",
+    "rms_calibration_error",
+    "rms_calibration_error_published",
+    "shape_bias",
+    "summarise",
+    "topk_correct",
+]

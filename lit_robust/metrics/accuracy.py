@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_robust.metrics.class_choice import among_classes, check_labels
+
 
 def topk_correct(logits: Tensor, labels: Tensor, top_k: Sequence[int]) -> Tensor:
     """Count the samples whose label is among the ``k`` highest logits, for each ``k``.
@@ -37,6 +39,7 @@ class TopKAccuracy(Metric):
 
     Args:
         top_k: how many answers are allowed, such as ``(1, 5)``.
+        classes: the classes a decision is taken among, such as ImageNet-A's 200; empty for all of the network's.
 
     Example:
         >>> metric = TopKAccuracy(top_k=(1, 2))
@@ -53,15 +56,21 @@ class TopKAccuracy(Metric):
     correct: Tensor
     total: Tensor
 
-    def __init__(self, top_k: Sequence[int] = (1, 5)) -> None:
+    def __init__(self, top_k: Sequence[int] = (1, 5), classes: Sequence[int] = ()) -> None:
         super().__init__()
         self.top_k = tuple(top_k)
+        self.classes = tuple(classes)
         self.add_state("correct", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits ``[B, num_classes]``, labels ``[B]``; ``B`` may be 0."""
-        self.correct += topk_correct(logits, labels, self.top_k)
+        """Count a batch: logits ``[B, num_classes]``, labels ``[B]``; ``B`` may be 0.
+
+        Raises:
+            DataError: a label is none of the classes.
+        """
+        check_labels(labels, logits.shape[1], self.classes)
+        self.correct += topk_correct(among_classes(logits, self.classes), labels, self.top_k)
         self.total += len(labels)
 
     def compute(self) -> Tensor:

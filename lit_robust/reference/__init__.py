@@ -8,6 +8,8 @@
   hendrycks/natural-adv-examples ``eval_many_models.py``.
 - ``restricted_imagenet.json``: the first and last ImageNet class of the 9 super-classes of Restricted ImageNet, in
   their order (Engstrom et al. 2019, table 1).
+- ``imagenet_c_alexnet.csv``: AlexNet's errors on ImageNet-C; its sources and loader are in ``corruption_baselines.py``.
+- ``published/``: published values of networks, a file a source, which each file names.
 """
 
 import csv

@@ -1,0 +1,128 @@
+"""Accuracy under ImageNet-C's corruptions, and mean corruption error."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.evaluation import EvaluationCallback, valid_part
+from lit_robust.callbacks.restriction import restricted
+from lit_robust.errors import UserError
+from lit_robust.metrics import TopKAccuracy
+from lit_robust.metrics.corruption_error import CorruptionError, summarise, tested_cells
+from lit_robust.reference import imagenet_wnids
+from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
+from lit_robust.results import Result
+
+
+class CorruptionEvaluation(EvaluationCallback):
+    """Mean corruption error, and accuracy of every corruption and severity (Hendrycks & Dietterich 2019).
+
+    A relative error needs the same network's clean error: the evaluation counts the run's clean set, too, where there
+    is one.
+
+    Args:
+        dataset: name of the test loader; its groups are the cells.
+        baseline: AlexNet's errors, which are the unit of corruption errors: ``imagenet-c`` measured on all 50,000
+            images, or ``robustbench-5000`` on RobustBench's choice; null for a set of other classes than ImageNet's,
+            and gives accuracies alone.
+        clean: name of the test loader with the images as they were; nothing is relative where the run has none.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "imagenet-c",
+        baseline: BaselineName | None = "imagenet-c",
+        clean: str = "imagenet",
+    ) -> None:
+        super().__init__(dataset)
+        self.baseline = None if baseline is None else corruption_baseline(baseline)
+        self.clean = clean
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the sums to zero.
+
+        Raises:
+            UserError: the set has no cells, or no classes that the baseline was measured on.
+        """
+        if not described.groups:
+            raise UserError(f"{self.dataset} has no corruptions: name a set such as imagenet-c.")
+        known = described.protocol.get("num_classes")
+        if self.baseline is not None and known not in (None, len(imagenet_wnids())):
+            raise UserError(
+                f"{self.dataset} has {known} classes, and AlexNet's errors are those among ImageNet's 1,000: set "
+                "baseline to null for accuracies alone."
+            )
+        self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
+        self.clean_metric = TopKAccuracy((1,)).to(module.device)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the loader, and that of the clean set."""
+        super().on_test_start(trainer, pl_module)
+        sets = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
+        self.clean_number = list(sets).index(self.clean) if self.clean in sets else -1
+        if self.clean_number >= 0:
+            self.clean_described = restricted(sets[self.clean], trainer)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch of either set."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if not self.left_out and dataloader_idx == self.clean_number:
+            kept, logits = valid_part(batch, outputs, self.clean)
+            self.clean_metric.update(logits, kept.label)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch."""
+        assert batch.group is not None
+        self.metric.update(logits, batch.label, batch.group)
+
+    def compute(self) -> list[Result]:
+        """Return what the tested cells allow: see ``summarise`` for the names.
+
+        Each count is the samples it was measured on: of the 15 benchmark corruptions, of one corruption, of one cell.
+        """
+        computed = self.metric.compute()
+        cells = tested_cells(self.metric.cells, computed["top1"], computed["count"])
+        clean_error, clean = self._clean()
+        values = summarise(cells, self.baseline, clean_error)
+        counts = dict(zip(self.metric.cells, computed["count"].reshape(-1).tolist(), strict=True))
+        return [
+            self.result(name, value, "fraction", self._protocol(name, clean), _counted(name, counts))
+            for name, value in values.items()
+        ]
+
+    def _clean(self) -> tuple[float | None, dict[str, Any]]:
+        if self.clean_number < 0:
+            return None, {}
+        top1 = float(self.clean_metric.compute())
+        with self.clean_metric.sync_context():
+            counted = int(self.clean_metric.total)
+        if not counted:
+            return None, {}
+        facts = {"dataset": self.clean, "top1": top1, "images": counted, "of": self.clean_described.count}
+        return 1 - top1, facts
+
+    def _protocol(self, name: str, clean: dict[str, Any]) -> dict[str, Any]:
+        if self.baseline is None or not (name in ("mce", "relative_mce") or name.startswith("ce_")):
+            return {}
+        relative = {"clean": clean} if name == "relative_mce" else {}
+        return {"baseline": self.baseline.protocol(), **relative}
+
+
+def _counted(name: str, counts: dict[str, int]) -> int:
+    """Return how many samples a value was measured on."""
+    of_benchmark = sum(count for cell, count in counts.items() if cell.split("/")[0] in benchmark_corruptions())
+    kind, _, rest = name.partition("_")
+    if kind not in ("ce", "top1"):
+        return of_benchmark
+    exact = counts.get("/".join(rest.rsplit("_", 1)))
+    return exact if exact is not None else sum(n for cell, n in counts.items() if cell.split("/")[0] == rest)

@@ -1,0 +1,94 @@
+"""Whether a network errs on the same cue-conflict images as people do."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.decisions import decided_categories, image_stem, read_decisions, sample_keys
+from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.errors import UserError
+from lit_robust.metrics import category_probabilities
+from lit_robust.metrics.error_consistency import ErrorConsistency
+from lit_robust.metrics.shape_bias import Aggregation
+from lit_robust.results import Result
+
+HUMAN = "subject-"  # How the published files call people.
+NOT_SEEN, OTHER = -1, -2
+
+
+class ErrorConsistencyEvaluation(EvaluationCallback):
+    """Cohen's kappa of the network's and recorded observers' errors (Geirhos, Meding & Wichmann 2020).
+
+    A trial is an image that the observer saw, with or without conflict of cues; right is the category of its shape, as
+    in bethgelab/model-vs-human ``analyses.py``.
+
+    Args:
+        decisions: CSV file of recorded decisions, or a folder of such files; see ``read_decisions``.
+        dataset: name of the test loader; its set must have categories.
+        aggregation: how a category's probability follows from its classes': ``mean``, ``max`` or ``sum``.
+    """
+
+    needs_categories = True
+
+    def __init__(self, decisions: str | Path, dataset: str = "cue-conflict", aggregation: Aggregation = "mean") -> None:
+        super().__init__(dataset)
+        self.decisions = Path(decisions)
+        self.aggregation: Aggregation = aggregation
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Read the decisions, and set the counts to zero.
+
+        Raises:
+            UserError: the decisions cannot be read, or none is of an image of the set.
+        """
+        recorded = read_decisions(self.decisions)
+        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        key = sample_keys(data, self.dataset)
+        # A restriction leaves each sample its number among all.
+        count = data.evaluation_sets[self.dataset].count
+        numbers = {name: number for number, name in enumerate(described.categories)}
+        stems = [image_stem(key(number)) for number in range(count)]
+        decided = {
+            observer: decided_categories(answers, stems, numbers, NOT_SEEN, OTHER)
+            for observer, answers in recorded.items()
+        }
+        self.observers = [name for name, answers in decided.items() if any(answer != NOT_SEEN for answer in answers)]
+        if not self.observers:
+            raise UserError(
+                f"No decision in {self.decisions} is of an image of {self.dataset}, such as {stems[0]}: give decisions "
+                "on these images."
+            )
+        table = [decided[name] for name in self.observers]
+        self.decided = torch.tensor(table, dtype=torch.int64, device=module.device)
+        self.metric = ErrorConsistency(len(self.observers)).to(module.device)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch."""
+        answers = category_probabilities(logits, self.described.categories, self.aggregation).argmax(1)
+        recorded = self.decided[:, batch.index]
+        observed = torch.where(recorded == NOT_SEEN, NOT_SEEN, (recorded == batch.label).long())
+        self.metric.update(answers == batch.label, observed)
+
+    def compute(self) -> list[Result]:
+        """Return ``error_consistency_<observer>``, and ``error_consistency_humans``, the mean over people."""
+        computed = self.metric.compute()
+        values, counts = computed["error_consistency"].reshape(-1).tolist(), computed["counts"]
+        protocol: dict[str, Any] = {"aggregation": self.aggregation, "decisions": self.decisions.name}
+        results = []
+        for name, value, table in zip(self.observers, values, counts, strict=True):
+            trials = int(table.sum())
+            agreed = {"agreement": int(table.trace()) / trials if trials else None}
+            stem = re.sub(r"\W+", "_", name)
+            results.append(self.result(f"error_consistency_{stem}", value, "fraction", {**protocol, **agreed}, trials))
+        people = [place for place, name in enumerate(self.observers) if name.startswith(HUMAN)]
+        if people:
+            mean = sum(values[place] for place in people) / len(people)
+            told = {**protocol, "observers": len(people)}
+            trials = int(counts[people].sum())
+            results.append(self.result("error_consistency_humans", mean, "fraction", told, trials))
+        return results

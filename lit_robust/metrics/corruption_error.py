@@ -1,0 +1,143 @@
+"""Corruption errors on ImageNet-C (Hendrycks & Dietterich 2019, section 4.2)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_robust.metrics.class_choice import check_labels
+from lit_robust.reference.corruption_baselines import SEVERITIES, CorruptionBaseline, benchmark_corruptions
+
+
+def corruption_error(mean_error: float, baseline_mean_error: float) -> float:
+    """Return a corruption error: errors summed over the severities, in units of the baseline's sum.
+
+    A ratio of sums, which is that of means, not a mean of ratios.
+
+    Example:
+        >>> round(corruption_error(1 - 0.4583, 0.819324), 4)  # ResNet-50 on fog
+        0.6612
+    """
+    return mean_error / baseline_mean_error
+
+
+def relative_corruption_error(
+    mean_error: float, clean_error: float, baseline_mean_error: float, baseline_clean_error: float
+) -> float:
+    """Return by how much errors rise over the clean error, in units of the baseline's rise."""
+    return (mean_error - clean_error) / (baseline_mean_error - baseline_clean_error)
+
+
+def cell_name(corruption: str, severity: int) -> str:
+    """Return what a cell of ImageNet-C is called, such as ``fog/3``."""
+    return f"{corruption}/{severity}"
+
+
+def summarise(
+    top1: Mapping[str, float], baseline: CorruptionBaseline | None = None, clean_error: float | None = None
+) -> dict[str, float]:
+    """Return every measure that the cells allow, by name.
+
+    Args:
+        top1: accuracy, a fraction, of each cell that was tested, ``fog/3`` and so on.
+        baseline: whose errors are the unit; None gives accuracies alone.
+        clean_error: error rate of the same network on the images as they were; None gives nothing relative.
+
+    Returns:
+        - ``mce``, the mean corruption error over the 15 benchmark corruptions, and ``relative_mce``: only where all
+          75 cells were tested;
+        - ``mean_accuracy`` over those 75 cells, else ``mean_accuracy_of_tested_cells``, over those of them there are;
+        - ``ce_<corruption>`` and ``top1_<corruption>``: of a corruption tested at all five severities;
+        - ``top1_<corruption>_<severity>``.
+
+        The four extra corruptions enter none of the means.
+    """
+    corruptions = list(dict.fromkeys(cell.split("/")[0] for cell in top1))
+    means = {
+        corruption: sum(top1[cell_name(corruption, severity)] for severity in SEVERITIES) / len(SEVERITIES)
+        for corruption in corruptions
+        if all(cell_name(corruption, severity) in top1 for severity in SEVERITIES)
+    }
+    units = {} if baseline is None else baseline.mean_errors
+    errors = {name: corruption_error(1 - mean, units[name]) for name, mean in means.items() if name in units}
+    benchmark = benchmark_corruptions()
+    found: dict[str, float] = {}
+    if all(name in errors for name in benchmark):
+        found["mce"] = sum(errors[name] for name in benchmark) / len(benchmark)
+        if baseline is not None and clean_error is not None:
+            relative = [
+                relative_corruption_error(1 - means[name], clean_error, units[name], baseline.clean_error)
+                for name in benchmark
+            ]
+            found["relative_mce"] = sum(relative) / len(relative)
+    if all(name in means for name in benchmark):
+        found["mean_accuracy"] = sum(means[name] for name in benchmark) / len(benchmark)
+    elif tested := [value for cell, value in top1.items() if cell.split("/")[0] in benchmark]:
+        found["mean_accuracy_of_tested_cells"] = sum(tested) / len(tested)
+    found |= {f"ce_{name}": error for name, error in errors.items()}
+    found |= {f"top1_{name}": mean for name, mean in means.items()}
+    return found | {f"top1_{cell.replace('/', '_')}": value for cell, value in top1.items()}
+
+
+class CorruptionError(Metric):
+    """Accuracy in every cell of ImageNet-C, and the mean corruption error; exact over ranks.
+
+    Args:
+        cells: name of every group of samples, ``fog/3`` and so on; those without a sample count as not tested.
+        baseline: whose errors are the unit; None gives accuracies alone.
+
+    Example:
+        >>> metric = CorruptionError(["fog/1", "fog/2"])
+        >>> metric.update(torch.eye(3), torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]))
+        >>> metric.compute()["top1"]
+        tensor([1., 0.], dtype=torch.float64)
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    plot_lower_bound = 0.0
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self, cells: Sequence[str], baseline: CorruptionBaseline | None = None) -> None:
+        super().__init__()
+        self.cells = tuple(cells)
+        self.baseline = baseline
+        self.add_state("correct", torch.zeros(len(self.cells), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(len(self.cells), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, groups: Tensor) -> None:
+        """Count a batch: logits ``[B, num_classes]``, labels ``[B]``, numbers of their cells ``[B]``.
+
+        Raises:
+            DataError: a label is none of the classes.
+        """
+        check_labels(labels, logits.shape[1])
+        self.correct.index_add_(0, groups, (logits.argmax(1) == labels).long())
+        self.total.index_add_(0, groups, torch.ones_like(groups))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return what was counted.
+
+        Returns:
+            ``mce``, a scalar, NaN unless all 75 benchmark cells have samples and there is a baseline; ``top1``,
+            ``[cells]``, NaN where a cell has none; ``count``, ``[cells]`` int64.
+        """
+        top1 = self.correct.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
+        summary = summarise(tested_cells(self.cells, top1, self.total), self.baseline)
+        mce = torch.tensor(summary.get("mce", float("nan")), dtype=torch.float64)
+        return {"mce": mce, "top1": top1, "count": self.total.cpu()}
+
+    def plot(self, val: dict[str, Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot the mean corruption error; see torchmetrics."""
+        return self._plot((val or self.compute())["mce"], ax)
+
+
+def tested_cells(cells: Sequence[str], top1: Tensor, count: Tensor) -> dict[str, float]:
+    """Return the accuracy of each cell that has samples."""
+    # Of a single cell torchmetrics makes scalars.
+    rows = zip(cells, top1.reshape(-1).tolist(), count.reshape(-1).tolist(), strict=True)
+    return {cell: value for cell, value, counted in rows if counted}

@@ -1,0 +1,142 @@
+"""Corruption errors, held to published accuracies and mean corruption errors."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_robust.errors import DataError
+from lit_robust.metrics import CorruptionError, summarise
+from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
+
+# RobustBench model_info/imagenet/corruptions/unaggregated_results.csv, 5,000 images a cell; here by network and row.
+ROBUSTBENCH = Path(__file__).parent / "imagenet_c_robustbench.csv"
+# corruptions_mce and corruptions_acc of the JSON files beside it, in percent.
+PUBLISHED = {
+    "AlexNet": (100.0, 21.12),
+    "Standard_R50": (76.38, 39.48),
+    "Geirhos2018_SIN": (76.67, 39.92),
+    "Geirhos2018_SIN_IN": (68.67, 45.76),
+    "Geirhos2018_SIN_IN_IN": (73.19, 42.0),
+    "Hendrycks2020AugMix": (64.17, 49.33),
+    "Hendrycks2020Many": (60.04, 52.9),
+    "Salman2020Do_50_2_Linf": (80.0, 36.09),
+    "Erichson2022NoisyMix": (60.46, 52.47),
+    "Erichson2022NoisyMix_new": (59.43, 53.28),
+    "Tian2022Deeper_DeiT-S": (47.61, 62.91),
+    "Tian2022Deeper_DeiT-B": (41.7, 67.55),
+}
+# Top-1 accuracy and corruption error of ResNet-50, in percent: bethgelab/game-of-noise Results/clean_results.txt.
+RESNET50 = {
+    "gaussian_noise": (29.29, 79.77),
+    "shot_noise": (27.03, 81.58),
+    "impulse_noise": (23.81, 82.58),
+    "defocus_blur": (38.75, 74.71),
+    "glass_blur": (26.79, 88.61),
+    "motion_blur": (38.67, 78.03),
+    "zoom_blur": (36.24, 79.86),
+    "snow": (32.53, 77.83),
+    "frost": (38.14, 74.84),
+    "fog": (45.83, 66.11),
+    "brightness": (68.02, 56.64),
+    "contrast": (39.06, 71.43),
+    "elastic_transform": (45.25, 84.75),
+    "pixelate": (44.79, 76.92),
+    "jpeg_compression": (53.41, 76.82),
+}
+
+
+def robustbench():
+    networks = {}
+    for row in csv.DictReader(ROBUSTBENCH.open()):
+        cells = networks.setdefault(row["network"], {})
+        cells |= {f"{row['corruption']}/{severity}": float(row[str(severity)]) for severity in range(1, 6)}
+    return networks
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+def test_published_cells_give_published_means(network):
+    found = summarise(robustbench()[network], corruption_baseline("robustbench-5000"))
+    mce, accuracy = PUBLISHED[network]
+    # Published to two digits of a percentage.
+    assert 100 * found["mce"] == pytest.approx(mce, abs=0.005 + 1e-9)
+    assert 100 * found["mean_accuracy"] == pytest.approx(accuracy, abs=0.005 + 1e-9)
+
+
+def test_resnet50():
+    cells = {f"{name}/{s}": top1 / 100 for name, (top1, _) in RESNET50.items() for s in range(1, 6)}
+    found = summarise(cells, corruption_baseline("imagenet-c"), clean_error=1 - 0.7613)
+    for name, (_, ce) in RESNET50.items():
+        # Accuracies are published to 0.01 points, which a baseline of at least 56 % makes 0.02.
+        assert 100 * found[f"ce_{name}"] == pytest.approx(ce, abs=0.02)
+    assert found["mce"] == pytest.approx(0.7670, abs=1e-4)
+    assert found["relative_mce"] == pytest.approx(1.0495, abs=2e-4)
+    assert found["mean_accuracy"] == pytest.approx(0.3917, abs=5e-5)
+
+
+@pytest.mark.parametrize("name", ["imagenet-c", "robustbench-5000"])
+def test_the_baseline_has_errors_of_one(name):
+    baseline = corruption_baseline(name)
+    cells = {f"{c}/{s}": 1 - e for c, errors in baseline.errors.items() for s, e in enumerate(errors, 1)}
+    found = summarise(cells, baseline, baseline.clean_error)
+    # The errors' means are stored to 6 digits.
+    assert found["mce"] == pytest.approx(1, abs=1e-12)
+    assert found["relative_mce"] == pytest.approx(1, abs=1e-12)
+
+
+def test_extra_corruptions_enter_no_mean():
+    baseline = corruption_baseline("imagenet-c")
+    cells = {f"{name}/{s}": 0.5 for name in benchmark_corruptions() for s in range(1, 6)}
+    extra = {f"{name}/{s}": 0.9 for name in ("speckle_noise", "saturate") for s in range(1, 6)}
+    without, found = summarise(cells, baseline), summarise(cells | extra, baseline)
+    assert {name: found[name] for name in without} == without
+    assert found["ce_speckle_noise"] == pytest.approx(0.1 / 0.845388)
+    assert found["top1_saturate_4"] == 0.9
+
+
+def test_what_can_be_said_of_some_cells():
+    fog = {f"fog/{s}": 1 - s / 10 for s in range(1, 6)}
+    found = summarise(fog | {"snow/3": 0.4, "spatter/3": 0.1}, corruption_baseline("imagenet-c"), clean_error=0.1)
+    assert set(found) == {
+        "mean_accuracy_of_tested_cells", "ce_fog", "top1_fog", "top1_snow_3", "top1_spatter_3",
+        *(f"top1_fog_{s}" for s in range(1, 6)),
+    }  # fmt: skip
+    assert found["mean_accuracy_of_tested_cells"] == pytest.approx((3.5 + 0.4) / 6)
+    assert found["ce_fog"] == pytest.approx(0.3 / 0.819324)
+
+
+def test_metric_is_the_count_of_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    cells = [f"{name}/{s}" for name in benchmark_corruptions() for s in range(1, 6)]
+    logits = torch.randn(900, 7, generator=generator)
+    labels, groups = torch.randint(7, (900,), generator=generator), torch.arange(900) % 75
+    metric = CorruptionError(cells, corruption_baseline("imagenet-c"))
+    for part in torch.arange(900).split(64):
+        metric.update(logits[part], labels[part], groups[part])
+    computed = metric.compute()
+    right = {cell: [] for cell in cells}
+    for row, label, group in zip(logits.tolist(), labels.tolist(), groups.tolist(), strict=True):
+        right[cells[group]].append(row.index(max(row)) == label)
+    expected = {cell: sum(r) / len(r) for cell, r in right.items()}
+    assert computed["top1"].tolist() == list(expected.values())
+    assert computed["count"].tolist() == [12] * 75
+    ces = [
+        sum(1 - expected[f"{name}/{s}"] for s in range(1, 6)) / sum(errors)
+        for name, errors in corruption_baseline("imagenet-c").errors.items()
+    ]
+    assert float(computed["mce"]) == pytest.approx(sum(ces) / 15, abs=1e-12)
+
+
+def test_cells_without_samples_are_not_tested():
+    metric = CorruptionError(["fog/1", "fog/2"], corruption_baseline("imagenet-c"))
+    metric.update(torch.eye(2), torch.tensor([0, 0]), torch.tensor([1, 1]))
+    computed = metric.compute()
+    assert computed["top1"].isnan().tolist() == [True, False]
+    assert math.isnan(computed["mce"])
+
+
+def test_labels_out_of_range_are_refused():
+    with pytest.raises(DataError, match="label 3, which is none of the network's 3 classes"):
+        CorruptionError(["fog/1"]).update(torch.eye(3), torch.tensor([0, 1, 3]), torch.zeros(3, dtype=torch.int64))

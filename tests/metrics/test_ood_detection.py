@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp, softmax
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from lit_robust.metrics import OodDetection, among_classes, ood_score
+from lit_robust.metrics.ood_detection import thinned_curve
+from lit_robust.reference import imagenet_subset
+
+
+def logits(count, num_classes, seed=0):
+    return 3 * torch.randn(count, num_classes, generator=torch.Generator().manual_seed(seed))
+
+
+def test_scores_are_the_definitions_over_the_chosen_classes():
+    classes = imagenet_subset("imagenet-o")
+    raw = logits(40, 1000)
+    chosen, exact = among_classes(raw, classes), raw.double().numpy()[:, list(classes)]
+    # fp32 against float64; energies and logits are about 10.
+    np.testing.assert_allclose(ood_score(chosen, "max_softmax"), 1 - softmax(exact, 1).max(1), rtol=1e-5)
+    np.testing.assert_allclose(ood_score(chosen, "max_logit"), -exact.max(1), rtol=1e-6)
+    np.testing.assert_allclose(ood_score(chosen, "energy"), -logsumexp(exact, 1), rtol=1e-6)
+
+
+def test_very_confident_answers_do_not_tie():
+    sure = torch.tensor([[20.0, 0.0], [30.0, 0.0], [40.0, 0.0]])
+    assert (sure.softmax(1)[:, 0] == 1).all()
+    assert (ood_score(sure, "max_softmax").diff() < 0).all()
+
+
+def test_metric_agrees_with_scikit_learn_in_any_batches():
+    raw, strange = logits(300, 20), torch.arange(300) % 6 == 0
+    scores = ood_score(raw, "max_softmax")
+    metric = OodDetection()
+    for part in torch.arange(300).split(77):
+        metric.update(scores[part], strange[part])
+    metric.update(scores[:0], strange[:0])
+    computed = metric.compute()
+    expected = -softmax(raw.double().numpy(), 1).max(1)
+    assert float(computed["aupr"]) == pytest.approx(average_precision_score(strange, expected), abs=1e-12)
+    assert float(computed["auroc"]) == pytest.approx(roc_auc_score(strange, expected), abs=1e-12)
+    assert (int(computed["positives"]), int(computed["negatives"])) == (50, 250)
+    assert computed["curve"][-1, 0] == 1
+
+
+def test_nothing_kept_is_undefined():
+    metric = OodDetection()
+    metric.update(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
+    computed = metric.compute()
+    assert all(computed[name].isnan() for name in ("aupr", "auroc", "fpr95"))
+    assert len(computed["curve"]) == 0
+
+
+def test_the_drawn_curve_is_a_part_of_the_whole():
+    scores = torch.randn(5000, generator=torch.Generator().manual_seed(2))
+    positive = torch.arange(5000) % 5 == 0
+    curve = thinned_curve(scores, positive, points=11)
+    assert len(curve) == 11
+    best = scores[positive].sort(descending=True)[0]
+    for recall, precision in curve[1:].tolist():
+        taken = scores >= best[round(recall * 1000) - 1]
+        assert positive[taken].double().mean() == pytest.approx(precision, abs=1e-12)
