@@ -40,13 +40,16 @@ class SweepFile:
         title: of the table or figure.
         variables: name to default; any can be set on the command line.
         overlays: name to settings that are written as a recipe's overlay, placeholders filled in.
-        runs: name to the words of its command; a command that begins with ``test`` is reported.
+        runs: name to the words of its command, in which ``{run}`` is that name; a command that begins with ``test`` is
+            reported.
+        choices: variable to what each of its values stands for, further variables.
     """
 
     title: str
     variables: Mapping[str, Any]
     runs: Mapping[str, Sequence[str]]
     overlays: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: Path) -> "SweepFile":
@@ -77,6 +80,10 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
     """
     sweep = SweepFile.load(file)
     values = {**sweep.variables, **_settings(settings, sweep.variables), "output": str(output)}
+    for variable, choices in sweep.choices.items():
+        if values[variable] not in choices:
+            raise UserError(f"{variable} is {values[variable]!r}: choose one of {', '.join(choices)}.")
+        values |= choices[values[variable]]
     overlays = {name: filled(content, values) for name, content in sweep.overlays.items()}
     for name, content in overlays.items():
         path = output / "overlays" / f"{name}.yaml"
@@ -101,7 +108,8 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
 
 
 def _run(name: str, words: Sequence[str], values: Mapping[str, Any], output: Path) -> Run:
-    made = [str(filled(word, values)) for word in words]
+    words = [_text(filled(word, {**values, "run": name})) for word in words]
+    made = [*words[0].split(), *words[1:]]
     is_training = made[0] in ("fit", "test", "validate", "predict")
     folder = ["--trainer.default_root_dir", str(output / name)] if is_training else []
     return Run(name, (*made, *folder), made[0] == "test")

@@ -1,6 +1,7 @@
 """Every recipe parses, and every overlay on top of the recipe that its comment names."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from lit_robust.cli import main
 from lit_robust.demo import config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
+FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SWEEPS))
 RECIPES = [file for file in FILES if len(file.relative_to(CONFIGS).parts) == 2 and file.parent.name != "trainer"]
 OVERLAYS = [file for file in FILES if file not in RECIPES]
 
@@ -62,6 +64,22 @@ def assert_within(given, content):
             assert_within(value, found)
     else:
         assert content == given
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.name)
+def test_commands_of_a_sweep_parse(file, tmp_path, capsys):
+    """Each command that its page shows, without running it: on ImageNet and, as its comment says, on the toy data."""
+    comment = file.read_text().split("\n\n")[0]
+    given = re.findall(r"(?<=[ \n])(\w+=(?:[^\s\"\\]+))", comment.split("toy", 1)[1])
+    for number, settings in enumerate(([], given)):
+        assert main(["sweep", str(file), *settings, "--output", str(tmp_path / str(number)), "--list"]) == 0
+        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(lines) >= 6
+        # One of each kind: the others differ in values alone.
+        kinds = {(words[0], "--model.memory" in words): words for words in lines if words[0] in ("fit", "test")}
+        for words in kinds.values():
+            printed(words, capsys)
+    assert len({line[-1] for line in lines}) == len(lines), "a folder a run"
 
 
 def test_recipes_give_every_run_a_folder_of_its_own():
