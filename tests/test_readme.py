@@ -77,8 +77,20 @@ def cheap(words, tmp_path):
         torch.save({"model": {f"module.model.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.ckpt")
         return ["convert", str(tmp_path / "w.ckpt"), str(tmp_path / "w.safetensors"), *words[3:]]
     if command == "report":
-        runs = [results(tmp_path / f"run{number}") for number in range(words.index("-o") - 1)]
-        return ["report", *runs, "-o", str(tmp_path / words[-1])]
+        given = [word for word in words[1:-2] if "/" in word]
+        runs = [results(tmp_path / f"run{number}") for number in range(len(given))]
+        return ["report", *runs, *words[1 + len(given) : -1], str(tmp_path / words[-1])]
+    if command == "sweep":
+        return [*words, "--list", "--output", str(tmp_path)]
+    if command == "memory":
+        from memories import clustered, write_memory
+
+        memory = str(write_memory(tmp_path / "memory", *clustered()).folder)
+        small = {"512": "5", "IVF4096,Flat": "IVF4,Flat"}
+        options = [small.get(word, word) for word in words[3:]]
+        # A new folder is written, too, where one is named.
+        options = [str(tmp_path / "new") if "/" in word else word for word in options]
+        return [*words[:2], memory, *options]
     assert command in ("demo", "--help"), f"no cheap form of {words}"
     return [command, "--help"] if command == "demo" else words
 
