@@ -144,17 +144,27 @@ def resume_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -
     found = Manifest.load(part)
     same_labels = found.count == len(labels) and bool((np.load(part / LABELS) == np.sort(labels)).all())
     if replace(found, version=manifest.version) != manifest or not same_labels:
-        raise UserError(
-            f"{part} holds part of another memory, of another network, layer or other images: remove it, or choose "
-            "another folder."
-        )
+        raise _other_memory(folder)
     return MemoryBuilder(folder, found, class_order(labels))
 
 
 def samples_done(folder: Path, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which samples' keys an unfinished memory holds already, bool ``[K]`` in the samples' order."""
+    """Return which samples' keys an unfinished memory holds already, bool ``[K]`` in the samples' order.
+
+    Raises:
+        UserError: it is of another number of samples.
+    """
     done = np.load(part_folder(folder) / DONE)
+    if len(done) != len(labels):
+        raise _other_memory(folder)
     return np.asarray(done[class_order(labels)] == 1)
+
+
+def _other_memory(folder: Path) -> UserError:
+    return UserError(
+        f"{part_folder(folder)} holds part of another memory, of another network, layer or other images: remove it, or "
+        "choose another folder."
+    )
 
 
 def _make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:

@@ -1,5 +1,6 @@
 """The cache model: `fit` builds its memory in one pass, `test` answers from it (paper 000)."""
 
+import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 import lit_robust
 from lit_robust.batch import Batch, TrainingSet
-from lit_robust.errors import UserError
+from lit_robust.errors import DataError, UserError
 from lit_robust.memory import (
     Manifest,
     Memory,
@@ -116,7 +117,8 @@ class CacheModule(ClassifierModule):
         if stage == "fit":
             self._begin()
             return
-        memory = open_memory(self.memory_folder, self.check_digest)
+        # One rank reads all keys for all.
+        memory = open_memory(self.memory_folder, self.check_digest and self.trainer.is_global_zero)
         memory.manifest.check(
             self.memory_folder, self._backbone(), self.cache.layer, self.cache.transform, self.network.num_classes
         )
@@ -140,11 +142,17 @@ class CacheModule(ClassifierModule):
         # Lightning needs a batch to come to an end.
         data.train_once(left if len(left) else np.array([0]))
         self.trainer.fit_loop.max_epochs = 1
+        warnings.filterwarnings("ignore", message=".*configure_optimizers.* returned .None.")
         # There is nothing to validate before the memory is whole.
         self.trainer.limit_val_batches = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Write the keys of a batch."""
+        if batch.broken is not None and bool(batch.broken.any()):
+            raise DataError(
+                f"Training image {int(batch.index[batch.broken][0])} cannot be read, and a memory has a place for each "
+                "one: replace it, or pack the shards again without it."
+            )
         kept = batch.select(batch.valid)
         with torch.no_grad(), full_precision(self.device.type):
             was_training = self.model.training

@@ -63,6 +63,8 @@ def test_a_part_of_another_memory_is_not_gone_on_with(tmp_path):
     for manifest, others in ((manifest_of(20, 13), labels), (manifest_of(20, 12), (labels + 1) % 5)):
         with pytest.raises(UserError, match="holds part of another memory"):
             resume_memory(tmp_path / "m", manifest, others)
+    with pytest.raises(UserError, match="holds part of another memory"):
+        samples_done(tmp_path / "m", labels[:10])
 
 
 def test_an_unfinished_memory_is_no_memory(tmp_path):
