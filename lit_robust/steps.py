@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from lit_robust.cli import main
@@ -55,7 +58,20 @@ def run(words: list[str]) -> None:
         UserError: it failed, and said why.
     """
     print(f"\n$ lit-robust {' '.join(words)}", flush=True)
-    code = main(words)
+    _check(main(words))
+
+
+def run_apart(words: list[str]) -> None:
+    """Show a command and run it in a process of its own, which may start others for further ranks.
+
+    Raises:
+        UserError: it failed, and said why.
+    """
+    print(f"\n$ lit-robust {shlex.join(words)}", flush=True)
+    _check(subprocess.run([sys.executable, "-m", "lit_robust", *words], check=False).returncode)
+
+
+def _check(code: int) -> None:
     if code == 130:
         raise KeyboardInterrupt
     if code != 0:

@@ -99,7 +99,7 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
         if steps.begin(folder, f"the run {run.name} of {file.name}", " ".join(made_of)):
             print(f"{folder} is finished already.")
             continue
-        steps.run(list(run.words))
+        steps.run_apart(list(run.words))
         steps.finish(folder)
     folders = [output / run.name for run in runs if run.is_reported]
     print(f"\n{sweep.title}\n\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
@@ -152,4 +152,4 @@ def filled(content: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return json.dumps(value) if value is None or isinstance(value, dict | list | bool) else str(value)

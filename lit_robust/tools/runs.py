@@ -1,5 +1,6 @@
 """``lit-robust demo``, ``report`` and ``convert``."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -50,16 +51,18 @@ def sweep(words: list[str]) -> None:
     parser = parser_of(
         "sweep",
         "Run the commands of a paper's table or figure one after another, and compare what they measured on one page. "
-        "A second call goes on where the first one stopped.",
+        "A second call goes on where the first one stopped. Its variables, which the file lists, are set by words of "
+        "the form name=value.",
     )
     parser.add_argument("file", type=Path, help="the sweep, such as configs/sweeps/cache-table-1.yaml")
     parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="folder for its runs and the page")
-    parser.add_argument("settings", type=str, nargs="*", help="its variables, name=value each; the file lists them")
     parser.add_argument("--list", action="store_true", help="print the command lines, one a run, and run none")
-    options = parser.parse_args(words)
+    # They may stand anywhere, which no positional argument of a parser may.
+    settings = [word for word in words if re.match(r"\w+=", word)]
+    options = parser.parse_args([word for word in words if word not in settings])
     from lit_robust.sweep import run_sweep
 
-    run_sweep(options.file, options.output, options.settings, options.list)
+    run_sweep(options.file, options.output, settings, options.list)
 
 
 def convert(words: list[str]) -> None:

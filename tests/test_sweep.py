@@ -1,0 +1,123 @@
+"""A sweep's file becomes commands, which run once each, and a page of what they measured."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from lit_robust import steps
+from lit_robust.errors import UserError
+from lit_robust.results import Result, RunResults
+from lit_robust.sweep import filled, run_sweep
+
+FILE = {
+    "title": "A table",
+    "variables": {"network": "small", "count": 3, "surrogate": {"name": "other"}, "protocol": "code"},
+    "choices": {"protocol": {"code": {"steps": 10}, "text": {"steps": 20}}},
+    "overlays": {"attack": {"steps": "{steps}", "note": "{steps} of {network}", "surrogate": "{surrogate}"}},
+    "runs": {
+        "memory": ["fit", "-c", "{network}.yaml", "--memory", "{output}/{run}/memory"],
+        "smaller": ["memory cluster", "{output}/memory/memory", "--factor", "{count}"],
+        "cache": ["test", "-c", "{overlay_attack}", "--surrogate", "{surrogate}"],
+    },
+}
+
+
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """Take the place of the processes: note the words; a test writes results."""
+    ran = []
+
+    def run(command, check):
+        assert command[1:3] == ["-m", "lit_robust"]
+        words = command[3:]
+        ran.append(words)
+        if words[0] == "test":
+            folder = Path(words[words.index("--trainer.default_root_dir") + 1])
+            found = [Result("imagenet", "top1", 0.5, "fraction", 2, {"split": "val"})]
+            RunResults({"name": folder.name}, {"network": "none"}, found).save(folder)
+        return SimpleNamespace(returncode=2 if "fails" in words else 0)
+
+    monkeypatch.setattr(steps.subprocess, "run", run)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(FILE, sort_keys=False))
+    return ran
+
+
+def test_commands_run_once_and_the_page_shows_the_tests(commands, tmp_path, capsys):
+    output = tmp_path / "out"
+    run_sweep(tmp_path / "sweep.yaml", output, ["network=large", "protocol=text"], only_list=False)
+    folder = ["--trainer.default_root_dir"]
+    assert commands == [
+        ["fit", "-c", "large.yaml", "--memory", f"{output}/memory/memory", *folder, str(output / "memory")],
+        ["memory", "cluster", f"{output}/memory/memory", "--factor", "3"],
+        [
+            *["test", "-c", str(output / "overlays" / "attack.yaml"), "--surrogate", '{"name": "other"}'],
+            *[*folder, str(output / "cache")],
+        ],
+    ]
+    overlay = yaml.safe_load((output / "overlays" / "attack.yaml").read_text())
+    assert overlay == {"steps": 20, "note": "20 of large", "surrogate": {"name": "other"}}
+    assert "50.0" in capsys.readouterr().out
+    assert "cache" in (output / "report.html").read_text()
+    commands.clear()
+    run_sweep(tmp_path / "sweep.yaml", output, ["network=large", "protocol=text"], only_list=False)
+    assert commands == []
+    # Another attack: what follows from it is measured again.
+    run_sweep(tmp_path / "sweep.yaml", output, ["network=large", "protocol=code"], only_list=False)
+    assert [words[0] for words in commands] == ["fit", "memory", "test"]
+
+
+def test_a_list_runs_nothing(commands, tmp_path, capsys):
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1] == f"memory cluster {tmp_path}/out/memory/memory --factor 3"
+    assert commands == []
+
+
+def test_a_run_that_failed_is_run_again(commands, tmp_path):
+    content = {**FILE, "runs": {"first": ["memory verify", "x"], "second": ["fit", "fails"]}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    for _ in range(2):
+        with pytest.raises(UserError, match="Stopped at the command above"):
+            run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+    assert [words[0] for words in commands] == ["memory", "fit", "fit"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["color=red"], "names none of network, count"),
+        (["network"], "write one as name=value"),
+        (["protocol=other"], "protocol is 'other': choose one of code, text"),
+    ],
+)
+def test_settings_that_are_wrong(commands, tmp_path, settings, says):
+    with pytest.raises(UserError, match=says):
+        run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", settings, only_list=False)
+    assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[1, 2", "is no sweep"), ("title: x", "is no sweep"), (None, "cannot be read")],
+)
+def test_files_that_are_no_sweeps(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "sweep.yaml").write_text(content)
+    with pytest.raises(UserError, match=says):
+        run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+
+
+def test_a_placeholder_without_a_value():
+    with pytest.raises(UserError, match="asks for 'b', which is no variable"):
+        filled(["{b}"], {"a": 1})
+
+
+def test_a_folder_of_others_is_left_alone(commands, tmp_path):
+    (tmp_path / "out" / "memory").mkdir(parents=True)
+    (tmp_path / "out" / "memory" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="did not write: choose another --output"):
+        run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+    assert (tmp_path / "out" / "memory" / "thesis.txt").read_text() == "mine"
