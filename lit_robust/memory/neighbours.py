@@ -1,11 +1,14 @@
 """Nearest neighbours: only the k most similar keys take part, found exactly."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lit_robust.memory.continuous import QUERIES, products
 
 KEYS = 16384  # Compared at once: with 512 queries 32 MiB.
+FEW = 64  # Queries whose neighbours are brought together at once: of 50 keys with 2,048 numbers these are 25 MiB.
 GROUP = 32  # Keys of which only the highest is looked at first.
 
 
@@ -89,6 +92,28 @@ def _merged(best: Tensor, rows: Tensor, values: Tensor, places: Tensor, k: int) 
     return ordered.values[:, :k], rows.gather(1, ordered.indices[:, :k])
 
 
+class _ProductsWithRows(torch.autograd.Function):
+    """Queries ``[B, d]`` and rows ``[B, k]`` to inner products ``[B, k]``; holds the keys of a few queries at once."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(keys, rows)
+        found = queries.new_empty(rows.shape)
+        for start in range(0, len(rows), FEW):
+            few = slice(start, start + FEW)
+            found[few] = torch.einsum("bd,bkd->bk", queries[few], keys[rows[few]].float())
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        keys, rows = ctx.saved_tensors
+        inner = gradients[0].new_empty(len(rows), keys.shape[1])
+        for start in range(0, len(rows), FEW):
+            few = slice(start, start + FEW)
+            inner[few] = torch.einsum("bk,bkd->bd", gradients[0][few], keys[rows[few]].float())
+        return inner, None, None
+
+
 def neighbour_log_sums(
     queries: Tensor, keys: Tensor, labels: Tensor, rows: Tensor, num_classes: int, theta: Tensor | float
 ) -> Tensor:
@@ -110,9 +135,8 @@ def neighbour_log_sums(
     """
     there = rows >= 0
     rows = rows.clamp(min=0)
-    neighbours = keys[rows].float()
-    exponents = theta * torch.einsum("bd,bkd->bk", queries.float(), neighbours)
-    exponents = exponents.masked_fill(~there, -torch.inf)
+    found: Tensor = _ProductsWithRows.apply(queries.float(), keys, rows)
+    exponents = (theta * found).masked_fill(~there, -torch.inf)
     highest = exponents.amax(1, keepdim=True).detach()
     sums = exponents.new_zeros(len(rows), num_classes).scatter_add(1, labels[rows], (exponents - highest).exp())
     # The logarithm of 0 would make the gradients of all other classes NaN.
