@@ -1,6 +1,7 @@
-"""``lit-robust demo``, ``report`` and ``convert``."""
+"""``lit-robust demo``, ``report``, ``recompute``, ``sweep`` and ``convert``."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -31,12 +32,58 @@ def compare(words: list[str]) -> None:
     report(options.runs, options.output, options.published)
 
 
+def recompute(words: list[str]) -> None:
+    """Take measures again from kept predictions."""
+    from lit_robust.callbacks.ood import Score
+    from lit_robust.metrics.shape_bias import Aggregation
+    from lit_robust.reference.corruption_baselines import BaselineName
+
+    parser = parser_of(
+        "recompute",
+        "Take every measure that needs no network again from the predictions that a run kept (KeepPredictions): "
+        "accuracy, calibration, corruption errors, OOD detection, shape bias, error consistency.",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument(
+        "-o", "--output", type=Path | None, default=None, help="folder for results.json; null for RUN/recomputed"
+    )
+    parser.add_argument(
+        "--aggregation", type=Aggregation, default="mean", help="how a category's probability follows from its classes'"
+    )
+    parser.add_argument(
+        "--baseline",
+        type=BaselineName | None,
+        default="imagenet-c",
+        help="AlexNet's errors that corruption errors of ImageNet's classes are measured in; null for accuracies alone",
+    )
+    parser.add_argument("--clean", type=str, default="imagenet", help="set that corruption errors are relative to")
+    parser.add_argument(
+        "--scores",
+        type=list[Score],
+        default=["max_softmax"],
+        help="of OOD detection, without memory_similarity",
+    )
+    parser.add_argument(
+        "--decisions",
+        type=Path | None,
+        default=None,
+        help="CSV file, or folder of them, for error consistency",
+    )
+    options = parser.parse_args(words)
+    from lit_robust.recompute import Choices, recompute
+
+    choices = Choices(options.aggregation, options.baseline, options.clean, options.scores, options.decisions)
+    output = options.run / "recomputed" if options.output is None else options.output
+    print(recompute(options.run, output, choices, shlex.join(["lit-robust", "recompute", *words])))
+
+
 def demonstrate(words: list[str]) -> None:
     """Run the demo."""
     parser = parser_of(
         "demo",
-        "Draw toy data, train a standard, an AdvProp and an adversarially trained network, test them, and compare "
-        "them on one page. Takes about 6 minutes on 2 CPU cores, under 4 GiB; a second call reuses what is finished.",
+        "Draw toy data, train a standard, an AdvProp and an adversarially trained network, build a cache model of the "
+        "first one's features, test them, and compare them on one page. Takes about 7 minutes on 2 CPU cores, under "
+        "4 GiB; a second call reuses what is finished.",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, runs and the page")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the figures and of the training")
