@@ -155,13 +155,14 @@ def dataset_title(dataset: str, results: Iterable[Result] = ()) -> str:
 
 
 def eps_text(norm: str, eps: float) -> str:
-    """Return an eps as people write it: for L-infinity whole and half steps of 1/255 as such, else the number.
+    """Return an eps as people write it: for L-infinity whole steps of 1/255, and small half ones, as such, else the number.
 
     Example:
-        >>> eps_text("linf", 4 / 255), eps_text("linf", 0.06), eps_text("l2", 0.5)
-        ('4/255', '0.06', '0.5')
+        >>> eps_text("linf", 4 / 255), eps_text("linf", 0.1), eps_text("l2", 0.5)
+        ('4/255', '0.1', '0.5')
     """
-    steps = round(2 * eps * 255) / 2
+    # 0.1 is 25.5/255, and nobody says so.
+    steps = round(2 * eps * 255) / 2 if eps < 0.05 else round(eps * 255)
     if norm == "linf" and steps > 0 and math.isclose(eps * 255, steps, rel_tol=1e-3):
         return f"{steps:g}/255"
     return f"{eps:.4g}"
