@@ -155,7 +155,7 @@ def dataset_title(dataset: str, results: Iterable[Result] = ()) -> str:
 
 
 def eps_text(norm: str, eps: float) -> str:
-    """Return an eps as people write it: for L-infinity as whole or small half steps of 1/255 where it is so, else plain.
+    """Return an eps as people write it: in L-infinity as whole or small half steps of 1/255 where it is so, else plain.
 
     Example:
         >>> eps_text("linf", 4 / 255), eps_text("linf", 0.1), eps_text("l2", 0.5)
