@@ -31,6 +31,7 @@ data and reports:
   data corrupt  shards under the corruptions of ImageNet-C
   convert       another lab's checkpoint, as safetensors with its provenance
   report        compare runs on one page
+  recompute     measures again, from predictions that a run kept
   sweep         a table or figure of a paper: its runs, and a page of what came out
   dashboard     a W&B workspace with panels for the runs' measures
 
@@ -46,6 +47,7 @@ speed and memory beside others' code:
   bench attacks      PGD, and sweeps over eps
   bench training     a step of each training scheme
   bench memory       retrieval from a cache model's memory
+  bench evaluation   all measures beside the bare forward pass
 
 options:
   -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options

@@ -18,6 +18,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lit_robust import callbacks, data, modules
+from lit_robust.callbacks.whole_checkpoints import write_whole_checkpoints
 from lit_robust.data import RobustDataModule
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
@@ -51,8 +52,12 @@ class RobustCLI(LightningCLI):
         self.config_init["predict"]["return_predictions"] = False
 
     def before_test(self) -> None:
-        """Silence Lightning's table, which repeats every value for every loader."""
+        """Silence Lightning's table, which repeats every value for every loader; tell what a test must be to go on."""
         self.config_init["test"]["verbose"] = False
+        settings = self._parser("test").dump(self.config["test"], skip_none=False)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, callbacks.Resumption):
+                callback.settings = settings
 
     def after_test(self) -> None:
         """Print the results, and where they are."""
@@ -119,7 +124,9 @@ class RobustCLI(LightningCLI):
 
         To Lightning 1.0 is everything and 1 one batch, and the parser makes 1.0 of a 1.
         """
-        return super().instantiate_trainer(**kwargs, **dict.fromkeys(self.single_batches, 1))
+        trainer = super().instantiate_trainer(**kwargs, **dict.fromkeys(self.single_batches, 1))
+        write_whole_checkpoints(trainer)
+        return trainer
 
     def before_instantiate_classes(self) -> None:
         """Put relative folders of loggers and of checkpoint callbacks inside the run's folder."""
@@ -213,7 +220,12 @@ def run_trainer(words: Sequence[str], command: str) -> None:
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             trainer_defaults={
                 "default_root_dir": "runs/unnamed",
-                "callbacks": [callbacks.ResultsFile(command), callbacks.PredictionFile()],
+                "callbacks": [
+                    callbacks.ResultsFile(command),
+                    callbacks.PredictionFile(),
+                    callbacks.SampleImages(),
+                    callbacks.Resumption(),
+                ],
             },
             parser_kwargs={**raises, **{name: dict(raises) for name in ("fit", "validate", "test", "predict")}},
             args=list(words),

@@ -81,7 +81,10 @@ def test_wrong_keys_in_a_config(tmp_path, place, key, expected, capsys):
     [
         (["fitt"], "There is no command 'fitt': did you mean fit?"),
         (["data", "toi"], "There is no command `data toi`: choose data toy, data shard, data verify or data corrupt."),
-        (["bench", "all"], "There is no command `bench all`: choose bench data, bench corruptions, bench attacks, bench training"),
+        (
+            ["bench", "all"],
+            "There is no command `bench all`: choose bench data, bench corruptions, bench attacks, bench training",
+        ),
         (["report", "/nowhere"], "No results file at /nowhere: name a folder that `lit-robust test` wrote into."),
         (["data", "shard", "/nowhere", "out", "--split", "val"], "There is no folder /nowhere: unpack the images"),
         (["fit"], "required: fit.data, fit.model"),

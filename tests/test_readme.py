@@ -80,6 +80,8 @@ def cheap(words, tmp_path):
         given = [word for word in words[1:-2] if "/" in word]
         runs = [results(tmp_path / f"run{number}") for number in range(len(given))]
         return ["report", *runs, *words[1 + len(given) : -1], str(tmp_path / words[-1])]
+    if command == "recompute":
+        return ["recompute", "--help"]
     if command == "sweep":
         return [*words, "--list", "--output", str(tmp_path)]
     if command == "memory":

@@ -7,11 +7,14 @@ from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.keep_predictions import KeepPredictions
 from lit_robust.callbacks.ood import OodEvaluation
 from lit_robust.callbacks.overfitting import OverfittingMonitor
 from lit_robust.callbacks.predictions import PredictionFile
 from lit_robust.callbacks.restriction import SampleRestriction
 from lit_robust.callbacks.results_file import ResultsFile
+from lit_robust.callbacks.resumption import Resumption
+from lit_robust.callbacks.sample_images import SampleImages
 from lit_robust.callbacks.shape_bias import ShapeBiasEvaluation
 from lit_robust.callbacks.theta_search import ThetaSearch
 
@@ -24,10 +27,13 @@ __all__ = [
     "CorruptionEvaluation",
     "ErrorConsistencyEvaluation",
     "EvaluationCallback",
+    "KeepPredictions",
     "OodEvaluation",
     "OverfittingMonitor",
     "PredictionFile",
     "ResultsFile",
+    "Resumption",
+    "SampleImages",
     "SampleRestriction",
     "ShapeBiasEvaluation",
     "ThetaSearch",

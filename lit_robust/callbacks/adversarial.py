@@ -15,6 +15,7 @@ from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.autoattack_tally import AutoAttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, to_uint8
+from lit_robust.callbacks.wandb_record import log_curve
 from lit_robust.errors import UserError
 from lit_robust.metrics import RobustAccuracy
 from lit_robust.models import Network, build_classifier, weights_digest
@@ -95,6 +96,7 @@ class AdversarialAccuracy(EvaluationCallback):
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the counts to zero, and find the network that is attacked."""
         self.metric = RobustAccuracy(len(self.attacks)).to(module.device)
+        self.clean_metric = RobustAccuracy().to(module.device)
         self.gallery = Gallery.spread(described.count, self.number_of_examples)
         self.model = module.get_submodule("model")
         if getattr(self.model, "is_sharded", False):
@@ -136,6 +138,7 @@ class AdversarialAccuracy(EvaluationCallback):
             target = None if self.attacked is self.model else self.model
             self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, _random_of)
         right = logits.argmax(1) == batch.label
+        self.clean_metric.update(right[None])
         self._count(torch.zeros_like(batch.label[~right]))
         self._keep_mistakes(batch.select(~right))
         standing = batch.select(right)
@@ -198,7 +201,11 @@ class AdversarialAccuracy(EvaluationCallback):
         self.gallery.kept[number] = (images, dict(zip(("label", *images), words, strict=True)))
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
-        """Log pairs of clean and attacked images with what the network says of each."""
+        """Log accuracy against eps, and pairs of clean and attacked images with what the network says of each."""
+        # Every rank takes part in the sum.
+        curve = [(0.0, float(self.clean_metric.compute()))]
+        curve += [(attack.eps, result.value) for attack, result in zip(self.attacks, self.results, strict=True)]
+        log_curve(trainer, f"test/{self.dataset}/{self.stem}_by_eps", ("eps", "accuracy"), curve)
         self.gallery.gather()
         kept = self.gallery.kept
         key = f"test/{self.dataset}/{self.stem}_examples"

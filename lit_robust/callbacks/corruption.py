@@ -8,12 +8,13 @@ from torch import Tensor
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback, valid_part
 from lit_robust.callbacks.restriction import restricted
+from lit_robust.callbacks.wandb_record import log_heat_map
 from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.metrics.corruption_error import CorruptionError, summarise, tested_cells
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
-from lit_robust.results import Result
+from lit_robust.results import Example, Result
 
 
 class CorruptionEvaluation(EvaluationCallback):
@@ -40,6 +41,11 @@ class CorruptionEvaluation(EvaluationCallback):
         self.baseline = None if baseline is None else corruption_baseline(baseline)
         self.clean = clean
 
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the test loaders that it follows."""
+        return (self.dataset, self.clean)
+
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the sums to zero.
 
@@ -60,6 +66,8 @@ class CorruptionEvaluation(EvaluationCallback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loader, and that of the clean set."""
         super().on_test_start(trainer, pl_module)
+        if self.finished:
+            return
         sets = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
         self.clean_number = list(sets).index(self.clean) if self.clean in sets else -1
         if self.clean_number >= 0:
@@ -76,7 +84,7 @@ class CorruptionEvaluation(EvaluationCallback):
     ) -> None:
         """Count a batch of either set."""
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        if not self.left_out and dataloader_idx == self.clean_number:
+        if not (self.left_out or self.finished) and dataloader_idx == self.clean_number:
             kept, logits = valid_part(batch, outputs, self.clean)
             self.clean_metric.update(logits, kept.label)
 
@@ -91,7 +99,7 @@ class CorruptionEvaluation(EvaluationCallback):
         Each count is the samples it was measured on: of the 15 benchmark corruptions, of one corruption, of one cell.
         """
         computed = self.metric.compute()
-        cells = tested_cells(self.metric.cells, computed["top1"], computed["count"])
+        cells = self.tested = tested_cells(self.metric.cells, computed["top1"], computed["count"])
         clean_error, clean = self._clean()
         values = summarise(cells, self.baseline, clean_error)
         counts = dict(zip(self.metric.cells, computed["count"].reshape(-1).tolist(), strict=True))
@@ -99,6 +107,11 @@ class CorruptionEvaluation(EvaluationCallback):
             self.result(name, value, "fraction", self._protocol(name, clean), _counted(name, counts))
             for name, value in values.items()
         ]
+
+    def illustrate(self, trainer: Trainer) -> list[Example]:
+        """Log the accuracies by corruption and severity, as a table and as a heat map."""
+        log_heat_map(trainer, f"test/{self.dataset}/accuracy_by_cell", self.tested)
+        return []
 
     def _clean(self) -> tuple[float | None, dict[str, Any]]:
         if self.clean_number < 0:

@@ -25,12 +25,15 @@ class EvaluationCallback(Callback, ABC):
         dataset: name of the test loader, such as ``imagenet``.
     """
 
-    # Labels of a set with categories are numbers of categories, not of the network's classes.
-    needs_categories = False
+    # Labels of a set with categories are numbers of categories, not of the network's classes. None takes any set.
+    needs_categories: bool | None = False
 
     def __init__(self, dataset: str) -> None:
         self.dataset = dataset
         self.left_out = False
+        self.finished = False
+        # What it found before an interruption; see Resumption.
+        self.stored: tuple[list[Result], list[Example]] | None = None
         self.results: list[Result] = []
         self.examples: list[Example] = []
 
@@ -61,6 +64,11 @@ class EvaluationCallback(Callback, ABC):
         """What tells this evaluation's results from another's; no two of a run may share it."""
         return f"{type(self).__name__} on {self.dataset}"
 
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the test loaders that it follows."""
+        return (self.dataset,)
+
     def result(
         self,
         metric: str,
@@ -84,9 +92,10 @@ class EvaluationCallback(Callback, ABC):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loader by its name; an evaluation of a set that the data left out does nothing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.results, self.examples = [], []
+        self.finished = self.stored is not None
+        self.results, self.examples = self.stored or ([], [])
         self.left_out = self.dataset in getattr(data, "missing_sets", {})
-        if self.left_out:
+        if self.left_out or self.finished:
             return
         sets: Mapping[str, EvaluationSet] = getattr(data, "evaluation_sets", {})
         if self.dataset not in sets:
@@ -99,13 +108,21 @@ class EvaluationCallback(Callback, ABC):
         if any(other.label == self.label for other in others):
             raise UserError(f"Two callbacks evaluate {self.label}: give one another name, or take it out.")
         self.described = restricted(sets[self.dataset], trainer)
-        if bool(self.described.categories) != self.needs_categories:
+        if self.needs_categories not in (None, bool(self.described.categories)):
             has = "has" if self.described.categories else "has no"
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
         self.loader_number = list(sets).index(self.dataset)
+        self.last_number = max(list(sets).index(name) for name in self.sets if name in sets)
         self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         self.broken = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         self.prepare(pl_module, self.described)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the results when a later set begins: on all ranks at the same batch, as each has as many of a set."""
+        if not (self.left_out or self.finished) and dataloader_idx > self.last_number:
+            self._finish(trainer)
 
     def on_test_batch_end(
         self,
@@ -117,7 +134,7 @@ class EvaluationCallback(Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Hand the valid part of this set's batches to ``update``."""
-        if self.left_out or dataloader_idx != self.loader_number:
+        if self.left_out or self.finished or dataloader_idx != self.loader_number:
             return
         if batch.broken is not None:
             self.broken += batch.broken.sum()
@@ -126,9 +143,14 @@ class EvaluationCallback(Callback, ABC):
         self.update(pl_module, kept, logits)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the count over all ranks, then compute, log and keep the results."""
-        if self.left_out:
-            return
+        """Log the results, after computing those of the last set."""
+        if not (self.left_out or self.finished):
+            self._finish(trainer)
+        for result in self.results:
+            pl_module.log(result.key, result.value, rank_zero_only=False)
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Check the count over all ranks, then compute, show and keep the results."""
         seen, broken = (int(trainer.strategy.reduce(n.clone(), reduce_op="sum")) for n in (self.seen, self.broken))
         if broken:
             protocol = {**self.described.protocol, "broken_images": broken}
@@ -143,9 +165,8 @@ class EvaluationCallback(Callback, ABC):
             protocol = {**self.described.protocol, "partial": True, "full_count": self.described.count}
             self.described = replace(self.described, count=seen, protocol=protocol)
         self.results = self.compute()
-        for result in self.results:
-            pl_module.log(result.key, result.value, rank_zero_only=False)
         self.examples = self.illustrate(trainer)
+        self.finished = True
 
 
 def valid_part(batch: Batch, outputs: Tensor, dataset: str) -> tuple[Batch, Tensor]:

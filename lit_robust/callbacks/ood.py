@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Literal, Protocol, cast, get_args
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.wandb_record import log_curve
 from lit_robust.errors import DataError, UserError
 from lit_robust.metrics.class_choice import among_classes
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
-from lit_robust.results import Result
+from lit_robust.results import Example, Result
 
 Score = Literal["max_softmax", "max_logit", "energy", "memory_similarity"]
 PUBLISHED: Score = "max_softmax"
@@ -105,3 +106,12 @@ class OodEvaluation(EvaluationCallback):
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
                 results.append(self.result(f"{name}{end}", computed[name], "fraction", {**protocol, **extra}))
         return results
+
+    def illustrate(self, trainer: Trainer) -> list[Example]:
+        """Log the precision-recall curve of each score."""
+        for result in self.results:
+            curve = result.protocol.get("precision_recall")
+            if curve:
+                key = result.key.replace("aupr", "precision_recall")
+                log_curve(trainer, key, ("recall", "precision"), [(recall, precision) for recall, precision in curve])
+        return []

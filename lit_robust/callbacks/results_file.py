@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import lit_robust
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.wandb_record import keep_evaluation
 from lit_robust.results import RunResults
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
@@ -25,8 +26,15 @@ class Describes(Protocol):
         """Return plain values."""
 
 
+def description(module: LightningModule) -> dict[str, Any]:
+    """Return what a module under test says of its network."""
+    return cast(Describes, module).describe()
+
+
 class ResultsFile(Callback):
     """Collects what the run's evaluation callbacks found, and writes ``results.json`` into the run's folder.
+
+    A W&B run keeps it as an artifact, and its values in the summary.
 
     Args:
         command: the command line, to be kept with the results.
@@ -57,15 +65,16 @@ class ResultsFile(Callback):
             "ranks": trainer.world_size,
             "hardware": hardware(pl_module.device),
             "versions": versions(),
+            "resumed": [callback.label for callback in evaluations if callback.stored is not None],
             "missing_sets": dict(getattr(trainer.datamodule, "missing_sets", {})),  # type: ignore[attr-defined]
         }
         found = RunResults(
             run=run,
-            model=cast(Describes, pl_module).describe(),
+            model=description(pl_module),
             results=[result for callback in evaluations for result in callback.results],
             examples=[example for callback in evaluations for example in callback.examples],
         )
-        found.save(folder)
+        keep_evaluation(trainer, found, found.save(folder))
 
 
 def versions() -> dict[str, str]:

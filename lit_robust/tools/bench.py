@@ -141,3 +141,21 @@ def training(words: list[str]) -> None:
             options.precision,
         )
     )
+
+
+def evaluation(words: list[str]) -> None:
+    """Time evaluations."""
+    parser = parser_of(
+        "bench evaluation",
+        "Time passes with all measures of a suite, attacks left out, beside bare forward passes over the same batches, "
+        "and weigh them.",
+    )
+    parser.add_argument("--network", type=str, default="torchvision/resnet18", help="torchvision/<name> or timm/<name>")
+    parser.add_argument("--size", type=PositiveInt, default=224, help="side of the images, pixels")
+    parser.add_argument("--batch", type=PositiveInt, default=16, help="images a batch")
+    parser.add_argument("--batches", type=PositiveInt, default=2, help="of each of the five sets")
+    parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each")
+    options = parser.parse_args(words)
+    from lit_robust.bench.evaluating import bench_evaluation
+
+    print(bench_evaluation(options.network, options.size, options.batch, options.batches, options.rounds))

@@ -1,0 +1,202 @@
+"""Measures taken again from kept predictions: the evaluations of a test, with stored answers instead of a network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+
+from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks import (
+    CalibrationEvaluation,
+    ClassSubsetAccuracy,
+    CleanAccuracy,
+    CorruptionEvaluation,
+    ErrorConsistencyEvaluation,
+    EvaluationCallback,
+    OodEvaluation,
+    ResultsFile,
+    ShapeBiasEvaluation,
+)
+from lit_robust.callbacks.ood import Score
+from lit_robust.callbacks.prediction_parts import ANSWER, KeptSet, read_kept
+from lit_robust.errors import UserError
+from lit_robust.metrics.shape_bias import Aggregation
+from lit_robust.reference import imagenet_wnids
+from lit_robust.reference.corruption_baselines import BaselineName
+
+ROWS = 4096  # Samples a batch; no measure depends on it.
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a measure leaves open.
+
+    Attributes:
+        aggregation: how a category's probability follows from its classes': ``mean``, ``max`` or ``sum``.
+        baseline: AlexNet's errors that corruption errors of ImageNet's 1,000 classes are measured in; null for none.
+        clean: name of the set with the images as they were, which errors are relative to.
+        scores: what tells how strange an image is; probabilities give ``max_softmax`` alone.
+        decisions: recorded decisions on cue-conflict images; null measures no error consistency.
+    """
+
+    aggregation: Aggregation = "mean"
+    baseline: BaselineName | None = "imagenet-c"
+    clean: str = "imagenet"
+    scores: Sequence[Score] = ("max_softmax",)
+    decisions: Path | None = None
+
+
+def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
+    """Take every measure that needs no network from a run's kept predictions, and write a results file.
+
+    Args:
+        run: folder of a run that was tested with ``KeepPredictions``.
+        output: folder for ``results.json``; not the run's own, whose other results would be lost.
+        choices: what the measures leave open.
+        command: the command line, to be kept with the results.
+
+    Returns:
+        The results file. Each value's protocol has ``recomputed``: from which run, and from what.
+
+    Raises:
+        UserError: the run keeps no predictions, they are of different networks, or ``output`` is the run's folder.
+        DataError: the kept predictions are not one of each sample.
+    """
+    if output.resolve() == run.resolve():
+        raise UserError(f"The output {output} is the run's own folder, whose results it would replace: name another.")
+    sets = read_kept(run)
+    networks = {str(kept.model.get("weights_sha256")) for kept in sets}
+    if len(networks) > 1:
+        raise UserError(f"The predictions in {run} are of {len(networks)} networks: test all sets again in one run.")
+    measures = [measure for kept in sets for measure in measures_of(kept, choices)]
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=output,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*measures, ResultsFile(command)],
+    )
+    trainer.test(Answers(sets[0].model), KeptData(sets, run.resolve().name), verbose=False)
+    return output / "results.json"
+
+
+def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
+    """Return the evaluations that a set's description and its kept answers allow.
+
+    Args:
+        kept: the set.
+        choices: what the measures leave open.
+
+    Raises:
+        UserError: a score of strangeness needs logits, and probabilities were kept.
+    """
+    described, name = kept.described, kept.described.name
+    is_imagenet = kept.num_classes == len(imagenet_wnids())
+    if described.categories:
+        found: list[EvaluationCallback] = [ShapeBiasEvaluation(name, choices.aggregation, examples=0)]
+        if choices.decisions is not None:
+            found.append(ErrorConsistencyEvaluation(choices.decisions, name, choices.aggregation))
+        return found
+    if described.groups and all("/" in group for group in described.groups):
+        return [CorruptionEvaluation(name, choices.baseline if is_imagenet else None, choices.clean)]
+    if len(described.groups) == 2:
+        unknown = [score for score in choices.scores if score != "max_softmax"]
+        if unknown and kept.what == "probabilities":
+            raise UserError(f"{unknown[0]} needs logits, and probabilities of {name} were kept: name max_softmax.")
+        return [OodEvaluation(name, choices.scores)]
+    measures: list[EvaluationCallback] = [CleanAccuracy(name), CalibrationEvaluation(name)]
+    if is_imagenet and not described.classes:
+        measures += [ClassSubsetAccuracy(name, "imagenet-a"), ClassSubsetAccuracy(name, "imagenet-o")]
+    return measures
+
+
+class Answers(LightningModule):
+    """Stands for the network: hands on the answers that a replayed batch holds.
+
+    Args:
+        model: what the module that gave them said of itself.
+    """
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._model = dict(model)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the network's module said of itself."""
+        return self._model
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the stored answers, fp32 ``[B, num_classes]``."""
+        return batch.image
+
+
+class KeptData(LightningDataModule):
+    """Gives kept predictions as test sets; where a batch's images would be, there are the answers.
+
+    Samples are numbered anew, so that those of a restricted set have no gaps.
+
+    Args:
+        sets: what was kept.
+        origin: name of the run it is from.
+    """
+
+    def __init__(self, sets: Sequence[KeptSet], origin: str) -> None:
+        super().__init__()
+        self.sets = sets
+        self.origin = origin
+        # What gives samples their names, in the form of a suite of data modules.
+        self.members = [SimpleNamespace(name=kept.described.name, samples=_named(kept)) for kept in sets]
+
+    @property
+    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
+        """Name to description of every set, which says where its answers are from."""
+        return {kept.described.name: self._described(kept) for kept in self.sets}
+
+    def _described(self, kept: KeptSet) -> EvaluationSet:
+        origin = {"run": self.origin, "from": kept.what, "number": kept.number}
+        return replace(kept.described, protocol={**kept.described.protocol, "recomputed": origin})
+
+    def test_dataloader(self) -> dict[str, "Replay"]:
+        """Return what replays each set, by name."""
+        return {kept.described.name: Replay(kept) for kept in self.sets}
+
+
+class Replay:
+    """Iterates over the kept samples of a set, in batches of at most ``ROWS``."""
+
+    def __init__(self, kept: KeptSet) -> None:
+        self.kept = kept
+
+    def __iter__(self) -> Iterator[Batch]:
+        for part in self.kept.parts():
+            for begin in range(0, len(part["index"]), ROWS):
+                yield self._batch({name: column[begin : begin + ROWS] for name, column in part.items()})
+
+    def _batch(self, columns: Mapping[str, Tensor]) -> Batch:
+        answer = columns[ANSWER].float()
+        if self.kept.what == "probabilities":
+            # A logarithm is a logit up to a constant; a probability of 0 becomes the least that is a finite number.
+            answer = answer.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return Batch(
+            image=answer,
+            label=columns["label"],
+            index=torch.searchsorted(self.kept.index, columns["index"]),
+            valid=torch.ones_like(columns["label"], dtype=torch.bool),
+            group=columns.get("group"),
+            texture=columns.get("texture"),
+        )
+
+
+def _named(kept: KeptSet) -> SimpleNamespace:
+    """Return what has a table with a name for each sample; without a table where the set knew none."""
+    names = kept.names
+    if names is None:
+        return SimpleNamespace()
+    return SimpleNamespace(table=SimpleNamespace(key=lambda number: names[int(kept.index[number])]))

@@ -1,0 +1,158 @@
+"""What lands in an offline W&B run beside the scalars, read from the run's own file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import WandbLogger
+from wandb_reader import read_run, records
+
+from lit_robust.attacks import PGD
+from lit_robust.callbacks import (
+    AdversarialAccuracy,
+    CleanAccuracy,
+    CorruptionEvaluation,
+    OodEvaluation,
+    ResultsFile,
+    SampleImages,
+)
+from lit_robust.callbacks.wandb_record import heat_map
+from lit_robust.data import (
+    EvaluationCrop,
+    ImageNetCDataModule,
+    ImageNetDataModule,
+    ImageNetODataModule,
+    RobustnessSuite,
+)
+from lit_robust.models import Network
+from lit_robust.modules import Optimisation, StandardModule
+from lit_robust.results import RunResults
+
+SMALL = {"eval_batch_size": 16, "num_workers": 0}
+WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}
+
+
+def run(toy, folder, *callbacks, **settings):
+    import wandb
+
+    torch.manual_seed(3)
+    module = StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+    sets = [
+        ImageNetDataModule(**WHOLE),
+        ImageNetCDataModule(severities=[3], name="imagenet-c-like", **SMALL),
+        ImageNetODataModule(classes="all", **WHOLE),
+    ]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    logger = WandbLogger(project="lit-robust", name="test", save_dir=folder, offline=True)
+    callbacks = [*callbacks, SampleImages(examples=3), ResultsFile()]
+    trainer = Trainer(default_root_dir=folder, logger=logger, callbacks=callbacks, **quiet, **settings)
+    try:
+        trainer.test(module, RobustnessSuite(sets, root=toy), verbose=False)
+    finally:
+        wandb.finish()
+    place, history, _ = read_run(folder)
+    return place / "files", history, list(records(next(place.glob("*.wandb"))))
+
+
+@pytest.fixture(scope="module")
+def tested(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wandb run")
+    attack = PGD(norm="linf", eps=0.02, step_size=0.02, steps=1, start="none")
+    callbacks = [
+        CleanAccuracy(),
+        AdversarialAccuracy(attack, eps=[0.01], examples=0),
+        CorruptionEvaluation("imagenet-c-like", baseline=None),
+        OodEvaluation(scores=["max_softmax", "energy"]),
+    ]
+    return folder, *run(toy, folder, *callbacks)
+
+
+def table(files, entry):
+    return json.loads((files / entry["path"]).read_text())
+
+
+def test_accuracy_by_corruption_and_severity(tested):
+    folder, files, history, _ = tested
+    found = table(files, history["test/imagenet-c-like/accuracy_by_cell"])
+    assert found["columns"] == ["corruption", "severity 3"]
+    values = {result.metric: result.value for result in RunResults.load(folder).results}
+    assert len(found["data"]) == 15
+    for name, value in found["data"]:
+        assert value == pytest.approx(values[f"top1_{name}_3"])
+    (image,) = history["test/imagenet-c-like/accuracy_by_cell_heat_map"]["filenames"]
+    assert Image.open(files / image).size[0] > 200
+
+
+def test_curves(tested):
+    folder, files, history, _ = tested
+    results = {result.metric: result for result in RunResults.load(folder).results}
+    for key in ("precision_recall", "precision_recall_energy"):
+        found = table(files, history[f"test/imagenet-o/{key}_table"])
+        assert found["columns"] == ["recall", "precision"]
+        metric = key.replace("precision_recall", "aupr")
+        assert found["data"] == results[metric].protocol["precision_recall"]
+    found = table(files, history["test/imagenet/adversarial_accuracy_linf_by_eps_table"])
+    assert found["data"] == [
+        [0, results["top1"].value],
+        [0.01, results["adversarial_accuracy_linf_eps_0.01"].value],
+        [0.02, results["adversarial_accuracy_linf_eps_0.02"].value],
+    ]
+
+
+def test_images_of_every_set(tested):
+    _, files, history, _ = tested
+    for name, start in (("imagenet", "is "), ("imagenet-c-like", "gaussian_noise/3, is "), ("imagenet-o", "")):
+        shown = history[f"test/{name}/examples"]
+        assert len(shown["filenames"]) == 3
+        assert shown["captions"][0].startswith(start)
+        assert all("says " in caption for caption in shown["captions"])
+        assert all((files / file).is_file() for file in shown["filenames"])
+    assert history["test/imagenet-o/examples"]["captions"][-1].startswith("out-of-distribution, says ")
+
+
+def test_the_results_file_is_an_artifact_and_its_values_the_summary(tested):
+    folder, files, _, found = tested
+    artifacts = [record.artifact for record in found if record.HasField("artifact")]
+    (evaluation,) = [artifact for artifact in artifacts if artifact.type == "evaluation"]
+    assert evaluation.name == f"evaluation-{folder.name.replace(' ', '-')}"
+    (entry,) = evaluation.manifest.contents
+    assert entry.path == "results.json"
+    # What a later `wandb sync` uploads is inside the run's own folder.
+    assert entry.local_path == str(files / "results.json")
+    assert (files / "results.json").read_bytes() == (folder / "results.json").read_bytes()
+    summary = summary_of(found)
+    for result in RunResults.load(folder).results:
+        if result.value == result.value:
+            assert summary[result.key] == pytest.approx(result.value, abs=1e-6), result.key
+    assert not any("partial" in key for key in summary)
+
+
+def summary_of(found):
+    return {
+        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+        for record in found
+        for item in record.summary.update
+    }
+
+
+def test_a_limited_run_is_marked_partial(toy, tmp_path):
+    _, _, found = run(toy, tmp_path, CleanAccuracy(), limit_test_batches=1)
+    summary = summary_of(found)
+    assert (summary["test/imagenet/partial"], summary["test/imagenet/full_count"]) == (True, 41)
+    tags = [tuple(record.run.tags) for record in found if record.HasField("run")]
+    assert tags[-1] == ("partial",)
+    assert '"partial":["imagenet"]' in next(r.artifact.metadata for r in found if r.HasField("artifact")).replace(
+        " ", ""
+    )
+
+
+def test_a_heat_map_is_brighter_where_more_is_right():
+    pixels = heat_map(["fog", "snow"], [1, 2], [[0.0, 1.0], [None, 0.5]])
+    assert pixels.dtype == np.uint8
+    dark, bright = ((68, 1, 84), (253, 231, 37))  # Viridis' ends.
+    for colour in (dark, bright):
+        # One level may be lost to rounding.
+        assert (np.abs(pixels.astype(int) - colour) <= 1).all(-1).sum() > 300

@@ -1,0 +1,209 @@
+"""Predictions are kept once each, and measures taken again from them are those of the run, to the last bit."""
+
+import json
+import math
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from safetensors.torch import load_file, save_file
+
+from lit_robust.callbacks import (
+    CalibrationEvaluation,
+    CleanAccuracy,
+    CorrectSamples,
+    CorruptionEvaluation,
+    ErrorConsistencyEvaluation,
+    KeepPredictions,
+    OodEvaluation,
+    ResultsFile,
+    SampleRestriction,
+    ShapeBiasEvaluation,
+)
+from lit_robust.callbacks.prediction_parts import read_kept
+from lit_robust.cli import main
+from lit_robust.data import (
+    CueConflictDataModule,
+    EvaluationCrop,
+    ImageNetCDataModule,
+    ImageNetDataModule,
+    ImageNetODataModule,
+    RobustnessSuite,
+)
+from lit_robust.errors import DataError, UserError
+from lit_robust.models import Network
+from lit_robust.modules import Optimisation, StandardModule
+from lit_robust.recompute import Choices, recompute
+from lit_robust.results import RunResults
+
+SMALL = {"eval_batch_size": 16, "num_workers": 0}
+WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}
+SETS = ("imagenet", "imagenet-c-like", "imagenet-o", "cue-conflict")
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(3)
+    return StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+
+
+def data(toy):
+    return RobustnessSuite(
+        [
+            ImageNetDataModule(**WHOLE),
+            ImageNetCDataModule(severities=[3], name="imagenet-c-like", **SMALL),
+            ImageNetODataModule(classes="all", **WHOLE),
+            CueConflictDataModule(categories="shards", **WHOLE),
+        ],
+        root=toy,
+    )
+
+
+def run(toy, folder, module, *callbacks, **settings):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=folder, callbacks=[*callbacks, ResultsFile()], **quiet, **settings)
+    trainer.test(module, data(toy), verbose=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def decisions(toy, tmp_path_factory):
+    """An observer who is right on every other figure."""
+    member = data(toy).members[-1]
+    member.setup("test")
+    table, names = member.samples.table, list(member.categories)
+    said = [names[label] if number % 2 else "na" for number, label in enumerate(table.label.tolist())]
+    file = tmp_path_factory.mktemp("decisions") / "decisions.csv"
+    lines = [f"subject-01,{table.key(number).rsplit('/', 1)[-1]},{word}" for number, word in enumerate(said)]
+    file.write_text("\n".join(["model,image,decision", *lines]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def tested(toy, module, decisions, tmp_path_factory):
+    """A run with every measure that needs no network, and its predictions."""
+    return run(
+        toy,
+        tmp_path_factory.mktemp("tested"),
+        module,
+        CleanAccuracy(),
+        CalibrationEvaluation(),
+        CorruptionEvaluation("imagenet-c-like", baseline=None),
+        OodEvaluation(scores=["max_softmax", "energy"]),
+        ShapeBiasEvaluation(aggregation="max"),
+        ErrorConsistencyEvaluation(decisions, aggregation="max"),
+        *(KeepPredictions(name, samples_a_file=20) for name in SETS),
+    )
+
+
+def values(folder):
+    return {result.key: result for result in RunResults.load(folder).results}
+
+
+def test_every_sample_is_kept_once_with_the_networks_answer(toy, tested, module):
+    member = data(toy).members[0]
+    member.setup("test")
+    (loader,) = member.test_dataloader().values()
+    batches = [batch.select(batch.valid).as_float() for batch in loader]
+    with torch.no_grad():
+        answers = torch.cat([module.eval()(batch.image) for batch in batches])
+    index, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("index", "label"))
+    parts = [load_file(file) for file in sorted((tested / "predictions" / "imagenet").glob("*.safetensors"))]
+    # Batches of 16 are written once 20 samples wait.
+    assert [len(part["index"]) for part in parts] == [32, 9]
+    kept = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    assert set(kept) == {"index", "label", "answer"}
+    assert torch.equal(kept["index"], index)
+    assert torch.equal(kept["label"], labels)
+    torch.testing.assert_close(kept["answer"], answers, rtol=1e-5, atol=1e-5)
+
+
+def test_the_manifest_tells_set_network_and_names(tested, toy):
+    kept = {one.described.name: one for one in read_kept(tested)}
+    assert set(kept) == set(SETS)
+    results = RunResults.load(tested)
+    top1 = next(result for result in results.results if result.key == "test/imagenet/top1")
+    assert kept["imagenet"].described.protocol == top1.protocol
+    assert kept["imagenet"].model["weights_sha256"] == results.model["weights_sha256"]
+    conflict = kept["cue-conflict"]
+    member = data(toy).members[-1]
+    member.setup("test")
+    assert conflict.names == [member.samples.table.key(number) for number in range(41)]
+    assert {"group", "texture"} & set(next(conflict.parts())) == {"texture"}
+    assert "group" in next(kept["imagenet-c-like"].parts())
+
+
+def test_measures_taken_again_are_those_of_the_run(tested, decisions, tmp_path, capsys):
+    words = ["--scores", '["max_softmax", "energy"]', "--aggregation", "max", "--decisions", str(decisions)]
+    assert main(["recompute", str(tested), "-o", str(tmp_path / "again"), *words]) == 0
+    assert str(tmp_path / "again" / "results.json") in capsys.readouterr().out
+    before, after = values(tested), values(tmp_path / "again")
+    assert before.keys() <= after.keys()
+    # The set of unknown classes has labels that accuracy cannot count, and other sets other measures.
+    assert {key.split("/")[1] for key in after} == set(SETS)
+    for key, result in before.items():
+        again = after[key]
+        same = again.value == result.value or (math.isnan(again.value) and math.isnan(result.value))
+        assert same, (key, again.value, result.value)
+        origin = {"run": tested.name, "from": "logits", "number": "fp32"}
+        assert (again.count, again.unit) == (result.count, result.unit)
+        assert again.protocol == {**result.protocol, "recomputed": origin}
+    model = RunResults.load(tested).model
+    assert RunResults.load(tmp_path / "again").model == model
+
+
+def test_fp16_and_probabilities_tell_nearly_the_same(toy, module, tmp_path):
+    for what, number in (("logits", "fp16"), ("probabilities", "fp32")):
+        keep = [KeepPredictions(what=what, number=number), KeepPredictions("imagenet-o", what, number)]
+        measures = [CalibrationEvaluation(), CleanAccuracy(), OodEvaluation()]
+        folder = run(toy, tmp_path / f"{what}-{number}", module, *measures, *keep)
+        again = values(recompute(folder, folder / "again", Choices(), "").parent)
+        for key, result in values(folder).items():
+            if not math.isnan(result.value):
+                # Half precision has 11 bits; a rank may change where two confidences are that close.
+                assert again[key].value == pytest.approx(result.value, abs=0.03), key
+    with pytest.raises(UserError, match="energy needs logits"):
+        recompute(folder, folder / "again", Choices(scores=["energy"]), "")
+
+
+def test_a_restricted_or_limited_set_is_kept_as_it_was_evaluated(toy, module, decisions, tmp_path):
+    first = run(toy, tmp_path / "first", module, CorrectSamples("imagenet-c-like"))
+    file = first / "correct-imagenet-c-like.json"
+    numbers = json.loads(file.read_text())["correct"]
+    name = "imagenet-c-like"
+    callbacks = [SampleRestriction([file], name), KeepPredictions(name), CorruptionEvaluation(name, baseline=None)]
+    folder = run(toy, tmp_path / "restricted", module, *callbacks)
+    (kept,) = read_kept(folder)
+    assert kept.index.tolist() == numbers
+    again = values(recompute(folder, tmp_path / "again", Choices(), "").parent)
+    top1 = f"test/{name}/mean_accuracy_of_tested_cells"
+    assert (again[top1].value, again[top1].count) == (values(folder)[top1].value, len(numbers))
+    conflict = [KeepPredictions("cue-conflict"), ErrorConsistencyEvaluation(decisions)]
+    folder = run(toy, tmp_path / "limited", module, *conflict, limit_test_batches=2)
+    again = values(recompute(folder, tmp_path / "more", Choices(decisions=decisions), "").parent)
+    key = "test/cue-conflict/error_consistency_subject_01"
+    assert (again[key].value, again[key].count) == (values(folder)[key].value, 32)
+    assert again[key].protocol["partial"] is True
+
+
+def test_predictions_that_are_not_whole_are_refused(toy, module, tmp_path):
+    folder = run(toy, tmp_path, module, KeepPredictions(samples_a_file=16))
+    parts = sorted((folder / "predictions" / "imagenet").glob("*.safetensors"))
+    content = load_file(parts[1])
+    save_file(load_file(parts[0]), parts[1])
+    with pytest.raises(DataError, match="holds 41 answers, 25 of them of different samples, where 41"):
+        recompute(folder, tmp_path / "again", Choices(), "")
+    save_file(content, parts[1])
+    with pytest.raises(UserError, match="is the run's own folder"):
+        recompute(folder, folder, Choices(), "")
+    run(toy, tmp_path, module, KeepPredictions())
+    assert len(list((folder / "predictions" / "imagenet").glob("*.safetensors"))) == 1
+    with pytest.raises(UserError, match="keeps no predictions"):
+        recompute(tmp_path / "predictions", tmp_path / "again", Choices(), "")
+
+
+def test_logits_too_large_for_half_precision_are_told(toy, tmp_path):
+    network = StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+    torch.nn.init.constant_(network.get_submodule("model.network").fc.bias, 1e5)
+    with pytest.raises(UserError, match="too large for fp16, whose largest number is 65504"):
+        run(toy, tmp_path, network, KeepPredictions(number="fp16"))
