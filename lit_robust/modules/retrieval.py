@@ -145,8 +145,10 @@ class NearestLayer(nn.Module):
         """Return what was found out about the search, for the results file."""
         if self.retrieval.index is None:
             return {}
-        found = {"recall": round(self.recalled / self.compared, 4), "recall_queries": self.compared}
-        return {**index_facts(self.retrieval.index, self.retrieval.search), **(found if self.compared else {})}
+        facts: dict[str, object] = {**index_facts(self.retrieval.index, self.retrieval.search)}
+        if self.compared:
+            facts |= {"recall": round(self.recalled / self.compared, 4), "recall_queries": self.compared}
+        return facts
 
     def _answer(self, queries: Tensor, rows: Tensor, theta: float) -> Tensor:
         return log_probabilities(neighbour_log_sums(queries, self.keys, self.labels, rows, self.num_classes, theta))
