@@ -16,7 +16,7 @@ usage: lit-robust COMMAND [OPTIONS]
 Train robust image classifiers, and measure how robust any classifier is.
 
 see it work:
-  demo        draw toy data, train three networks, remember with one, compare them (about 7 minutes)
+  demo        draw toy data, train three networks, remember with one, compare them (minutes)
 
 train and evaluate, each with -c CONFIG.yaml and any option of it on the command line:
   fit         train a network

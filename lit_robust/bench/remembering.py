@@ -156,12 +156,9 @@ def _retrieval(subject: Subject, rounds: int, device: torch.device) -> str:
         f"{subject.queries} queries, {str(keys.dtype).removeprefix('torch.')} keys"
     )
     rate = 2 * subject.queries * subject.keys * subject.dimensions / ours.value
-    note = f"Continuous retrieval does {rate / 1e12:.3g} Tflop/s; a large bfloat16 product {_peak(device):.3g}."
+    peak = product_rate(device)
+    note = f"Continuous retrieval does {rate / 1e12:.3g} Tflop/s; a large bfloat16 product {peak / 1e12:.3g}."
     return f"{table(title, list(figures.values()), ratios)}\n\n{note}"
-
-
-def _peak(device: torch.device) -> float:
-    return product_rate(device) / 1e12
 
 
 def _neighbours(subject: Subject, rounds: int, device: torch.device) -> str:

@@ -136,7 +136,7 @@ class AdversarialAccuracy(EvaluationCallback):
         """Take in what is classified right; attack as far as batches are full."""
         if self.sweep is None:
             target = None if self.attacked is self.model else self.model
-            self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, _random_of)
+            self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, random_of)
         right = logits.argmax(1) == batch.label
         self.clean_metric.update(right[None])
         self._count(torch.zeros_like(batch.label[~right]))
@@ -223,7 +223,8 @@ class AdversarialAccuracy(EvaluationCallback):
         ]
 
 
-def _random_of(number: int) -> torch.Generator:
+def random_of(number: int) -> torch.Generator:
+    """Return the source of a sample's random draws in a test's attacks."""
     # One a sample, so that a start does not depend on batch size, rank, or who else survived; and the CPU's, which
     # draws the same numbers for every device.
     return torch.Generator().manual_seed(stream_seed(run_seed(), "attack start, test", number))

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
 from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.adversarial import random_of
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.errors import UserError
 from lit_robust.precision import full_precision
 from lit_robust.results import Result
-from lit_robust.seeds import run_seed, stream_seed
 
 
 class AnswersAt(Protocol):
@@ -63,6 +63,7 @@ class ThetaSearch(EvaluationCallback):
         retrieval = getattr(module.get_submodule("model"), "retrieval", None)
         if not hasattr(retrieval, "at"):
             raise UserError(f"ThetaSearch is for a CacheModule, and this is a {type(module).__name__}: take it out.")
+        self.trainer = module.trainer
         self.correct = torch.zeros(len(self.thetas), dtype=torch.int64, device=module.device)
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
@@ -70,10 +71,7 @@ class ThetaSearch(EvaluationCallback):
         model: Any = module.get_submodule("model")
         images = batch.image
         if self.attack is not None and len(images):
-            generators = [
-                torch.Generator().manual_seed(stream_seed(run_seed(), "attack start, test", number))
-                for number in batch.index.tolist()
-            ]
+            generators = [random_of(number) for number in batch.index.tolist()]
             backbone = cast(nn.Module, model.backbone)
             images = self.attack(backbone, images, batch.label, generator=generators).images
         with torch.no_grad(), full_precision(images.device.type):
@@ -82,8 +80,7 @@ class ThetaSearch(EvaluationCallback):
 
     def compute(self) -> list[Result]:
         """Return the accuracy at each theta, and the theta of the best; of equal ones the smallest."""
-        trainer = self._trainer
-        correct = trainer.strategy.reduce(self.correct.clone(), reduce_op="sum").tolist()
+        correct = self.trainer.strategy.reduce(self.correct.clone(), reduce_op="sum").tolist()
         protocol = {"attack": "none" if self.attack is None else self.attack.protocol()}
         results = [
             self.result(f"{self.stem}_theta_{theta:g}", right / self.described.count, "fraction", protocol)
@@ -91,8 +88,3 @@ class ThetaSearch(EvaluationCallback):
         ]
         best = self.thetas[correct.index(max(correct))]
         return [*results, self.result(f"best_theta_{self.stem}", best, "theta", protocol)]
-
-    def on_test_start(self, trainer: Any, pl_module: LightningModule) -> None:
-        """Keep the trainer, which sums over ranks."""
-        self._trainer = trainer
-        super().on_test_start(trainer, pl_module)

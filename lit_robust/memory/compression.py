@@ -95,7 +95,7 @@ def project(memory: Memory, folder: Path, dimensions: int, on: On, centring: Cen
     with _writing(folder, manifest, np.asarray(memory.labels)) as builder:
         start = 0
         for piece in pieces():
-            keys = projection.apply(torch.from_numpy(piece), centre=True).numpy()
+            keys = projection.apply(torch.from_numpy(piece)).numpy()
             builder.write(np.arange(start, start + len(piece)), *unit_length(keys))
             start += len(piece)
         projection.save(part_folder(folder) / PROJECTION)

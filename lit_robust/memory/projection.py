@@ -40,9 +40,9 @@ class Projection:
         """The share of the variance that is left."""
         return float(self.variances.sum()) / self.total_variance if self.total_variance else 1.0
 
-    def apply(self, vectors: Tensor, centre: bool) -> Tensor:
-        """Return ``[B, dimensions]`` of vectors ``[B, d]``, the mean subtracted before or not."""
-        return (vectors - self.mean if centre else vectors) @ self.components.T
+    def apply(self, vectors: Tensor) -> Tensor:
+        """Return ``[B, dimensions]`` of vectors ``[B, d]``, centred."""
+        return (vectors - self.mean) @ self.components.T
 
     def save(self, file: Path) -> None:
         """Write mean and components as safetensors, all of it or nothing."""

@@ -17,6 +17,7 @@ from lit_robust.memory import (
     MemoryBuilder,
     begin_memory,
     is_begun,
+    nearest_keys,
     open_memory,
     resume_memory,
     samples_done,
@@ -204,8 +205,6 @@ class CacheModule(ClassifierModule):
 
     def familiarity(self, images: Tensor) -> Tensor:
         """Return how similar each image is to the most similar key, ``[B]``, in [-1, 1]; low where it is new."""
-        from lit_robust.memory import nearest_keys
-
         with full_precision(self.device.type):
             queries = self.cache.queries(images)
             return nearest_keys(queries, self.cache.asked().keys, 1)[0][:, 0]

@@ -31,8 +31,8 @@ class Retrieval:
         index: description of a Faiss index in the memory's folder, such as ``IVF1024,Flat``, which finds the neighbours
             approximately; null finds them exactly. The results then say which share of the exact ones it found.
         search: Faiss's settings of the search in that index, such as ``nprobe=64``; empty for its own.
-        precision: of the keys in use: ``stored``, as on disk; on a GPU ``bfloat16`` is about ten times faster than
-            ``float32``, and its products are right to about 1e-3 times theta.
+        precision: of the keys in use: ``stored``, as on disk; 16 bits make a
+            GPU's products faster, and right to about 1e-3 times theta; not yet run on one.
         sharded: spread the keys over the ranks, where they do not fit on one device. Then all ranks answer together,
             and adversarial accuracies, whose batches differ from rank to rank, are refused.
     """

@@ -82,8 +82,8 @@ def demonstrate(words: list[str]) -> None:
     parser = parser_of(
         "demo",
         "Draw toy data, train a standard, an AdvProp and an adversarially trained network, build a cache model of the "
-        "first one's features, test them, and compare them on one page. Takes about 7 minutes on 2 CPU cores, under "
-        "4 GiB; a second call reuses what is finished.",
+        "first one's features, test them, and compare them on one page. Takes minutes on 2 CPU cores; a second "
+        "call reuses what is finished.",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, runs and the page")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the figures and of the training")
