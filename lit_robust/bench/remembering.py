@@ -1,38 +1,25 @@
 """`lit-robust bench memory`: retrieval beside the matrix product it cannot do without, and beside Faiss."""
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.bench.building import bench_building, bench_writing
 from lit_robust.bench.memory import extra_memory
 from lit_robust.bench.operations import product_rate
 from lit_robust.bench.subjects import synchronise
 from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
-from lit_robust.memory import (
-    Manifest,
-    begin_memory,
-    chunks_of,
-    class_log_sums,
-    log_probabilities,
-    nearest_keys,
-    resume_memory,
-)
+from lit_robust.memory import chunks_of, class_log_sums, log_probabilities, nearest_keys
 from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
 from lit_robust.memory.index import import_faiss, version_of_faiss
 
 THETA = 50.0
-BATCH = 256  # Keys that come from the backbone at once while a memory is built.
 
 
 @dataclass(frozen=True)
@@ -45,6 +32,7 @@ class Subject:
         num_classes: that they are of, as many keys each as possible.
         queries: asked at once.
         neighbours: k of the nearest neighbours.
+        backbone: network whose features a memory is built of, such as ``torchvision/resnet18``.
         folder: where a memory is built and removed again.
     """
 
@@ -53,6 +41,7 @@ class Subject:
     num_classes: int
     queries: int
     neighbours: int
+    backbone: str
     folder: Path
 
     @property
@@ -69,7 +58,12 @@ def bench_memory(subject: Subject, rounds: int) -> str:
         rounds: measurements of each, at least 1.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts = [_retrieval(subject, rounds, device), _neighbours(subject, rounds, device), _building(subject, rounds)]
+    parts = [
+        _retrieval(subject, rounds, device),
+        _neighbours(subject, rounds, device),
+        bench_writing(subject.labels.numpy(), subject.dimensions, subject.folder, rounds),
+        bench_building(subject.backbone, subject.folder, rounds),
+    ]
     few, many = subject.queries, 8 * subject.queries
     peaks = {
         f"forward, {few} queries": extra_memory(forward_step, (subject, few)),
@@ -175,64 +169,6 @@ def _neighbours(subject: Subject, rounds: int, device: torch.device) -> str:
     figures = _seconds(works, rounds, device)
     ours, other = figures.values()
     return table(f"The {k} nearest of the same keys", [ours, other], {other.name: ratio(ours, other)})
-
-
-def _building(subject: Subject, rounds: int) -> str:
-    """Time writing a memory of ready features, beside writing as many bytes to one file."""
-    features = [np.random.default_rng(seed).random((BATCH, subject.dimensions), np.float32) for seed in range(4)]
-    by_class = subject.labels.numpy()
-    shuffled = np.random.default_rng(0).permutation(by_class)
-    manifest = Manifest({}, "", "", {}, subject.keys, subject.dimensions, subject.num_classes, "float32", "bench")
-    size = subject.keys * subject.dimensions * 4 / 1e9
-
-    def batches() -> Iterator[NDArray[np.int64]]:
-        for place in range(0, subject.keys, BATCH):
-            yield np.arange(place, min(place + BATCH, subject.keys))
-
-    def build(labels: NDArray[np.int64], folder: Path) -> None:
-        begin_memory(folder / "memory", manifest, labels)
-        builder = resume_memory(folder / "memory", manifest, labels)
-        norms = np.ones(BATCH, np.float32)
-        for turn, numbers in enumerate(batches()):
-            builder.write(numbers, features[turn % 4][: len(numbers)], norms[: len(numbers)])
-        _flush(folder)
-
-    def write(folder: Path) -> None:
-        with (folder / "plain").open("wb") as file:
-            for turn, numbers in enumerate(batches()):
-                file.write(features[turn % 4][: len(numbers)].tobytes())
-        _flush(folder)
-
-    def measure(work: Callable[[Path], None]) -> float:
-        with tempfile.TemporaryDirectory(dir=subject.folder) as name:
-            begin = time.perf_counter()
-            work(Path(name))
-            seconds = time.perf_counter() - begin
-            shutil.rmtree(name)
-            Path(name).mkdir()
-        return size / seconds
-
-    figures = alternate(
-        {
-            "a memory, images sorted by class": partial(measure, partial(build, by_class)),
-            "a memory, images shuffled": partial(measure, partial(build, shuffled)),
-            "one file, from beginning to end": partial(measure, write),
-        },
-        rounds,
-        "GB/s",
-    )
-    *ours, other = figures.values()
-    shares = ", ".join(f"{figure.name}, {ratio(figure, other):.2f}" for figure in ours)
-    title = f"Writing {size:.2f} GB of keys that are ready, and waiting for the disk"
-    return f"{table(title, [*ours, other], {})}\n\nOf one file's rate: {shares}."
-
-
-def _flush(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            handle = os.open(file, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
 
 
 def _seconds(works: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Figure]:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from lit_robust.memory.directory import KEYS, LABELS, NORMS, array_digest
 from lit_robust.memory.manifest import FILE_NAME, Manifest
 
 PAGE = 4096  # Bytes of a file before its numbers: a page of memory.
-DONE = "done.npy"  # One byte a row, 1 once its key is written; only while the memory is being built.
+# Which samples' keys are written, and their norms, as they came: a file a process and start, while a memory is built.
+JOURNAL = "written-{}.bin"
+ENTRY = np.dtype([("number", "<i8"), ("norm", "<f4")])
 
 
 def part_folder(folder: Path) -> Path:
@@ -28,18 +32,20 @@ class MemoryBuilder:
     """Writes keys into an unfinished memory.
 
     Every process has one of its own. A row is written with positional writes, which do not touch its neighbours, so
-    that processes on several machines can share a file; then it is marked as done. A killed build goes on where it
-    stopped, and holds no more of the memory than a batch.
+    that processes on several machines can share a file; then a journal of the process's own says so. A killed build
+    goes on where it stopped, and holds no more of the memory than a batch.
 
     Attributes:
         folder: of the finished memory.
         manifest: without digests.
         rows: int64 ``[K]``, the row of each sample.
+        journal: this process's.
     """
 
     folder: Path
     manifest: Manifest
     rows: NDArray[np.int64]
+    journal: Path
 
     def write(self, numbers: NDArray[np.int64], keys: NDArray[np.float32], norms: NDArray[np.float32]) -> None:
         """Write the keys of some samples.
@@ -54,14 +60,13 @@ class MemoryBuilder:
         """
         rows = self.rows[numbers]
         order = np.argsort(rows)
-        rows, stored = rows[order], keys[order].astype(self.manifest.key_type)
+        stored = keys[order].astype(self.manifest.key_type, copy=False)
+        entries = np.empty(len(numbers), ENTRY)
+        entries["number"], entries["norm"] = numbers, norms
         try:
-            for name, values in (
-                (KEYS, stored),
-                (NORMS, norms[order].astype(np.float32)),
-                (DONE, np.ones(len(rows), np.uint8)),
-            ):
-                _write_rows(part_folder(self.folder) / name, rows, values)
+            _write_rows(part_folder(self.folder) / KEYS, rows[order], stored)
+            with self.journal.open("ab") as file:
+                file.write(entries.tobytes())
         except OSError as error:
             raise UserError(
                 f"Cannot write to {part_folder(self.folder)} ({error.strerror}): free some space, then run it again to "
@@ -75,18 +80,24 @@ class MemoryBuilder:
             DataError: keys are missing.
         """
         part = part_folder(self.folder)
-        missing = int((np.load(part / DONE, mmap_mode="r") == 0).sum())
+        norms = np.full(self.manifest.count, np.nan, np.float32)
+        for entries in _journals(part):
+            norms[self.rows[entries["number"]]] = entries["norm"]
+        missing = int(np.isnan(norms).sum())
         if missing:
             raise DataError(
                 f"The memory {self.folder} lacks {missing} of {self.manifest.count} keys: run it again without limits "
                 "to go on."
             )
+        np.save(part / NORMS, norms)
+        (part / NORMS).chmod(0o666 & ~UMASK)
         arrays = {name: np.load(part / name, mmap_mode="r") for name in (KEYS, LABELS)}
         finished = replace(
             self.manifest, keys_sha256=array_digest(arrays[KEYS]), labels_sha256=array_digest(arrays[LABELS])
         )
         finished.save(part)
-        (part / DONE).unlink()
+        for journal in part.glob(JOURNAL.format("*")):
+            journal.unlink()
         part.replace(self.folder)
         return finished
 
@@ -107,7 +118,7 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         if part.exists():
             shutil.rmtree(part)
         part.mkdir(parents=True)
-        need = manifest.count * (manifest.dimensions * np.dtype(manifest.key_type).itemsize + 13)
+        need = manifest.count * (manifest.dimensions * np.dtype(manifest.key_type).itemsize + 8 + 4 + ENTRY.itemsize)
         free = shutil.disk_usage(part).free
         if free < need:
             part.rmdir()
@@ -115,12 +126,9 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
                 f"The memory needs {need / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: free some "
                 "space, choose another folder, or set key_type to float16."
             )
-        shapes = {KEYS: (manifest.count, manifest.dimensions), NORMS: (manifest.count,), DONE: (manifest.count,)}
-        kinds = {KEYS: manifest.key_type, NORMS: "float32", DONE: "uint8"}
-        for name, shape in shapes.items():
-            _make_array(part / name, shape, kinds[name])
+        _make_array(part / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
         np.save(part / LABELS, np.sort(labels.astype(np.int64)))
-        for name in (KEYS, NORMS, LABELS, DONE):
+        for name in (KEYS, LABELS):
             (part / name).chmod(0o666 & ~UMASK)
     except OSError as error:
         raise UserError(
@@ -145,7 +153,7 @@ def resume_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -
     same_labels = found.count == len(labels) and bool((np.load(part / LABELS) == np.sort(labels)).all())
     if replace(found, version=manifest.version) != manifest or not same_labels:
         raise _other_memory(folder)
-    return MemoryBuilder(folder, found, class_order(labels))
+    return MemoryBuilder(folder, found, class_order(labels), part / JOURNAL.format(uuid.uuid4().hex))
 
 
 def samples_done(folder: Path, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -154,10 +162,13 @@ def samples_done(folder: Path, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     Raises:
         UserError: it is of another number of samples.
     """
-    done = np.load(part_folder(folder) / DONE)
-    if len(done) != len(labels):
+    part = part_folder(folder)
+    if Manifest.load(part).count != len(labels):
         raise _other_memory(folder)
-    return np.asarray(done[class_order(labels)] == 1)
+    done = np.zeros(len(labels), dtype=np.bool_)
+    for entries in _journals(part):
+        done[entries["number"]] = True
+    return done
 
 
 def _other_memory(folder: Path) -> UserError:
@@ -167,8 +178,15 @@ def _other_memory(folder: Path) -> UserError:
     )
 
 
+def _journals(part: Path) -> Iterator[NDArray[np.void]]:
+    for file in sorted(part.glob(JOURNAL.format("*"))):
+        content = file.read_bytes()
+        # A process that was killed may have left half an entry at the end.
+        yield np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
+
+
 def _make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:
-    """Make a .npy file of zeros, a hole on disk, whose numbers begin with a page: so that no two rows share one."""
+    """Make a .npy file of zeros, a hole on disk, whose numbers begin with a page: rows of 4 KiB share none."""
     header = np.lib.format.magic(1, 0) + (PAGE - 10).to_bytes(2, "little")
     facts = str({"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape})
     with file.open("wb") as stream:
@@ -179,14 +197,14 @@ def _make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:
 def _write_rows(file: Path, rows: NDArray[np.int64], values: NDArray[np.generic]) -> None:
     """Write rows, ascending, of a file of `_make_array`; neighbouring rows in one go."""
     size = values[0].nbytes
-    ends = np.flatnonzero(np.diff(rows) != 1) + 1
+    content = memoryview(np.ascontiguousarray(values)).cast("B")
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
     handle = os.open(file, os.O_WRONLY)
     try:
-        for run in np.split(np.arange(len(rows)), ends):
-            content = values[run[0] : run[-1] + 1].tobytes()
-            place = PAGE + int(rows[run[0]]) * size
-            while len(content):
-                written = os.pwrite(handle, content, place)
-                content, place = content[written:], place + written
+        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+            left, place = content[begin * size : end * size], PAGE + int(rows[begin]) * size
+            while len(left):
+                written = os.pwrite(handle, left, place)
+                left, place = left[written:], place + written
     finally:
         os.close(handle)

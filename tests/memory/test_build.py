@@ -44,6 +44,9 @@ def test_a_build_goes_on_where_it_was_interrupted(tmp_path):
     first = np.arange(0, 101, 3)
     resume_memory(folder, manifest, labels).write(first, keys[first], norms[first])
     assert is_begun(folder)
+    # It was killed while it noted the next sample.
+    (journal,) = part_folder(folder).glob("written-*.bin")
+    journal.write_bytes(journal.read_bytes() + bytes(7))
     # A new process.
     done = samples_done(folder, labels)
     assert np.flatnonzero(done).tolist() == first.tolist()
