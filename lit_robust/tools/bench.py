@@ -99,13 +99,22 @@ def retrieval(words: list[str]) -> None:
     parser.add_argument("--num-classes", type=PositiveInt, default=1000, help="classes of the keys")
     parser.add_argument("--queries", type=PositiveInt, default=256, help="asked at once")
     parser.add_argument("--neighbours", type=PositiveInt, default=50, help="k of the nearest neighbours")
+    parser.add_argument(
+        "--backbone", type=str, default="torchvision/resnet18", help="torchvision/<name> or timm/<name>, to build with"
+    )
     parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each contender")
     parser.add_argument("--folder", type=Path, default=Path(), help="where a memory is built and removed again")
     options = parser.parse_args(words)
     from lit_robust.bench.remembering import Subject, bench_memory
 
     subject = Subject(
-        options.count, options.dimensions, options.num_classes, options.queries, options.neighbours, options.folder
+        options.count,
+        options.dimensions,
+        options.num_classes,
+        options.queries,
+        options.neighbours,
+        options.backbone,
+        options.folder,
     )
     print(bench_memory(subject, options.rounds))
 
@@ -159,3 +168,20 @@ def evaluation(words: list[str]) -> None:
     from lit_robust.bench.evaluating import bench_evaluation
 
     print(bench_evaluation(options.network, options.size, options.batch, options.batches, options.rounds))
+
+
+def cluster(words: list[str]) -> None:
+    """Time what restarts need, and a second rank."""
+    parser = parser_of(
+        "bench cluster",
+        "Time what saving and resuming add to a training step, and two CPU ranks of one thread beside one.",
+    )
+    parser.add_argument("--network", type=str, default="torchvision/resnet50", help="torchvision/<name> or timm/<name>")
+    parser.add_argument("--size", type=PositiveInt, default=224, help="side of the images, pixels")
+    parser.add_argument("--batch", type=PositiveInt, default=16, help="images a step and rank")
+    parser.add_argument("--steps", type=PositiveInt, default=6, help="that are counted")
+    parser.add_argument("--rounds", type=PositiveInt, default=3, help="measurements of each")
+    options = parser.parse_args(words)
+    from lit_robust.bench.cluster import bench_cluster
+
+    print(bench_cluster(options.network, options.size, options.batch, options.steps, options.rounds))
