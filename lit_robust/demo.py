@@ -12,6 +12,7 @@ from lit_robust.report import compare, load_runs, report, terminal
 
 TRAINED = ("standard", "advprop", "adversarial")
 CACHE = "cache"  # Of the standard network's features.
+SEVERITIES = "[1, 3, 5]"  # Those that the measures' overlay asks for.
 
 
 def run_demo(output: Path, seed: int) -> None:
@@ -28,25 +29,24 @@ def run_demo(output: Path, seed: int) -> None:
     """
     started = time.monotonic()
     os.environ.setdefault("WANDB_SILENT", "true")  # The runs' summaries would bury the comparison.
-    data = output / "data"
+    data, measures = output / "data", config("toy/measures/all.yaml")
     made_by = f"{lit_robust.__version__} {seed}"
     if not steps.begin(data, "data", made_by):
         # Half a drawing is no use: `data toy` refuses to add to it.
         shutil.rmtree(data)
         steps.begin(data, "data", made_by)
-        # No network is tested on corrupted figures here.
-        steps.run(["data", "toy", str(data), "--seed", str(seed), "--severities", "[]"])
+        steps.run(["data", "toy", str(data), "--seed", str(seed), "--severities", SEVERITIES])
         steps.finish(data)
     for name in TRAINED:
         recipe, folder = config(f"toy/{name}.yaml"), output / name
-        settings = _settings(recipe, folder, data, seed)
-        if _is_finished(folder, f"{made_by} {recipe.read_text()}"):
+        settings = _settings(folder, data, seed)
+        if _is_finished(folder, f"{made_by} {recipe.read_text()} {measures.read_text()}"):
             continue
         last = folder / "checkpoints" / "last.ckpt"
-        steps.run(["fit", *settings, *(["--ckpt_path", str(last)] if last.is_file() else [])])
-        steps.run(["test", *settings, "--ckpt_path", str(last)])
+        steps.run(["fit", "-c", str(recipe), *settings, *(["--ckpt_path", str(last)] if last.is_file() else [])])
+        steps.run(["test", "-c", str(recipe), "-c", str(measures), *settings, "--ckpt_path", str(last)])
         steps.finish(folder)
-    _remember(output, data, seed, made_by)
+    _remember(output, data, seed, f"{made_by} {measures.read_text()}")
     folders = [output / name for name in (*TRAINED, CACHE)]
     print("\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
     report(folders, output / "report.html")
@@ -61,16 +61,16 @@ def _remember(output: Path, data: Path, seed: int, made_by: str) -> None:
     if _is_finished(folder, f"{made_by} {recipe.read_text()} {config('toy/standard.yaml').read_text()}"):
         return
     memory = folder / "memory"
-    settings = _settings(recipe, folder, data, seed)
+    settings = _settings(folder, data, seed)
     settings += ["--model.network.weights", str(backbone), "--model.memory", str(memory)]
     if not memory.is_dir():
-        steps.run(["fit", *settings])
-    steps.run(["test", *settings])
+        steps.run(["fit", "-c", str(recipe), *settings])
+    steps.run(["test", "-c", str(recipe), "-c", str(config("toy/measures/all.yaml")), *settings])
     steps.finish(folder)
 
 
-def _settings(recipe: Path, folder: Path, data: Path, seed: int) -> list[str]:
-    settings = ["-c", str(recipe), "--trainer.default_root_dir", str(folder), "--data.init_args.root", str(data)]
+def _settings(folder: Path, data: Path, seed: int) -> list[str]:
+    settings = ["--trainer.default_root_dir", str(folder), "--data.init_args.root", str(data)]
     return [*settings, "--seed_everything", str(seed)]
 
 

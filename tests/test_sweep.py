@@ -68,11 +68,35 @@ def test_commands_run_once_and_the_page_shows_the_tests(commands, tmp_path, caps
     assert [words[0] for words in commands] == ["fit", "memory", "test"]
 
 
+def test_one_run_for_each_entry(commands, tmp_path):
+    """Entries are set one by one, or one part of one; null leaves one out."""
+    content = {
+        "title": "Rows",
+        "variables": {"networks": {"a": {"name": "one", "weights": "x"}, "b": {"name": "two"}}},
+        "each": {"networks": ["test", "--network", "{entry}", "--as", "{run}"]},
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    settings = ["networks.a.weights=y.pt", "networks.b=null", "networks.c={name: three}"]
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", settings, only_list=False)
+    folder = "--trainer.default_root_dir"
+    assert commands == [
+        ["test", "--network", '{"name": "one", "weights": "y.pt"}', "--as", "a", folder, str(tmp_path / "out" / "a")],
+        ["test", "--network", '{"name": "three"}', "--as", "c", folder, str(tmp_path / "out" / "c")],
+    ]
+
+
+def test_a_run_that_asks_for_null_is_left_out(commands, tmp_path):
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", ["count=null"], only_list=False)
+    assert [words[0] for words in commands] == ["fit", "test"]
+
+
 def test_a_list_runs_nothing(commands, tmp_path, capsys):
     run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[1] == f"memory cluster {tmp_path}/out/memory/memory --factor 3"
+    # A job has a folder of its own, and refuses another.
+    assert "--trainer.default_root_dir" not in " ".join(lines)
     assert commands == []
 
 
@@ -91,6 +115,7 @@ def test_a_run_that_failed_is_run_again(commands, tmp_path):
         (["color=red"], "names none of network, count"),
         (["network"], "write one as name=value"),
         (["protocol=other"], "protocol is 'other': choose one of code, text"),
+        (["count.one=3"], "names an entry of count, which has none: write count="),
     ],
 )
 def test_settings_that_are_wrong(commands, tmp_path, settings, says):
