@@ -1,9 +1,8 @@
 """Measures taken again from kept predictions: the evaluations of a test, with stored answers instead of a network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,7 +38,8 @@ class Choices:
     Attributes:
         aggregation: how a category's probability follows from its classes': ``mean``, ``max`` or ``sum``.
         baseline: AlexNet's errors that corruption errors of ImageNet's 1,000 classes are measured in; null for none.
-        clean: name of the set with the images as they were, which errors are relative to.
+        clean: name of the set with the images as they were, which errors are relative to, and whose images are those in
+            distribution where a set of others was kept alone.
         scores: what tells how strange an image is; probabilities give ``max_softmax`` alone.
         decisions: recorded decisions on cue-conflict images; null measures no error consistency.
     """
@@ -110,7 +110,8 @@ def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
         unknown = [score for score in choices.scores if score != "max_softmax"]
         if unknown and kept.what == "probabilities":
             raise UserError(f"{unknown[0]} needs logits, and probabilities of {name} were kept: name max_softmax.")
-        return [OodEvaluation(name, choices.scores)]
+        known = None if "in_distribution" in described.protocol else choices.clean
+        return [OodEvaluation(name, choices.scores, known)]
     measures: list[EvaluationCallback] = [CleanAccuracy(name), CalibrationEvaluation(name)]
     if is_imagenet and not described.classes:
         measures += [ClassSubsetAccuracy(name, "imagenet-a"), ClassSubsetAccuracy(name, "imagenet-o")]
@@ -151,8 +152,12 @@ class KeptData(LightningDataModule):
         super().__init__()
         self.sets = sets
         self.origin = origin
-        # What gives samples their names, in the form of a suite of data modules.
-        self.members = [SimpleNamespace(name=kept.described.name, samples=_named(kept)) for kept in sets]
+
+    def sample_key(self, name: str) -> Callable[[int], str] | None:
+        """Return what gives the name of each sample of a set by its new number; None where the set knew none."""
+        kept = next(kept for kept in self.sets if kept.described.name == name)
+        names = kept.names
+        return None if names is None else lambda number: names[int(kept.index[number])]
 
     @property
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
@@ -192,11 +197,3 @@ class Replay:
             group=columns.get("group"),
             texture=columns.get("texture"),
         )
-
-
-def _named(kept: KeptSet) -> SimpleNamespace:
-    """Return what has a table with a name for each sample; without a table where the set knew none."""
-    names = kept.names
-    if names is None:
-        return SimpleNamespace()
-    return SimpleNamespace(table=SimpleNamespace(key=lambda number: names[int(kept.index[number])]))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities import rank_zero_warn
@@ -47,6 +48,18 @@ class KeepConfig(SaveConfigCallback):
 class RobustCLI(LightningCLI):
     """LightningCLI whose loggers and checkpoints live in the run's folder, ``trainer.default_root_dir``."""
 
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Give ``test`` an option for a quick look."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        self._parser("test").add_argument(
+            "--limit",
+            type=PositiveInt | None,
+            default=None,
+            help="images of each test set for a quick look, drawn once and for all; its results are marked as partial",
+        )
+
     def before_predict(self) -> None:
         """Do not gather all probabilities in memory: the prediction file is written batch by batch."""
         self.config_init["predict"]["return_predictions"] = False
@@ -54,6 +67,7 @@ class RobustCLI(LightningCLI):
     def before_test(self) -> None:
         """Silence Lightning's table, which repeats every value for every loader; tell what a test must be to go on."""
         self.config_init["test"]["verbose"] = False
+        self.datamodule.limit = self.config["test"].limit
         settings = self._parser("test").dump(self.config["test"], skip_none=False)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, callbacks.Resumption):

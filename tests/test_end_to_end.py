@@ -192,6 +192,26 @@ def command(words, **environment):
     )
 
 
+def test_a_quick_look_takes_some_images_and_says_so(runs, toy, tmp_path, capsys):
+    """``--limit``: the same 10 images of each set, on two ranks or one, marked as partial."""
+    last = str(runs / "standard" / "checkpoints" / "last.ckpt")
+    one = options("toy/standard.yaml", tmp_path / "one", toy)
+    assert main(["test", *one, "--ckpt_path", last, "--limit", "10"]) == 0
+    assert "partial" in capsys.readouterr().out
+    done = command(["test", *options("toy/standard.yaml", tmp_path / "two", toy), *RANKS, "--ckpt_path", last,
+                    "--limit", "10"])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = RunResults.load(tmp_path / "one").results
+    assert [(r.key, r.value, r.count) for r in RunResults.load(tmp_path / "two").results] == [
+        (r.key, r.value, r.count) for r in found
+    ]
+    assert all(r.protocol["partial"] for r in found)
+    top1 = next(r for r in found if r.metric == "top1")
+    assert (top1.count, top1.protocol["full_count"]) == (10, 41)
+    assert main(["test", *one, "--ckpt_path", last, "--limit", "0"]) == 2
+    assert main(["fit", *one, "--limit", "10"]) == 2
+
+
 def test_two_ranks_give_the_results_of_one(runs, toy, tmp_path):
     """Exact counts and the same random starts: 41 samples, which neither two ranks nor batches of 8 divide."""
     attack = {"class_path": "lit_robust.attacks.PGD", "init_args": {"eps": 1.0, "steps": 2, "start": "ball"}}

@@ -125,6 +125,7 @@ def test_the_manifest_tells_set_network_and_names(tested, toy):
     top1 = next(result for result in results.results if result.key == "test/imagenet/top1")
     assert kept["imagenet"].described.protocol == top1.protocol
     assert kept["imagenet"].model["weights_sha256"] == results.model["weights_sha256"]
+    assert kept["imagenet"].names is not None
     conflict = kept["cue-conflict"]
     member = data(toy).members[-1]
     member.setup("test")
@@ -150,6 +151,33 @@ def test_measures_taken_again_are_those_of_the_run(tested, decisions, tmp_path, 
         assert again.protocol == {**result.protocol, "recomputed": origin}
     model = RunResults.load(tested).model
     assert RunResults.load(tmp_path / "again").model == model
+
+
+def test_known_images_of_another_set_are_read_once(toy, tested, module, tmp_path):
+    """The images in distribution from ImageNet's own loader: the same values, and again from kept predictions."""
+    suite = RobustnessSuite(
+        [ImageNetDataModule(**WHOLE), ImageNetODataModule(classes="all", in_distribution=None, **WHOLE)], root=toy
+    )
+    measures = [OodEvaluation(scores=["max_softmax", "energy"], known="imagenet"), ResultsFile()]
+    keep = [KeepPredictions(name) for name in ("imagenet", "imagenet-o")]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    Trainer(default_root_dir=tmp_path, callbacks=[*keep, *measures], **quiet).test(module, suite, verbose=False)
+    choices = Choices(scores=["max_softmax", "energy"])
+    again = values(recompute(tmp_path, tmp_path / "again", choices, "").parent)
+    found, joint = values(tmp_path), values(tested)
+    assert len(found) == 6
+    for key, result in found.items():
+        assert (result.value, result.count) == (joint[key].value, joint[key].count) == (again[key].value, 82)
+        assert (result.protocol["positives"], result.protocol["negatives"]) == (41, 41)
+        assert result.protocol["in_distribution"]["shards_sha256"] == joint["test/imagenet-o/aupr"].protocol[
+            "in_distribution"
+        ]["shards_sha256"]  # fmt: skip
+
+
+def test_known_images_must_be_in_one_of_the_sets(toy, module, tmp_path):
+    for known, says in (("imagenet", "holds some itself"), ("imagenet-v2", "which the data have not")):
+        with pytest.raises(UserError, match=says):
+            run(toy, tmp_path, module, OodEvaluation(known=known))
 
 
 def test_fp16_and_probabilities_tell_nearly_the_same(toy, module, tmp_path):

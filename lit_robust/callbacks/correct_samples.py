@@ -60,7 +60,7 @@ class CorrectSamples(EvaluationCallback):
         if self.described.protocol.get("partial"):
             raise UserError(
                 f"Only {self.described.count} of the {self.whole} samples of {self.dataset} were evaluated, too few "
-                "for a list of those that are right: take limit_test_batches out, or CorrectSamples."
+                "for a list of those that are right: take --limit or limit_test_batches out, or CorrectSamples."
             )
         if trainer.is_global_zero:
             content = {

@@ -6,8 +6,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.callbacks.evaluation import EvaluationCallback, valid_part
-from lit_robust.callbacks.restriction import restricted
+from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.wandb_record import log_heat_map
 from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy
@@ -63,35 +62,14 @@ class CorruptionEvaluation(EvaluationCallback):
         self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
         self.clean_metric = TopKAccuracy((1,)).to(module.device)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the loader, and that of the clean set."""
-        super().on_test_start(trainer, pl_module)
-        if self.finished:
-            return
-        sets = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
-        self.clean_number = list(sets).index(self.clean) if self.clean in sets else -1
-        if self.clean_number >= 0:
-            self.clean_described = restricted(sets[self.clean], trainer)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count a batch of either set."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        if not (self.left_out or self.finished) and dataloader_idx == self.clean_number:
-            kept, logits = valid_part(batch, outputs, self.clean)
-            self.clean_metric.update(logits, kept.label)
-
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch."""
         assert batch.group is not None
         self.metric.update(logits, batch.label, batch.group)
+
+    def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch of the clean set."""
+        self.clean_metric.update(logits, batch.label)
 
     def compute(self) -> list[Result]:
         """Return what the tested cells allow: see ``summarise`` for the names.
@@ -114,14 +92,14 @@ class CorruptionEvaluation(EvaluationCallback):
         return []
 
     def _clean(self) -> tuple[float | None, dict[str, Any]]:
-        if self.clean_number < 0:
+        if self.other_described is None:
             return None, {}
         top1 = float(self.clean_metric.compute())
         with self.clean_metric.sync_context():
             counted = int(self.clean_metric.total)
         if not counted:
             return None, {}
-        facts = {"dataset": self.clean, "top1": top1, "images": counted, "of": self.clean_described.count}
+        facts = {"dataset": self.clean, "top1": top1, "images": counted, "of": self.other_described.count}
         return 1 - top1, facts
 
     def _protocol(self, name: str, clean: dict[str, Any]) -> dict[str, Any]:

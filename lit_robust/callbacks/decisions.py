@@ -76,13 +76,11 @@ def sample_keys(data: Any, dataset: str) -> Callable[[int], str]:
     Raises:
         UserError: the data know no names.
     """
-    member = next((member for member in getattr(data, "members", [data]) if member.name == dataset), None)
-    table = getattr(getattr(member, "samples", None), "table", None)
-    if table is None:
+    key: Callable[[int], str] | None = data.sample_key(dataset) if hasattr(data, "sample_key") else None
+    if key is None:
         raise UserError(
             f"The samples of {dataset} have no names to find their decisions by: copy the shards to a disk."
         )
-    key: Callable[[int], str] = table.key
     return key
 
 

@@ -64,9 +64,13 @@ class EvaluationCallback(Callback, ABC):
         """What tells this evaluation's results from another's; no two of a run may share it."""
         return f"{type(self).__name__} on {self.dataset}"
 
+    def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch of valid samples of the second set, where there is one; as `update`."""
+        raise NotImplementedError
+
     @property
     def sets(self) -> tuple[str, ...]:
-        """Names of the test loaders that it follows."""
+        """Names of the test loaders that it follows: its own, and a second one that the data may lack."""
         return (self.dataset,)
 
     def result(
@@ -112,7 +116,10 @@ class EvaluationCallback(Callback, ABC):
             has = "has" if self.described.categories else "has no"
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
         self.loader_number = list(sets).index(self.dataset)
-        self.last_number = max(list(sets).index(name) for name in self.sets if name in sets)
+        other = self.sets[1] if len(self.sets) > 1 and self.sets[1] in sets else None
+        self.other_described = None if other is None else restricted(sets[other], trainer)
+        self.other_number = -1 if other is None else list(sets).index(other)
+        self.last_number = max(self.loader_number, self.other_number)
         self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         self.broken = torch.zeros((), dtype=torch.int64, device=pl_module.device)
         self.prepare(pl_module, self.described)
@@ -133,12 +140,16 @@ class EvaluationCallback(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Hand the valid part of this set's batches to ``update``."""
-        if self.left_out or self.finished or dataloader_idx != self.loader_number:
+        """Hand the valid part of its sets' batches to ``update`` and ``update_other``."""
+        if self.left_out or self.finished:
+            return
+        if dataloader_idx == self.other_number and self.other_described is not None:
+            self.update_other(pl_module, *valid_part(batch, outputs, self.other_described.name, trainer))
+        if dataloader_idx != self.loader_number:
             return
         if batch.broken is not None:
             self.broken += batch.broken.sum()
-        kept, logits = valid_part(batch, outputs, self.dataset)
+        kept, logits = valid_part(batch, outputs, self.dataset, trainer)
         self.seen += len(kept)
         self.update(pl_module, kept, logits)
 
@@ -156,8 +167,9 @@ class EvaluationCallback(Callback, ABC):
             protocol = {**self.described.protocol, "broken_images": broken}
             self.described = replace(self.described, count=self.described.count - broken, protocol=protocol)
         if seen != self.described.count:
-            limit = trainer.limit_test_batches
-            if isinstance(limit, float) and limit == 1.0:  # To Lightning 1.0 is everything, 1 is one batch.
+            batches = trainer.limit_test_batches
+            takes_all = isinstance(batches, float) and batches == 1.0  # To Lightning 1.0 is everything, 1 is one batch.
+            if takes_all and getattr(trainer.datamodule, "limit", None) is None:  # type: ignore[attr-defined]
                 raise DataError(
                     f"{seen} samples of {self.dataset} were evaluated where its index has {self.described.count}: "
                     "no result is given."
@@ -169,7 +181,7 @@ class EvaluationCallback(Callback, ABC):
         self.finished = True
 
 
-def valid_part(batch: Batch, outputs: Tensor, dataset: str) -> tuple[Batch, Tensor]:
+def valid_part(batch: Batch, outputs: Tensor, dataset: str, trainer: Trainer) -> tuple[Batch, Tensor]:
     """Return the valid samples of a batch and their logits.
 
     Raises:
@@ -179,9 +191,13 @@ def valid_part(batch: Batch, outputs: Tensor, dataset: str) -> tuple[Batch, Tens
     logits: Tensor = outputs[batch.valid]
     broken = ~logits.isfinite().all(1)
     if broken.any():
+        number = int(kept.index[broken][0])
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        key = data.sample_key(dataset) if hasattr(data, "sample_key") else None
+        name = f" ({key(number)})" if key else ""
         raise DataError(
-            f"The network gives logits that are not finite for sample {int(kept.index[broken][0])} of {dataset}: "
-            "check its weights and precision."
+            f"The network gives logits that are not finite for sample {number}{name} of {dataset}: check its weights "
+            "and precision."
         )
     return kept, logits
 

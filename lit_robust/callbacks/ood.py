@@ -38,13 +38,47 @@ class OodEvaluation(EvaluationCallback):
         scores: what tells how strange an image is: ``max_softmax``, the published protocol, whose results are
             ``aupr``, ``auroc`` and ``fpr95``; ``max_logit``, ``energy``, or ``memory_similarity`` of a cache model,
             whose results have the score's name at their end.
+        known: name of the test loader whose images of those classes are in distribution, such as ``imagenet``, so that
+            no image is read twice; null where ``dataset`` has images of both kinds.
     """
 
-    def __init__(self, dataset: str = "imagenet-o", scores: Sequence[Score] = (PUBLISHED,)) -> None:
+    def __init__(
+        self,
+        dataset: str = "imagenet-o",
+        scores: Sequence[Score] = (PUBLISHED,),
+        known: str | None = None,
+    ) -> None:
         super().__init__(dataset)
         if not scores or len(set(scores)) < len(scores) or not set(scores) <= set(get_args(Score)):
             raise UserError(f"scores is {list(scores)}: name some of {', '.join(get_args(Score))}, each once.")
         self.scores = tuple(scores)
+        self.known = known
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the test loaders that it follows."""
+        return (self.dataset,) if self.known is None else (self.dataset, self.known)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the loaders.
+
+        Raises:
+            UserError: the images in distribution are in neither set, or in both.
+        """
+        super().on_test_start(trainer, pl_module)
+        self.left_out = self.left_out or self.known in getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
+        if self.left_out or self.finished or self.known is None:
+            return
+        if self.other_described is None:
+            raise UserError(
+                f"{self.label} takes images of known classes from {self.known}, which the data have not: add that data "
+                "module, or set known to null."
+            )
+        if "in_distribution" in self.described.protocol:
+            raise UserError(
+                f"{self.label} takes images of known classes from {self.known}, but {self.dataset} holds some itself: "
+                "set in_distribution of that data module, or known, to null."
+            )
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Forget all scores.
@@ -70,8 +104,16 @@ class OodEvaluation(EvaluationCallback):
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Keep a batch's scores."""
         assert batch.group is not None
+        self._count(module, batch, logits, batch.group == OUT_OF_DISTRIBUTION)
+
+    def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Keep the scores of a batch's images in distribution."""
+        classes = torch.tensor(self.described.classes, device=batch.label.device)
+        wanted = torch.isin(batch.label, classes) if self.described.classes else torch.ones_like(batch.valid)
+        self._count(module, batch.select(wanted), logits[wanted], torch.zeros_like(batch.valid[wanted]))
+
+    def _count(self, module: LightningModule, batch: Batch, logits: Tensor, strange: Tensor) -> None:
         chosen = among_classes(logits, self.described.classes)
-        strange = batch.group == OUT_OF_DISTRIBUTION
         for score, metric in self.metrics.items():
             values = self._unfamiliarity(module, batch) if score == "memory_similarity" else ood_score(chosen, score)
             metric.update(values, strange)
@@ -94,17 +136,21 @@ class OodEvaluation(EvaluationCallback):
         results = []
         for score, metric in self.metrics.items():
             computed = metric.compute()
+            positives, negatives = int(computed["positives"]), int(computed["negatives"])
+            other = self.other_described
             protocol = {
                 **classes,
+                **({} if other is None else {"in_distribution": {"count": negatives, **other.protocol}}),
                 "score": score,
                 "positive": self.described.groups[OUT_OF_DISTRIBUTION],
-                "positives": int(computed["positives"]),
-                "negatives": int(computed["negatives"]),
+                "positives": positives,
+                "negatives": negatives,
             }
             curve = {"precision_recall": [[round(value, 6) for value in point] for point in computed["curve"].tolist()]}
             end = "" if score == PUBLISHED else f"_{score}"
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
-                results.append(self.result(f"{name}{end}", computed[name], "fraction", {**protocol, **extra}))
+                told = {**protocol, **extra}
+                results.append(self.result(f"{name}{end}", computed[name], "fraction", told, positives + negatives))
         return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:

@@ -50,7 +50,7 @@ class SampleImages(Callback):
         described, gallery = self.galleries[dataloader_idx]
         if len(gallery.kept) == len(gallery.wanted):
             return
-        kept, logits = valid_part(batch, outputs, described.name)
+        kept, logits = valid_part(batch, outputs, described.name, trainer)
         for place, number in gallery.places(kept.index):
             answer = int(among_classes(logits[place, None], described.classes).argmax())
             words = {"image": caption(described, kept, place, answer)}

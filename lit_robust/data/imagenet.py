@@ -1,6 +1,6 @@
 """ImageNet, or any set of classes with a training and a validation split."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,10 @@ class ImageNetDataModule(ShardDataModule):
         split = self._splits["val"]
         protocol = self.describe(split, "val", self.evaluation)
         return {self.name: EvaluationSet(self.name, len(split), protocol, class_names=split.class_names)}
+
+    def sample_key(self, name: str) -> Callable[[int], str] | None:
+        """Return what gives the name of each validation image by its number; None for a stream."""
+        return self._splits["val"].key
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless a network of ``num_classes`` classes fits the labels."""

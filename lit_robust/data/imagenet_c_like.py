@@ -1,6 +1,6 @@
 """Validation images corrupted as they are loaded: like ImageNet-C, for sets that have no such files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,7 +130,7 @@ class ImageNetCLikeDataModule(ShardDataModule):
         """Return the one test loader."""
         assert self._clean is not None
         split = under_all_cells(self._clean, [CELLS.index(cell) for cell in self.cells])
-        source, plan = split.evaluation(self.evaluation_share(len(split)))
+        source, plan = self.evaluation_order(split)
         samples = CorruptedSamples(source, self.crop, self.cells, self.seed, self.frost, self.reading.on_error)
         return {self.name: self.loader(samples, plan, keeps_workers=False)}
 
@@ -149,6 +149,12 @@ class ImageNetCLikeDataModule(ShardDataModule):
         names = self._clean.class_names
         count = len(self._clean) * len(self.cells)
         return {self.name: EvaluationSet(self.name, count, protocol, class_names=names, groups=CELLS)}
+
+    def sample_key(self, name: str) -> Callable[[int], str]:
+        """Return what gives the name of each sample by its number: the cell's and the image's."""
+        assert self._clean is not None
+        key, cells = self._clean.key, self.cells
+        return lambda number: f"{cells[number % len(cells)]}/{key(number // len(cells))}"
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless a network of ``num_classes`` classes fits the labels."""

@@ -34,7 +34,8 @@ class ImageNetODataModule(SingleSetDataModule):
         eval_batch_size: samples a rank and batch.
         num_workers: processes that read and decode; 0 does both in the main process.
         name: subfolder of ``root`` with the images out of distribution, and name of the test loader.
-        in_distribution: subfolder of ``root`` with the validation images.
+        in_distribution: subfolder of ``root`` with the validation images; null leaves them out, for an evaluation that
+            takes them from the loader of ``imagenet``, which reads each once.
         reading: how shards are read.
     """
 
@@ -48,29 +49,33 @@ class ImageNetODataModule(SingleSetDataModule):
         eval_batch_size: int = 256,
         num_workers: int = 8,
         name: str = NAME,
-        in_distribution: str = "imagenet",
+        in_distribution: str | None = "imagenet",
         reading: Reading = Reading(),
     ) -> None:
         super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
         check_choice("classes", classes, (NAME, "all"))
-        check_given(in_distribution=in_distribution)
+        if in_distribution is not None:
+            check_given(in_distribution=in_distribution)
         self.classes = () if classes == "all" else imagenet_subset(classes)
         self.in_distribution = in_distribution
 
     def folders(self) -> list[Path]:
         """Return the folders that must be there."""
-        return [] if is_url(self.root) else [Path(self.root) / self.name, Path(self.root) / self.in_distribution]
+        names = [self.name] if self.in_distribution is None else [self.name, self.in_distribution]
+        return [] if is_url(self.root) else [Path(self.root) / name for name in names]
 
     def open_samples(self) -> TableSplit:
         """Read the two shard indexes."""
         if is_url(self.root):
             raise UserError(f"ImageNet-O joins two sets, which {shown(self.root)} cannot: copy the shards to a disk.")
+        unknown = table_split(open_index(Path(self.root) / self.name, "test", self.reading), "test")
+        strangers = unknown.table.relabel(np.full(len(unknown), NO_CLASS))
+        if self.in_distribution is None:
+            return replace(unknown, num_classes=None, class_names=(), table=join([strangers], groups=[1]))
         known = open_table(Path(self.root) / self.in_distribution, "val", self.reading)
         table = known.table
         if self.classes:
             table = table.select(np.flatnonzero(np.isin(table.label, self.classes)))
-        unknown = table_split(open_index(Path(self.root) / self.name, "test", self.reading), "test")
-        strangers = unknown.table.relabel(np.full(len(unknown), NO_CLASS))
         if not len(table):
             raise UserError(
                 f"{known.where} holds no image of ImageNet-O's 200 classes: name ImageNet's shards, or set classes to "

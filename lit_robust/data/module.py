@@ -1,7 +1,7 @@
 """The base of all data modules: what callbacks and networks may ask of them, and how loaders are made."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from pytorch_lightning import LightningDataModule
 
 from lit_robust.batch import Batch, EvaluationSet, TrainingSet
 from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.plan import Plan
+from lit_robust.data.plan import Plan, random_stream
 from lit_robust.data.samples import EvaluationSamples, Samples, TrainingSamples
 from lit_robust.data.scattered import ChosenOrder
 from lit_robust.data.settings import check_at_least, check_name, read_root
 from lit_robust.data.shard_splits import open_split
-from lit_robust.data.source import TableSource
+from lit_robust.data.source import Source, TableSource
 from lit_robust.data.split import Reading, Share, Split, TableSplit
 from lit_robust.data.stream import workers_for
 from lit_robust.data.table import SampleTable
@@ -29,7 +29,13 @@ from lit_robust.shards.remote import is_url
 
 
 class RobustDataModule(LightningDataModule, ABC):
-    """What every data module here offers: named test loaders that say what they hold."""
+    """What every data module here offers: named test loaders that say what they hold.
+
+    Attributes:
+        limit: images of each test set that a quick look takes; None for all. ``lit-robust test --limit`` sets it.
+    """
+
+    limit: int | None = None
 
     @property
     @abstractmethod
@@ -40,6 +46,10 @@ class RobustDataModule(LightningDataModule, ABC):
     def missing_sets(self) -> Mapping[str, str]:
         """Name of every test set that is left out because it is not on disk, to the sentence that says so."""
         return {}
+
+    def sample_key(self, name: str) -> Callable[[int], str] | None:
+        """Return what gives the name of each sample of a test set by its number; None where it is not known."""
+        return None
 
     @property
     def training_set(self) -> TrainingSet:
@@ -138,17 +148,27 @@ class ShardDataModule(RobustDataModule, ABC):
 
     def evaluation_loader(self, split: Split, crop: EvaluationCrop) -> PlannedLoader:
         """Return the padded loader of this rank: each sample valid once over all ranks."""
-        source, plan = split.evaluation(self.evaluation_share(len(split)))
+        source, plan = self.evaluation_order(split)
         samples = EvaluationSamples(source, crop, self.reading.on_error)
         return self.loader(samples, plan, keeps_workers=False)
 
+    def evaluation_order(self, split: Split) -> tuple[Source, Plan]:
+        """Return this rank's samples of a split that is evaluated: all, or ``limit`` of them, the same ones always."""
+        if self.limit is None or self.limit >= len(split):
+            return split.evaluation(self.evaluation_share(len(split)))
+        # At random, for images of a class, or of a corruption, may lie side by side.
+        numbers = random_stream(0, "limit", 0).choice(len(split), self.limit, replace=False)
+        return self._chosen(split, np.sort(numbers))
+
     def once_loader(self, split: Split, numbers: NDArray[np.int64], crop: EvaluationCrop) -> PlannedLoader:
         """Return the padded loader of this rank for some samples: each valid once over all ranks."""
-        table = _scattered(split)
+        source, plan = self._chosen(split, numbers)
+        return self.loader(EvaluationSamples(source, crop, self.reading.on_error), plan, keeps_workers=False)
+
+    def _chosen(self, split: Split, numbers: NDArray[np.int64]) -> tuple[Source, Plan]:
         share = self.evaluation_share(len(numbers))
         plan = ChosenOrder(numbers=numbers, batch_size=share.batch_size, rank=share.rank, world=share.world)
-        samples = EvaluationSamples(TableSource(table), crop, self.reading.on_error)
-        return self.loader(samples, plan, keeps_workers=False)
+        return TableSource(_scattered(split)), plan
 
     def describe_training(self, split: Split, crop: EvaluationCrop) -> TrainingSet:
         """Return what `once_loader` gives of a training split."""

@@ -1,7 +1,7 @@
 """The base of data modules that hold one set to test on, and none to train on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytorch_lightning.trainer.states import TrainerFn
@@ -84,6 +84,10 @@ class SingleSetDataModule(ShardDataModule, ABC):
             groups=self.groups,
         )
         return {self.name: described}
+
+    def sample_key(self, name: str) -> Callable[[int], str] | None:
+        """Return what gives the name of each sample by its number; None for a stream."""
+        return self.samples.key
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless the network has the labels' classes, or, where a choice is made, ImageNet's."""

@@ -1,7 +1,7 @@
 """A split of a set: what is known of it, and how it is fed to a loader."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +91,11 @@ class Split(ABC):
     def classes(self) -> int:
         """How many classes a network needs for these labels."""
 
+    @property
+    def key(self) -> Callable[[int], str] | None:
+        """What gives the name of each sample by its number; None where nothing is known beforehand, as of streams."""
+        return None
+
     @abstractmethod
     def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
         """Return shuffled samples: the same number of full batches on every rank."""
@@ -117,6 +122,11 @@ class TableSplit(Split):
     def classes(self) -> int:
         """How many classes a network needs for these labels."""
         return max(int(self.table.label.max()) + 1, self.num_classes or 0)
+
+    @property
+    def key(self) -> Callable[[int], str]:
+        """What gives the name of each sample by its number."""
+        return self.table.key
 
     def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
         """Return shuffled samples: the same number of full batches on every rank."""

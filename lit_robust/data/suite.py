@@ -1,7 +1,7 @@
 """Several data modules as one: trained on the first, tested on any of them in one run."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -51,7 +51,7 @@ class RobustnessSuite(RobustDataModule):
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""
         for member in self._used(stage):
-            member.trainer = self.trainer
+            member.trainer, member.limit = self.trainer, self.limit
             absent = [folder for folder in member.folders() if not folder.is_dir()]
             if absent and self.missing == "skip" and stage == "test":
                 self._missing[member.name] = f"there is no folder {absent[0]}"
@@ -74,6 +74,10 @@ class RobustnessSuite(RobustDataModule):
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """Name to description of every member's test sets."""
         return {name: described for member in self._used("test") for name, described in member.evaluation_sets.items()}
+
+    def sample_key(self, name: str) -> Callable[[int], str] | None:
+        """Return what gives the name of each sample of a member's test set by its number; None where unknown."""
+        return next((member.sample_key(name) for member in self._used("test") if member.name == name), None)
 
     @property
     def training_set(self) -> TrainingSet:

@@ -56,7 +56,12 @@ def recompute(words: list[str]) -> None:
         default="imagenet-c",
         help="AlexNet's errors that corruption errors of ImageNet's classes are measured in; null for accuracies alone",
     )
-    parser.add_argument("--clean", type=str, default="imagenet", help="set that corruption errors are relative to")
+    parser.add_argument(
+        "--clean",
+        type=str,
+        default="imagenet",
+        help="set that corruption errors are relative to, and of the images in distribution where ImageNet-O has none",
+    )
     parser.add_argument(
         "--scores",
         type=list[Score],

@@ -28,7 +28,7 @@ from lit_robust.data import (
     ImageNetODataModule,
     RobustnessSuite,
 )
-from lit_robust.errors import UserError
+from lit_robust.errors import DataError, UserError
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.results import RunResults
@@ -252,6 +252,13 @@ def test_scores_and_memories_that_are_not_there(toy, tmp_path):
     plain = StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
     with pytest.raises(UserError, match="StandardModule has no memory"):
         run(toy, tmp_path, plain, OodEvaluation(scores=["memory_similarity"]))
+
+
+def test_logits_that_are_no_numbers_are_refused_by_the_samples_name(toy, tmp_path):
+    broken = StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+    torch.nn.init.constant_(broken.model.network.fc.bias, float("nan"))
+    with pytest.raises(DataError, match=r"not finite for sample 0 \(\w+/000000\) of imagenet: check its weights"):
+        run(toy, tmp_path, broken, CleanAccuracy())
 
 
 def test_a_partial_list_is_not_written(toy, module, tmp_path):
