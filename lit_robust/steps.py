@@ -27,7 +27,7 @@ def begin(folder: Path, what: str, settings: str) -> bool:
         Whether it is finished already.
 
     Raises:
-        UserError: the folder holds files that nothing here made.
+        UserError: the folder holds files that nothing here made, or what something else here made.
     """
     mark = {"what": what, "settings": hashlib.sha256(settings.encode()).hexdigest()}
     try:
@@ -35,6 +35,8 @@ def begin(folder: Path, what: str, settings: str) -> bool:
         same = {key: found[key] for key in mark} == mark
     except (OSError, ValueError, KeyError, TypeError):
         found, same = None, False
+    if found is not None and found.get("what") != what:
+        raise UserError(f"{folder} holds {found.get('what')}, and would lose it: choose another --output.")
     if found is None and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds files that this command did not write: choose another --output.")
     if same:

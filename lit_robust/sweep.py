@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shlex
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +65,33 @@ class SweepFile:
             UserError: it is not there, or no sweep.
         """
         try:
-            return cls(**yaml.safe_load(file.read_text(encoding="utf-8")))
+            found = cls(**yaml.safe_load(file.read_text(encoding="utf-8")))
+            found.check()
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): name one of configs/sweeps/.") from error
-        except (TypeError, yaml.YAMLError) as error:
-            raise UserError(f"{file} is no sweep ({error}): see those in configs/sweeps/.") from error
+        except (TypeError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{file} is no sweep ({reason}): see those in configs/sweeps/.") from error
+        return found
+
+    def check(self) -> None:
+        """Raise a ValueError where a part has another form than a sweep's."""
+        for part in ("variables", "runs", "each", "overlays", "choices"):
+            if not isinstance(getattr(self, part), Mapping):
+                raise ValueError(f"its {part} are no mapping")
+        for name, words in {**self.runs, **self.each}.items():
+            if not re.fullmatch(r"\w[\w.-]*", str(name)):
+                raise ValueError(f"{name!r} is no name of a folder")
+            if not isinstance(words, list) or not words or any(isinstance(word, list | dict) for word in words):
+                raise ValueError(f"{name} has no words of a command")
+            for word in words:
+                _placeholders(str(word))  # Raises where a brace is open.
+        for name in (*self.each, *self.choices):
+            if name not in self.variables:
+                raise ValueError(f"{name!r} is none of its variables")
+        for name in self.each:
+            if not isinstance(self.variables[name], Mapping):
+                raise ValueError(f"its variable {name} has no entries")
 
 
 def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool) -> None:
@@ -75,7 +99,7 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
 
     Args:
         file: the sweep.
-        output: folder for its runs and the page; ``{output}`` in the file.
+        output: folder for its runs and the page, of no other sweep; ``{output}`` in the file.
         settings: ``name=value`` each, over the file's variables; values are read as YAML, and ``name.entry=value`` is
             an entry of a variable that is a mapping.
         only_list: print the command lines, for an array of jobs, which has folders of its own, and run none.
@@ -87,44 +111,67 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
     sweep = SweepFile.load(file)
     values = {**_settings(settings, sweep.variables), "output": str(output)}
     for variable, choices in sweep.choices.items():
-        if values[variable] not in choices:
+        if str(values[variable]) not in choices:
             raise UserError(f"{variable} is {values[variable]!r}: choose one of {', '.join(choices)}.")
-        values |= choices[values[variable]]
-    overlays = {name: filled(content, values) for name, content in sweep.overlays.items()}
-    for name, content in overlays.items():
+        values |= choices[str(values[variable])]
+    steps.begin(output, f"the sweep {file.name}", "")
+    for name, content in sweep.overlays.items():
         path = output / "overlays" / f"{name}.yaml"
-        write_text(path, f"# Overlay of {file.name}\n{yaml.safe_dump(content, sort_keys=False)}")
+        write_text(path, f"# Overlay of {file.name}\n{yaml.safe_dump(filled(content, values), sort_keys=False)}")
         values[f"overlay_{name}"] = str(path)
-    asked = {name: {n for word in words for n in _placeholders(str(word))} for name, words in sweep.runs.items()}
-    runs = [
-        _run(name, words, {**values, "run": name})
-        for name, words in sweep.runs.items()
-        if all(values.get(variable, "") is not None for variable in asked[name])
-    ]
-    for variable, words in sweep.each.items():
-        entries = {name: entry for name, entry in values[variable].items() if entry is not None}
-        runs += [_run(name, words, {**values, "run": name, "entry": entry}) for name, entry in entries.items()]
+    runs = _runs(sweep, values)
+    if not any(run.is_reported for run in runs):
+        raise UserError(f"No run of {file} that measures something is left: set its variables to other than null.")
     if only_list:
         print("\n".join(shlex.join(run.words) for run in runs))
         return
+    identities: dict[str, str] = {}
     for run in runs:
-        folder = output / run.name
-        made_of = [lit_robust.__version__, *run.words, str(folder), json.dumps(overlays, sort_keys=True)]
-        if steps.begin(folder, f"the run {run.name} of {file.name}", " ".join(made_of)):
-            print(f"{folder} is finished already.")
-            continue
-        has_folder = run.words[0] in ("fit", "test", "validate", "predict")
-        steps.run_apart([*run.words, *(["--trainer.default_root_dir", str(folder)] if has_folder else [])])
-        steps.finish(folder)
+        identities[run.name] = _identity(run, output, identities)
+        _run_once(run, output / run.name, f"the run {run.name} of {file.name}", identities[run.name])
     folders = [output / run.name for run in runs if run.is_reported]
     print(f"\n{sweep.title}\n\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
     report(folders, output / "report.html")
     print(f"Open {output / 'report.html'} in a browser.")
 
 
-def _run(name: str, words: Sequence[str], values: Mapping[str, Any]) -> Run:
+def _runs(sweep: SweepFile, values: Mapping[str, Any]) -> list[Run]:
+    found = []
+    for name, words in sweep.runs.items():
+        asked = {variable for word in words for variable in _placeholders(str(word))}
+        if all(values.get(variable, "") is not None for variable in asked):
+            found.append(_run(name, words, {**values, "run": name}))
+    for variable, words in sweep.each.items():
+        if not isinstance(values[variable], Mapping):
+            raise UserError(f"{variable} is {values[variable]!r}: write it as {{name: value, ...}}.")
+        entries = {name: entry for name, entry in values[variable].items() if entry is not None}
+        found += [_run(name, words, {**values, "run": name, "entry": entry}) for name, entry in entries.items()]
+    return found
+
+
+def _run(name: str, words: Sequence[Any], values: Mapping[str, Any]) -> Run:
     command, *options = [_text(filled(word, values)) for word in words]
     return Run(name, (*command.split(), *options), command == "test")
+
+
+def _identity(run: Run, output: Path, others: Mapping[str, str]) -> str:
+    """Return a text of all that a run follows from: its words, the recipes they name, and the runs they build on."""
+    recipes = [Path(word) for before, word in pairwise(run.words) if before == "-c"]
+    texts = [recipe.read_text(encoding="utf-8") for recipe in recipes if recipe.is_file()]
+    bases = [one for name, one in others.items() if any(f"{output / name}/" in f"{word}/" for word in run.words)]
+    return json.dumps([lit_robust.__version__, run.words, texts, bases])
+
+
+def _run_once(run: Run, folder: Path, what: str, identity: str) -> None:
+    """Run a command, unless it is finished."""
+    if steps.begin(folder, what, identity):
+        print(f"{folder} is finished already.")
+        return
+    # A memory is whole where it lies in its place: only the mark was not set when an earlier call was killed.
+    if not (folder / "memory").is_dir():
+        has_folder = run.words[0] in ("fit", "test", "validate", "predict")
+        steps.run_apart([*run.words, *(["--trainer.default_root_dir", str(folder)] if has_folder else [])])
+    steps.finish(folder)
 
 
 def _settings(settings: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +181,10 @@ def _settings(settings: Sequence[str], variables: Mapping[str, Any]) -> dict[str
         variable, _, entry = name.partition(".")
         if not equals or variable not in variables:
             raise UserError(f"The setting {setting!r} names none of {', '.join(variables)}: write one as name=value.")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"The setting {setting!r} is no YAML: put what stands behind = into quotes.") from error
         if entry and not isinstance(found[variable], Mapping):
             raise UserError(f"The setting {setting!r} names an entry of {variable}, which has none: write {variable}=.")
         found[variable] = _with_entry(found[variable], entry.split("."), value) if entry else value

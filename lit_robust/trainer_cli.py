@@ -96,19 +96,27 @@ class RobustCLI(LightningCLI):
             raise UserError("trainer.limit_test_batches is 0, so nothing would be measured: give a share above 0.")
         root, checkpoint = Path(options.trainer.default_root_dir), options.get("ckpt_path")
         network = options.model.get("init_args", {}).get("network")
+        # A checkpoint names the module's own place, a recipe may name it by its room.
+        module = pkgutil.resolve_name(options.model.class_path)
+        remembers = issubclass(module, modules.CacheModule)
+        if remembers and checkpoint is not None:
+            # Lightning would build the checkpoint's own module, and test a network without any memory.
+            raise UserError(
+                "A CacheModule has no checkpoints of its own: give the backbone's as --model.network.weights, and its "
+                "memory as --model.memory."
+            )
         if checkpoint is None:
             if command != "fit" and any(root.glob("hpc_ckpt_*")):
                 # On SLURM Lightning would load the newest of them into any command without a word.
                 raise UserError(f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or move it.")
-            if command != "fit" and network is not None and network.weights is None:
-                rank_zero_warn("The network has random weights: give --ckpt_path or --model.network.weights.")
+            if (command != "fit" or remembers) and network is not None and network.weights is None:
+                cure = "--model.network.weights" if remembers else "--ckpt_path or --model.network.weights"
+                rank_zero_warn(f"The network has random weights: give {cure}.")
         elif command == "fit" and checkpoint in ("best", "last", "hpc"):
             return
         else:
             # Lightning would put the checkpoint's network in the place of the one asked for, without a word.
             hyperparameters = read_hyperparameters(Path(checkpoint))
-            # A checkpoint names the module's own place, a recipe may name it by its room.
-            module = pkgutil.resolve_name(options.model.class_path)
             trained, asked = hyperparameters.get("_class_path"), f"{module.__module__}.{module.__qualname__}"
             if command == "fit" and trained not in (None, asked):
                 raise UserError(
@@ -239,6 +247,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
                     callbacks.PredictionFile(),
                     callbacks.SampleImages(),
                     callbacks.Resumption(),
+                    callbacks.Throughput(),
                 ],
             },
             parser_kwargs={**raises, **{name: dict(raises) for name in ("fit", "validate", "test", "predict")}},

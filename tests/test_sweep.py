@@ -63,9 +63,40 @@ def test_commands_run_once_and_the_page_shows_the_tests(commands, tmp_path, caps
     commands.clear()
     run_sweep(tmp_path / "sweep.yaml", output, ["network=large", "protocol=text"], only_list=False)
     assert commands == []
-    # Another attack: what follows from it is measured again.
+    # Another attack: what follows from it is measured again, and no memory does.
     run_sweep(tmp_path / "sweep.yaml", output, ["network=large", "protocol=code"], only_list=False)
+    assert [words[0] for words in commands] == ["test"]
+    commands.clear()
+    # Another network: so is what its memory was made into, whose own words name no network.
+    run_sweep(tmp_path / "sweep.yaml", output, ["network=small", "protocol=code"], only_list=False)
     assert [words[0] for words in commands] == ["fit", "memory", "test"]
+
+
+def test_a_recipe_that_was_edited_is_run_again(commands, tmp_path):
+    recipe = tmp_path / "large.yaml"
+    for text, count in (("a: 1", 3), ("a: 1", 0), ("a: 2", 2)):
+        recipe.write_text(text)
+        commands.clear()
+        run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [f"network={tmp_path}/large"], only_list=False)
+        assert len(commands) == count
+
+
+def test_a_memory_in_its_place_is_not_built_again(commands, tmp_path):
+    """A call that was killed between the end of a memory and the mark that says so."""
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+    mark = tmp_path / "out" / "memory" / steps.MARK
+    mark.write_text(mark.read_text().replace("true", "false"))
+    (tmp_path / "out" / "memory" / "memory").mkdir()
+    commands.clear()
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+    assert commands == []
+
+
+def test_another_sweep_has_a_folder_of_its_own(commands, tmp_path):
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+    (tmp_path / "other.yaml").write_text((tmp_path / "sweep.yaml").read_text())
+    with pytest.raises(UserError, match=r"holds the sweep sweep.yaml, and would lose it: choose another --output"):
+        run_sweep(tmp_path / "other.yaml", tmp_path / "out", [], only_list=False)
 
 
 def test_one_run_for_each_entry(commands, tmp_path):
@@ -101,7 +132,7 @@ def test_a_list_runs_nothing(commands, tmp_path, capsys):
 
 
 def test_a_run_that_failed_is_run_again(commands, tmp_path):
-    content = {**FILE, "runs": {"first": ["memory verify", "x"], "second": ["fit", "fails"]}}
+    content = {**FILE, "runs": {"first": ["memory verify", "x"], "second": ["fit", "fails"], "third": ["test"]}}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     for _ in range(2):
         with pytest.raises(UserError, match="Stopped at the command above"):
@@ -115,6 +146,9 @@ def test_a_run_that_failed_is_run_again(commands, tmp_path):
         (["color=red"], "names none of network, count"),
         (["network"], "write one as name=value"),
         (["protocol=other"], "protocol is 'other': choose one of code, text"),
+        (["count=[1"], "is no YAML"),
+        (["protocol=[1]"], r"protocol is \[1\]: choose one"),
+        (["surrogate=null"], "No run of .* that measures something is left"),
         (["count.one=3"], "names an entry of count, which has none: write count="),
     ],
 )
@@ -126,7 +160,17 @@ def test_settings_that_are_wrong(commands, tmp_path, settings, says):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("[1, 2", "is no sweep"), ("title: x", "is no sweep"), (None, "cannot be read")],
+    [
+        ("[1, 2", "is no sweep"),
+        ("title: x", "is no sweep"),
+        ("{title: x, variables: {}, runs: []}", "its runs are no mapping"),
+        ("{title: x, variables: {}, runs: {a: []}}", "a has no words of a command"),
+        ("{title: x, variables: {}, runs: {../a: [test]}}", "'../a' is no name of a folder"),
+        ("{title: x, variables: {}, runs: {a: [test, '{']}}", "is no sweep"),
+        ("{title: x, variables: {a: 1}, each: {a: [test]}}", "its variable a has no entries"),
+        ("{title: x, variables: {}, choices: {a: {}}}", "'a' is none of its variables"),
+        (None, "cannot be read"),
+    ],
 )
 def test_files_that_are_no_sweeps(tmp_path, content, says):
     if content is not None:

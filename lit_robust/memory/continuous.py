@@ -24,9 +24,9 @@ def class_log_sums(
     """Return the logarithm of each class's sum of exp(theta q.mu).
 
     Each class is shifted by its own largest similarity, so that nothing overflows or is lost at any theta; on a GPU by
-    that of its chunk, where a class e^87 times less likely than its neighbours counts as without keys. The backward
-    pass computes the similarities again; it holds the gradient of the queries alone, and may not be differentiated
-    itself.
+    that of its chunk, where a class e^87 times less likely than its neighbours counts as without keys, and has no
+    gradient. The backward pass computes the similarities again; it holds the gradient of the queries alone, and may not
+    be differentiated itself.
 
     Args:
         queries: ``[B, d]`` fp32.
@@ -87,7 +87,10 @@ class _ClassLogSums(torch.autograd.Function):
         for block, chunk, part in _pieces(queries, keys, ctx.chunks):
             # The derivative of a class's log-sum is the mean of its keys, each weighted by its share of the sum.
             shares = products(part, queries[block])
-            shares.sub_(sums[chunk.classes, block].index_select(0, chunk.local)).exp_()
+            whole = sums[chunk.classes, block]
+            # A class that was lost beside its neighbours has no sum to have a share of.
+            whole = whole.masked_fill(whole == -torch.inf, torch.inf)
+            shares.sub_(whole.index_select(0, chunk.local)).exp_()
             shares.mul_(outer[chunk.classes, block].index_select(0, chunk.local))
             add_product(inner[block], shares, part)
         return inner, None, None, None

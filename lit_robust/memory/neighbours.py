@@ -137,8 +137,12 @@ def neighbour_log_sums(
     rows = rows.clamp(min=0)
     found: Tensor = _ProductsWithRows.apply(queries.float(), keys, rows)
     exponents = (theta * found).masked_fill(~there, -torch.inf)
-    highest = exponents.amax(1, keepdim=True).detach()
-    sums = exponents.new_zeros(len(rows), num_classes).scatter_add(1, labels[rows], (exponents - highest).exp())
+    classes = labels[rows]
+    # Each class is shifted by its own highest, so that none is lost beside another that is far more likely.
+    highest = exponents.new_full((len(rows), num_classes), -torch.inf)
+    highest = highest.scatter_reduce(1, classes, exponents.detach(), "amax")
+    shifts = torch.where(there, highest.gather(1, classes), 0.0)
+    sums = torch.zeros_like(highest).scatter_add(1, classes, (exponents - shifts).exp())
     # The logarithm of 0 would make the gradients of all other classes NaN.
     logs = torch.where(sums > 0, sums, 1).log() + highest
     return torch.where(sums > 0, logs, -torch.inf)

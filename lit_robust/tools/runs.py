@@ -107,14 +107,17 @@ def sweep(words: list[str]) -> None:
         "the form name=value.",
     )
     parser.add_argument("file", type=Path, help="the sweep, such as configs/sweeps/cache-table-1.yaml")
-    parser.add_argument("--output", type=Path, default=Path("runs/sweep"), help="folder for its runs and the page")
+    parser.add_argument(
+        "--output", type=Path | None, default=None, help="folder for its runs and the page; null for runs/<file's name>"
+    )
     parser.add_argument("--list", action="store_true", help="print the command lines, one a run, and run none")
     # They may stand anywhere, which no positional argument of a parser may.
-    settings = [word for word in words if re.match(r"\w+=", word)]
+    settings = [word for word in words if re.match(r"\w[\w.-]*=", word)]
     options = parser.parse_args([word for word in words if word not in settings])
     from lit_robust.sweep import run_sweep
 
-    run_sweep(options.file, options.output, settings, options.list)
+    output = Path("runs") / options.file.stem if options.output is None else options.output
+    run_sweep(options.file, output, settings, options.list)
 
 
 def convert(words: list[str]) -> None:

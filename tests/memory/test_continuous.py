@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lit_robust.memory import FLOOR, chunks_of, class_log_sums, log_probabilities
+from lit_robust.memory import FLOOR, chunks_of, class_log_sums, continuous, log_probabilities
 from lit_robust.memory.chunks import class_order
 from lit_robust.memory.continuous import QUERIES, class_log_sums_at
 
@@ -96,6 +96,23 @@ def test_classes_without_keys():
     F.cross_entropy(found, torch.full((7,), 3)).backward()
     assert queries.grad.isfinite().all()
     assert queries.grad.abs().sum() > 0
+
+
+def test_a_class_that_a_chunks_shift_loses_leaves_the_others_gradients(monkeypatch):
+    """As on a GPU, where a chunk has one shift: a class e^180 less likely is lost, and nothing becomes NaN."""
+
+    def of_chunk(exponents, chunk):
+        return exponents.amax(0, keepdim=True).expand(chunk.last + 1 - chunk.first, -1)
+
+    monkeypatch.setattr(continuous, "_highest", of_chunk)
+    keys, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]]), torch.tensor([0, 1, 2])
+    queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    sums = class_log_sums(queries, keys, chunks_of(labels), 3, 90.0)
+    assert sums[0, 2] == -torch.inf
+    (slope,) = torch.autograd.grad(log_probabilities(sums)[0, 0], queries)
+    exact = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    expected = (90 * exact @ keys.double().T).log_softmax(1)[0, 0]
+    torch.testing.assert_close(slope.double(), torch.autograd.grad(expected, exact)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_equal_keys_share_alike():

@@ -59,6 +59,24 @@ def test_probabilities_and_gradients(theta):
     torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-4 * float(exact.grad.abs().max()))
 
 
+@pytest.mark.parametrize("theta", [60.0, 90.0, 100.0])
+def test_a_class_far_less_likely_keeps_its_probability_and_gradient(theta):
+    """Keys on opposite sides: exponents up to 200 apart, where fp32 holds e^88."""
+    keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0], [-0.6, -0.8]])
+    labels, rows = torch.tensor([0, 0, 1, 2]), torch.tensor([[0, 1, 2, 3]])
+    queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    exact = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    exponents = theta * exact @ keys.double().T
+    expected = torch.stack([exponents[:, labels == c].logsumexp(1) for c in range(3)], 1).log_softmax(1)
+    found = log_probabilities(neighbour_log_sums(queries, keys, labels, rows, 3, theta))
+    # fp32 keeps 7 digits of exponents up to 200.
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-4)
+    for place in range(3):
+        (slope,) = torch.autograd.grad(found[0, place], queries, retain_graph=True)
+        (wanted,) = torch.autograd.grad(expected[0, place], exact, retain_graph=True)
+        torch.testing.assert_close(slope.double(), wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_rows_that_were_not_found_do_not_count():
     keys, labels = torch.eye(3), torch.tensor([0, 1, 2])
     rows = torch.tensor([[1, -1, -1]])
