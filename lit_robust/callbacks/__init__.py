@@ -17,6 +17,7 @@ from lit_robust.callbacks.resumption import Resumption
 from lit_robust.callbacks.sample_images import SampleImages
 from lit_robust.callbacks.shape_bias import ShapeBiasEvaluation
 from lit_robust.callbacks.theta_search import ThetaSearch
+from lit_robust.callbacks.throughput import Throughput
 
 __all__ = [
     "AdversarialAccuracy",
@@ -37,4 +38,5 @@ __all__ = [
     "SampleRestriction",
     "ShapeBiasEvaluation",
     "ThetaSearch",
+    "Throughput",
 ]

@@ -203,9 +203,9 @@ def valid_part(batch: Batch, outputs: Tensor, dataset: str, trainer: Trainer) ->
 
 
 def log_images(trainer: Trainer, key: str, images: Sequence[Any], captions: Sequence[str]) -> None:
-    """Show images to every logger that takes them (W&B does; CSV does not)."""
+    """Show images, if there are any, to every logger that takes them (W&B does; CSV does not)."""
     for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
+        if images and hasattr(logger, "log_image"):
             logger.log_image(key=key, images=list(images), caption=list(captions))
 
 

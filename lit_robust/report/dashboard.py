@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from lit_robust.report.dashboard_plan import Panel, Section, plain_plan, plan
 from lit_robust.report.runs import load_runs
 
 PACKAGE = "wandb_workspaces"
+LINE_CHART = "wandb/line/v0"  # what wandb.plot.line draws with
+COLUMNS = 3  # of panels
 MOST_RUNS = 30  # in a panel; the app's own limit is 10
 
 
@@ -21,9 +24,9 @@ def dashboard(
 ) -> None:
     """Build a workspace with panels for the runs' measures, save it to W&B, and print its address.
 
-    Sections are clean, adversarial, natural, shape and memory; each shows all runs of the project that logged the
-    measure, values as fractions from 0 to 1. Needs the package wandb-workspaces and a W&B login; with an output,
-    neither, nor a network.
+    Sections are clean, adversarial, natural, shape, memory and training; each shows all runs of the project that
+    logged the measure, values as fractions from 0 to 1. Needs the package wandb-workspaces and a W&B login; with an
+    output, neither, nor a network.
 
     Args:
         runs: run folders that ``lit-robust test`` wrote into, or results files; their measures get panels.
@@ -82,8 +85,10 @@ def build_workspace(sections: Iterable[Section], entity: str, project: str, name
                 name=section.name,
                 panels=[_panel(reports, panel) for panel in section.panels],
                 is_open=True,
-                # Sections flow in pages; more rows keep a whole section on one.
-                layout_settings=workspaces.SectionLayoutSettings(columns=3, rows=3),
+                # Sections flow in pages; rows for all panels keep a whole section on one.
+                layout_settings=workspaces.SectionLayoutSettings(
+                    columns=COLUMNS, rows=ceil(len(section.panels) / COLUMNS)
+                ),
             )
             for section in sections
         ],
@@ -99,6 +104,10 @@ def _panel(reports: Any, panel: Panel) -> Any:
     if panel.kind == "points":
         across, up = reports.Config(panel.across), reports.SummaryMetric(keys[0])
         return reports.ScatterPlot(title=panel.title, x=across, y=up)
+    if panel.kind == "curve":
+        fields, words = {"x": panel.across, "y": panel.up}, {"title": panel.title}
+        query = {"summaryTable": {"tableKey": keys[0]}}
+        return reports.CustomChart(query=query, chart_name=LINE_CHART, chart_fields=fields, chart_strings=words)
     if panel.kind == "images":
         return reports.MediaBrowser(title=panel.title, media_keys=keys, num_columns=4)
     if panel.kind == "table":

@@ -1,26 +1,36 @@
 """Which panels a W&B workspace shows of which measures, as plain data."""
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lit_robust.report.titles import CORRUPTED_SETS, corrupted, dataset_title, metric_title, order, sweep
-from lit_robust.results import Example, Result, RunResults
+from lit_robust.results import Result, RunResults
 
-CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY = "clean", "adversarial", "natural", "shape", "memory"
-SECTIONS = (CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY)
+CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING = "clean", "adversarial", "natural", "shape", "memory", "training"
+SECTIONS = (CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)
 NATURAL_SETS = (*CORRUPTED_SETS, "imagenet-a", "imagenet-o", "stylized-imagenet")
 CALIBRATION = ("rms_calibration_error", "ece", "aurra")
-# What the modules log while they train and validate.
-TRAINING = ("train/loss", "train/accuracy", "val/top1", "val/top5")
-ROBUST_TRAINING = ("val/adversarial_top1",)
+SHAPE_METRICS = ("shape_", "texture_", "other_", "error_consistency_", "accuracy_without_conflict")
+# What the modules and OverfittingMonitor log while a network trains; of two losses only some schemes have the second.
+LEARNING = {
+    "Training loss": ("train/loss", "train/auxiliary_loss", "train/divergence"),
+    "Training accuracy": ("train/accuracy", "train/monitored_adversarial_accuracy"),
+    "Validation accuracy": ("val/top1", "val/top5"),
+    "Validation accuracy under attack": ("val/adversarial_top1",),
+    # LearningRateMonitor's; the second where norms and biases are a group of their own, at the same rate.
+    "Learning rate": ("lr-SGD", "lr-SGD/pg1"),
+}
+# Of the building of a memory, too.
+THROUGHPUT = {"Images a second": ("train/images_per_second",)}
 MEMORY_MODULE = "CacheModule"
 # Where the command line's configuration, which the run logs, holds the settings of a memory.
 MEMORY_SETTINGS = {
     "theta": "model.init_args.retrieval.theta",
     "k": "model.init_args.retrieval.k",
 }
-Kind = Literal["bars", "lines", "points", "images", "table"]
+Kind = Literal["bars", "lines", "points", "curve", "images", "table"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +39,18 @@ class Panel:
 
     Attributes:
         kind: ``bars``, a bar a run and key; ``lines``, against the trainer's step; ``points``, a point a run;
-            ``images``; ``table``.
+            ``curve``, a line a run through the rows of a table; ``images``; ``table``.
         title: above it.
         keys: the loggers' keys, such as ``test/imagenet/top1``.
-        across: of ``points``, the configuration entry along the horizontal axis.
+        across: of ``points``, the configuration entry along the horizontal axis; of a ``curve``, the table's column.
+        up: of a ``curve``, the column along the vertical axis.
     """
 
     kind: Kind
     title: str
     keys: tuple[str, ...]
     across: str = ""
+    up: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,26 +69,34 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
     Args:
         runs: results whose measures get panels; the workspace shows all runs of its project that have them.
     """
-    results = sorted(_one_a_key(run.results for run in runs), key=order)
-    examples = [example for run in runs for example in run.examples]
+    results = sorted(_one_a_key(run.results for run in runs), key=_order)
     panels: dict[str, list[Panel]] = {name: [] for name in SECTIONS}
-    panels[CLEAN] += [Panel("lines", _line_title(key), (key,)) for key in TRAINING]
-    panels[ADVERSARIAL] += [Panel("lines", _line_title(key), (key,)) for key in ROBUST_TRAINING]
     for (section, title), group in _grouped(results).items():
         panels[section].append(Panel("bars", title, tuple(result.key for result in group)))
-    for key in dict.fromkeys(map(_example_key, examples)):
-        section = SHAPE if key.endswith("/examples") else ADVERSARIAL
-        panels[section].append(Panel("images", f"{key.split('/')[1]}: images", (key,)))
-    for dataset in dict.fromkeys(result.dataset for result in results if result.metric == "shape_bias"):
-        key = f"test/{dataset}/decisions"
-        panels[SHAPE].append(Panel("table", f"{dataset_title(dataset)}: decisions by category", (key,)))
-    if any(run.model.get("module") == MEMORY_MODULE for run in runs):
+    for section, panel in [*_curves(results), *_of_sets(results), *_of_attacks(results, runs)]:
+        panels[section].append(panel)
+    modules = {run.model.get("module") for run in runs}
+    if MEMORY_MODULE in modules:
         panels[MEMORY] += _memory_panels(results)
+    lines = THROUGHPUT if modules == {MEMORY_MODULE} else LEARNING | THROUGHPUT
+    panels[TRAINING] += [Panel("lines", title, keys) for title, keys in lines.items()]
     return [Section(name, tuple(found)) for name, found in panels.items() if found]
 
 
 def _one_a_key(results: Iterable[Iterable[Result]]) -> list[Result]:
     return list({result.key: result for part in results for result in part}.values())
+
+
+def _order(result: Result) -> tuple[Any, ...]:
+    """Return the order of a report's columns, thetas by their size."""
+    theta = _theta(result)
+    return order(result) if theta is None else (*order(result)[:4], theta[0], theta[1])
+
+
+def _theta(result: Result) -> tuple[str, float] | None:
+    """Return the stem and the theta of an accuracy that ``ThetaSearch`` found; None for other metrics."""
+    matched = re.fullmatch(r"(top1|gray_box_top1)_theta_([\d.e+-]+)", result.metric)
+    return (matched[1], float(matched[2])) if matched else None
 
 
 def _grouped(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -97,43 +117,102 @@ def section_of(result: Result) -> str:
     place = sweep(result)
     if place is not None:
         return MEMORY if place.threat in ("gray-box", "memory-surrogate") else ADVERSARIAL
-    if result.metric.endswith("_memory_similarity"):
+    if result.metric.endswith("_memory_similarity") or _theta(result) or result.metric.startswith("best_theta_"):
         return MEMORY
     if result.dataset in NATURAL_SETS:
         return NATURAL
-    if result.metric.startswith(("shape_", "texture_", "other_", "error_consistency_", "accuracy_without_conflict")):
-        return SHAPE
-    return CLEAN
+    return SHAPE if result.metric.startswith(SHAPE_METRICS) else CLEAN
 
 
 def _panel_title(result: Result) -> str:
     dataset = dataset_title(result.dataset)
-    place, cell = sweep(result), corrupted(result)
+    place, cell, theta = sweep(result), corrupted(result), _theta(result)
     if place is not None:
-        return f"{dataset}: {metric_title(result).rsplit(', eps ', 1)[0]}"
+        return f"{dataset}: {_attack_title(result)}"
     if cell is not None:
         measure = "corruption errors" if cell.kind == "ce" else "accuracy by corruption"
         return f"{dataset}: {measure}{f', severity {cell.severity}' if cell.severity else ''}"
-    if result.metric.startswith("shape_bias_"):
-        return f"{dataset}: shape bias by category"
+    if theta is not None:
+        return f"{dataset}: accuracy by theta{', gray-box' if theta[0].startswith('gray_box') else ''}"
+    for start, measure in (
+        ("best_theta_", "best theta"),
+        ("shape_bias_", "shape bias by category"),
+        ("error_consistency_", "error consistency"),
+    ):
+        if result.metric.startswith(start):
+            return f"{dataset}: {measure}"
     if result.metric.endswith("_decisions"):
         return f"{dataset}: decisions"
     if result.metric.startswith(CALIBRATION):
         return f"{dataset}: calibration"
-    return f"{dataset}: {metric_title(result)}"
+    return _full_title(result)
 
 
-def _line_title(key: str) -> str:
-    return key.replace("/", ": ").replace("_", " ")
+def _attack_title(result: Result) -> str:
+    return metric_title(result).rsplit(", eps ", 1)[0]
 
 
-def _example_key(example: Example) -> str:
-    """Return the key under which a run logged an example's image; the file's name holds the attack's."""
-    if example.kind != "adversarial":
-        return f"test/{example.dataset}/examples"
-    file = next(iter(example.images.values())).rsplit("/", 1)[-1]
-    stem = file.removeprefix(f"{example.dataset}-").rsplit(f"-{example.index}-", 1)[0]
-    return f"test/{example.dataset}/{stem}_examples"
+def _full_title(result: Result) -> str:
+    return f"{dataset_title(result.dataset)}: {metric_title(result)}"
+
+
+def _curves(results: Iterable[Result]) -> list[tuple[str, Panel]]:
+    """Return the precision-recall curves, whose points stand in their area's protocol."""
+    return [
+        (
+            section_of(result),
+            Panel(
+                "curve",
+                _full_title(result).replace("AUPR", "precision against recall"),
+                (f"{result.key.replace('aupr', 'precision_recall')}_table",),
+                "recall",
+                "precision",
+            ),
+        )
+        for result in results
+        if result.protocol.get("precision_recall")
+    ]
+
+
+def _of_sets(results: Iterable[Result]) -> list[tuple[str, Panel]]:
+    """Return what a test set has beside its measures: tables, a heat map, and images with the network's answers."""
+    found = []
+    sets: dict[str, list[Result]] = {}
+    for result in results:
+        sets.setdefault(result.dataset, []).append(result)
+    for dataset, measures in sets.items():
+        title, key = dataset_title(dataset), f"test/{dataset}"
+        has_bias = any(result.metric == "shape_bias" for result in measures)
+        section = NATURAL if dataset in NATURAL_SETS else SHAPE if has_bias else CLEAN
+        if any((cell := corrupted(result)) and cell.severity for result in measures):
+            heat_map, table = f"{key}/accuracy_by_cell_heat_map", f"{key}/accuracy_by_cell"
+            found.append((section, Panel("images", f"{title}: accuracy by corruption and severity", (heat_map,))))
+            found.append((section, Panel("table", f"{title}: accuracy by corruption and severity", (table,))))
+        if has_bias:
+            found.append((section, Panel("table", f"{title}: decisions by category", (f"{key}/decisions",))))
+        # Of a set whose images have categories only the evaluation of shape bias shows some.
+        if any(not result.metric.startswith("error_consistency_") for result in measures):
+            found.append((section, Panel("images", f"{title}: images", (f"{key}/examples",))))
+    return found
+
+
+def _of_attacks(results: Iterable[Result], runs: Iterable[RunResults]) -> list[tuple[str, Panel]]:
+    """Return the curve of each attack, and where a run kept any, pairs of clean and attacked images."""
+    files = [file for run in runs for example in run.examples for file in example.images.values()]
+    found = []
+    attacks = {(result.dataset, place.stem): result for result in results if (place := sweep(result)) is not None}
+    for (dataset, stem), result in attacks.items():
+        section, title, key = (
+            section_of(result),
+            f"{dataset_title(dataset)}: {_attack_title(result)}",
+            f"test/{dataset}",
+        )
+        curve = Panel("curve", f"{title}, against eps", (f"{key}/{stem}_by_eps_table",), "eps", "accuracy")
+        found.append((section, curve))
+        kept = re.compile(rf"(.*/)?{re.escape(f'{dataset}-{stem}')}-\d+-\w+\.png")
+        if any(kept.fullmatch(file) for file in files):
+            found.append((section, Panel("images", f"{title}, images", (f"{key}/{stem}_examples",))))
+    return found
 
 
 def _memory_panels(results: Iterable[Result]) -> list[Panel]:
@@ -151,19 +230,11 @@ def _memory_panels(results: Iterable[Result]) -> list[Panel]:
     ]
 
 
-def _full_title(result: Result) -> str:
-    return f"{dataset_title(result.dataset)}: {metric_title(result)}"
-
-
 def plain_plan(sections: Iterable[Section]) -> list[dict[str, Any]]:
     """Return a plan as lists and mappings, as ``lit-robust dashboard --output`` writes it."""
-    return [
-        {
-            "section": section.name,
-            "panels": [
-                {"kind": p.kind, "title": p.title, "keys": list(p.keys), **({"across": p.across} if p.across else {})}
-                for p in section.panels
-            ],
-        }
-        for section in sections
-    ]
+    return [{"section": section.name, "panels": [_plain(panel) for panel in section.panels]} for section in sections]
+
+
+def _plain(panel: Panel) -> dict[str, Any]:
+    settings = {**asdict(panel), "keys": list(panel.keys)}
+    return {name: value for name, value in settings.items() if value}

@@ -9,8 +9,8 @@ def workspace(words: list[str]) -> None:
     """Save a W&B workspace."""
     parser = parser_of(
         "dashboard",
-        "Build a W&B workspace with panels for the measures of runs, grouped into clean, adversarial, natural, shape "
-        "and memory, and save it. It shows all runs of the project that logged a measure. Needs the package "
+        "Build a W&B workspace with panels for the measures of runs, grouped into clean, adversarial, natural, shape, "
+        "memory and training, and save it. It shows all runs of the project that logged a measure. Needs the package "
         "wandb-workspaces and `wandb login`; with --output, neither.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="run folders that `lit-robust test` wrote into")

@@ -29,6 +29,7 @@ from lit_robust.data import (
 )
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
+from lit_robust.report.dashboard_plan import plan
 from lit_robust.results import RunResults
 
 SMALL = {"eval_batch_size": 16, "num_workers": 0}
@@ -63,7 +64,7 @@ def tested(toy, tmp_path_factory):
     attack = PGD(norm="linf", eps=0.02, step_size=0.02, steps=1, start="none")
     callbacks = [
         CleanAccuracy(),
-        AdversarialAccuracy(attack, eps=[0.01], examples=0),
+        AdversarialAccuracy(attack, eps=[0.01], examples=2),
         CorruptionEvaluation("imagenet-c-like", baseline=None),
         OodEvaluation(scores=["max_softmax", "energy"]),
     ]
@@ -128,6 +129,15 @@ def test_the_results_file_is_an_artifact_and_its_values_the_summary(tested):
         if result.value == result.value:
             assert summary[result.key] == pytest.approx(result.value, abs=1e-6), result.key
     assert not any("partial" in key for key in summary)
+
+
+def test_whatever_a_test_logs_has_a_panel_of_the_workspace(tested):
+    folder, _, history, _ = tested
+    sections = plan([RunResults.load(folder)])
+    shown = {key for section in sections for panel in section.panels for key in panel.keys}
+    logged = {key for key in history if key.startswith("test/")}
+    assert len(logged) > 30
+    assert logged - shown == set()
 
 
 def summary_of(found):

@@ -5,8 +5,15 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger
 
+from lit_robust import modules
+from lit_robust.callbacks import Throughput
+from lit_robust.data import EvaluationCrop, ImageNetDataModule, TrainingCrop
 from lit_robust.errors import UserError
+from lit_robust.models import Network
 from lit_robust.report import dashboard
 from lit_robust.report.dashboard import build_workspace
 from lit_robust.report.dashboard_plan import plain_plan, plan
@@ -37,11 +44,16 @@ RUN = RunResults(
         result("imagenet-c", "ce_fog"),
         result("imagenet-c", "ce_snow"),
         result("imagenet-c", "top1_fog_3"),
-        result("imagenet-o", "aupr"),
+        result("imagenet-o", "aupr", precision_recall=[[1.0, 0.5], [0.0, 1.0]]),
         result("imagenet-o", "aupr_memory_similarity"),
         result("cue-conflict", "shape_bias"),
         result("cue-conflict", "shape_bias_cat"),
         result("cue-conflict", "error_consistency_humans"),
+        result("cue-conflict", "error_consistency_subject-01"),
+        result("imagenet", "top1_theta_100"),
+        result("imagenet", "top1_theta_20"),
+        result("imagenet", "gray_box_top1_theta_20"),
+        result("imagenet", "best_theta_top1"),
     ],
     [Example("imagenet", "adversarial", 7, {"clean": "examples/imagenet-adversarial_accuracy_l2-7-clean.png"}, {})],
 )
@@ -53,7 +65,7 @@ def panels(*runs: RunResults) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def test_every_measure_has_a_panel_and_one_section():
     found = panels(RUN)
-    assert list(found) == ["clean", "adversarial", "natural", "shape", "memory"]
+    assert list(found) == ["clean", "adversarial", "natural", "shape", "memory", "training"]
     bars = [key for s in plan([RUN]) for p in s.panels if p.kind == "bars" for key in p.keys]
     assert sorted(bars) == sorted(r.key for r in RUN.results)
 
@@ -70,13 +82,73 @@ def test_measures_stand_where_one_looks_for_them():
     assert "Cue conflict: shape bias by category" in found["shape"]
     assert found["memory"]["ImageNet-O: AUPR, memory similarity"] == ("test/imagenet-o/aupr_memory_similarity",)
     assert "ImageNet: Adversarial, gray-box, L2" in found["memory"]
-    # The key is the one the callback logs images under.
-    assert ("test/imagenet/adversarial_accuracy_l2_examples",) in found["adversarial"].values()
+    assert found["shape"]["Cue conflict: error consistency"] == (
+        "test/cue-conflict/error_consistency_humans",
+        "test/cue-conflict/error_consistency_subject-01",
+    )
+    # Sorted by size, not by letters.
+    assert found["memory"]["ImageNet: accuracy by theta"] == (
+        "test/imagenet/top1_theta_20",
+        "test/imagenet/top1_theta_100",
+    )
+    assert found["memory"]["ImageNet: accuracy by theta, gray-box"] == ("test/imagenet/gray_box_top1_theta_20",)
+    assert found["memory"]["ImageNet: best theta"] == ("test/imagenet/best_theta_top1",)
+
+
+def test_curves_tables_and_images_stand_beside_their_measures():
+    found = panels(RUN)
+    curves = {panel.keys: (panel.across, panel.up) for s in plan([RUN]) for panel in s.panels if panel.kind == "curve"}
+    assert curves == {
+        ("test/imagenet-o/precision_recall_table",): ("recall", "precision"),
+        ("test/imagenet/adversarial_accuracy_l2_by_eps_table",): ("eps", "accuracy"),
+        ("test/imagenet/adversarial_accuracy_gray_box_l2_by_eps_table",): ("eps", "accuracy"),
+    }
+    assert found["adversarial"]["ImageNet: Adversarial, L2, against eps"][0] in {key for (key,) in curves}
+    assert "ImageNet: Adversarial, gray-box, L2, against eps" in found["memory"]
+    # Only of the attack that kept images, which another's name begins with.
+    assert found["adversarial"]["ImageNet: Adversarial, L2, images"] == (
+        "test/imagenet/adversarial_accuracy_l2_examples",
+    )
+    assert "ImageNet: Adversarial, gray-box, L2, images" not in found["memory"]
+    kinds = {p.kind: p.keys for s in plan([RUN]) for p in s.panels if p.title.endswith("by corruption and severity")}
+    assert kinds == {
+        "images": ("test/imagenet-c/accuracy_by_cell_heat_map",),
+        "table": ("test/imagenet-c/accuracy_by_cell",),
+    }
+    assert found["clean"]["ImageNet: images"] == ("test/imagenet/examples",)
+    assert found["natural"]["ImageNet-O: images"] == ("test/imagenet-o/examples",)
+    assert found["shape"]["Cue conflict: images"] == ("test/cue-conflict/examples",)
+
+
+def test_what_training_logs_has_a_panel():
+    found = panels(RunResults({}, {"module": "AdvPropModule"}, [result("imagenet", "top1")]))
+    assert {"train/loss", "train/auxiliary_loss", "train/divergence"} == set(found["training"]["Training loss"])
+    # Building a memory trains nothing, and takes its time.
+    assert list(panels(RUN)["training"]) == ["Images a second"]
+
+
+@pytest.mark.parametrize(
+    "scheme", ["StandardModule", "AdversarialModule", "AdvPropModule", "TradesModule", "AugMixModule"]
+)
+def test_no_module_logs_a_key_without_a_panel(scheme, toy, tmp_path):
+    module = getattr(modules, scheme)(Network("lit_robust/resnet_tiny", num_classes=8))
+    crops = TrainingCrop(crop="none", size=48), EvaluationCrop(resize=None, crop=None)
+    data = ImageNetDataModule(toy, *crops, batch_size=8, eval_batch_size=8, num_workers=0)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    watch = [LearningRateMonitor(), Throughput()]
+    length = {"max_epochs": 1, "limit_train_batches": 3, "limit_val_batches": 1, "log_every_n_steps": 1}
+    trainer = Trainer(accelerator="cpu", logger=CSVLogger(tmp_path), callbacks=watch, **length, **quiet)
+    trainer.fit(module, data)
+    logged = set(next(tmp_path.rglob("metrics.csv")).read_text("utf-8").splitlines()[0].split(","))
+    found = panels(RunResults({}, {"module": scheme}, []))["training"].values()
+    shown = {key for keys in found for key in keys}
+    assert "train/images_per_second" in logged
+    assert logged - shown == {"epoch", "step"}
 
 
 def test_runs_without_memory_have_no_such_section():
     plain = RunResults({}, {"module": "StandardModule"}, [result("imagenet", "top1")])
-    assert list(panels(plain)) == ["clean", "adversarial"]
+    assert list(panels(plain)) == ["clean", "training"]
     assert panels(plain, plain) == panels(plain)
 
 
@@ -104,6 +176,7 @@ def package(monkeypatch):
         "ScatterPlot",
         "MediaBrowser",
         "WeavePanelSummaryTable",
+        "CustomChart",
         "Config",
         "SummaryMetric",
     ):
@@ -127,7 +200,20 @@ def test_the_workspace_is_the_plan(package):
             if panel.kind == "points":
                 assert built.x.words == (panel.across,)
                 assert (built.y.words,) == (panel.keys,)
+            if panel.kind == "curve":
+                assert (built.kind, built.chart_name) == ("CustomChart", "wandb/line/v0")
+                assert built.query == {"summaryTable": {"tableKey": panel.keys[0]}}
+                assert built.chart_fields == {"x": panel.across, "y": panel.up}
     assert package == []  # building is not saving
+
+
+def test_the_package_itself_takes_the_plan():
+    """Where it is installed: what would be sent names every key, and nothing is sent."""
+    pytest.importorskip("wandb_workspaces")
+    sections = plan([RUN])
+    sent = build_workspace(sections, "me", "robust", "Robustness")._to_model().model_dump_json()
+    for panel in (panel for section in sections for panel in section.panels):
+        assert all(key in sent for key in panel.keys), panel
 
 
 def test_the_command_saves_once_and_prints_where(package, tmp_path, capsys):
