@@ -169,6 +169,7 @@ def test_known_images_of_another_set_are_read_once(toy, tested, module, tmp_path
     for key, result in found.items():
         assert (result.value, result.count) == (joint[key].value, joint[key].count) == (again[key].value, 82)
         assert (result.protocol["positives"], result.protocol["negatives"]) == (41, 41)
+        assert result.protocol["num_classes"] == joint[key].protocol["num_classes"] == 8
         assert result.protocol["in_distribution"]["shards_sha256"] == joint["test/imagenet-o/aupr"].protocol[
             "in_distribution"
         ]["shards_sha256"]  # fmt: skip

@@ -140,7 +140,7 @@ class OodEvaluation(EvaluationCallback):
             other = self.other_described
             protocol = {
                 **classes,
-                **({} if other is None else {"in_distribution": {"count": negatives, **other.protocol}}),
+                **({} if other is None else _of_known(other, negatives)),
                 "score": score,
                 "positive": self.described.groups[OUT_OF_DISTRIBUTION],
                 "positives": positives,
@@ -161,3 +161,9 @@ class OodEvaluation(EvaluationCallback):
                 key = result.key.replace("aupr", "precision_recall")
                 log_curve(trainer, key, ("recall", "precision"), [(recall, precision) for recall, precision in curve])
         return []
+
+
+def _of_known(known: EvaluationSet, count: int) -> dict[str, object]:
+    """Return what a protocol says of images in distribution that are another set's: they have the labels."""
+    classes = {name: known.protocol[name] for name in ("num_classes",) if name in known.protocol}
+    return {**classes, "in_distribution": {"count": count, **known.protocol}}

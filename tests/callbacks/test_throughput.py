@@ -8,6 +8,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 
 from lit_robust.batch import Batch
+from lit_robust.bench.evaluating import Repeatable
 from lit_robust.callbacks import Throughput
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
@@ -31,7 +32,8 @@ def test_images_of_a_step_over_its_seconds(tmp_path, monkeypatch):
         accelerator="cpu", max_epochs=1, logger=logger, log_every_n_steps=3, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, callbacks=[Throughput()], default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(Slow(Network("lit_robust/resnet_tiny", 8), Optimisation(learning_rate=0.01)), [batch] * 6)
+    module = Slow(Network("lit_robust/resnet_tiny", 8), Optimisation(learning_rate=0.01))
+    trainer.fit(module, Repeatable([batch] * 6))
     rates = {
         step: found["train/images_per_second"] for step, found in seen.items() if "train/images_per_second" in found
     }

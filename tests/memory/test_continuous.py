@@ -105,14 +105,15 @@ def test_a_class_that_a_chunks_shift_loses_leaves_the_others_gradients(monkeypat
         return exponents.amax(0, keepdim=True).expand(chunk.last + 1 - chunk.first, -1)
 
     monkeypatch.setattr(continuous, "_highest", of_chunk)
-    keys, labels = torch.tensor([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]]), torch.tensor([0, 1, 2])
+    keys, labels = torch.tensor([[1.0, 0.0], [0.99, 0.14], [-1.0, 0.0]]), torch.tensor([0, 1, 2])
     queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
     sums = class_log_sums(queries, keys, chunks_of(labels), 3, 90.0)
     assert sums[0, 2] == -torch.inf
     (slope,) = torch.autograd.grad(log_probabilities(sums)[0, 0], queries)
     exact = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
     expected = (90 * exact @ keys.double().T).log_softmax(1)[0, 0]
-    torch.testing.assert_close(slope.double(), torch.autograd.grad(expected, exact)[0], rtol=1e-4, atol=1e-6)
+    # fp32 keeps 7 digits of the exponents, of up to 90, and of their difference.
+    torch.testing.assert_close(slope.double(), torch.autograd.grad(expected, exact)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_equal_keys_share_alike():
