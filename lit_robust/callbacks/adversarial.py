@@ -71,12 +71,8 @@ class AdversarialAccuracy(EvaluationCallback):
                 f"threat_model {threat_model} {'with a' if surrogate else 'without a'} surrogate: a black-box attack, "
                 "and no other, needs the network it sees; set both or neither."
             )
-        early = isinstance(attack, SurvivorAttack) or (isinstance(attack, PGD) and attack.keep == "first")
-        if threat_model != "white-box" and early:
-            raise UserError(
-                f"In a {threat_model} attack {type(attack).__name__} would end where the network it sees errs, which "
-                "may be at once, and not the one under test: use PGD with keep last or best."
-            )
+        if threat_model != "white-box":
+            check_goes_on(attack, threat_model)
         radii = [f"{value:.4g}" for value in {attack.eps, *eps}]
         if len(set(radii)) < len(radii):
             raise UserError(f"Two eps are the same to four digits, and so the names of their results: {sorted(eps)}.")
@@ -221,6 +217,19 @@ class AdversarialAccuracy(EvaluationCallback):
             Example(self.dataset, "adversarial", number, files[number], captions)
             for number, (_, captions) in kept.items()
         ]
+
+
+def check_goes_on(attack: Attack, threat_model: ThreatModel) -> None:
+    """Refuse an attack that ends where the network it sees errs, when another network is the one under test.
+
+    Raises:
+        UserError: `AutoAttack` or a part of it, or `PGD` that keeps the first image to break the network.
+    """
+    if isinstance(attack, SurvivorAttack) or (isinstance(attack, PGD) and attack.keep == "first"):
+        raise UserError(
+            f"In a {threat_model} attack {type(attack).__name__} would end where the network it sees errs, which may "
+            "be at once, and not the one under test: use PGD with keep last or best."
+        )
 
 
 def random_of(number: int) -> torch.Generator:

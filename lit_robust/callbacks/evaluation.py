@@ -86,7 +86,7 @@ class EvaluationCallback(Callback, ABC):
         Args:
             metric: name of the measure.
             value: the value.
-            unit: ``fraction`` or ``count``.
+            unit: ``fraction`` or ``count``; ``theta`` of the one value that is a setting, the best sharpness.
             protocol: plain values that settle how it was measured.
             count: samples it was measured on; null for the whole set.
         """

@@ -1,5 +1,6 @@
 """Which sharpness of a memory's similarity is best: accuracies at several thetas in one pass."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
 from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.callbacks.adversarial import random_of
+from lit_robust.callbacks.adversarial import check_goes_on, random_of
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.errors import UserError
 from lit_robust.precision import full_precision
@@ -31,8 +32,8 @@ class ThetaSearch(EvaluationCallback):
 
     Args:
         attack: made against the backbone, once for all thetas; null searches on clean images. An image that the
-            backbone misclassifies clean is attacked all the same.
-        thetas: to be tried, each above 0.
+            backbone misclassifies clean is attacked all the same, so the attack may not end where the backbone errs.
+        thetas: to be tried, each finite and above 0, in any order; no two the same to six digits.
         dataset: name of the test loader.
     """
 
@@ -43,10 +44,17 @@ class ThetaSearch(EvaluationCallback):
         dataset: str = "imagenet",
     ) -> None:
         super().__init__(dataset)
-        if not thetas or min(thetas) <= 0 or len(set(thetas)) < len(thetas):
-            raise UserError(f"The thetas are {list(thetas)}: give at least one, each above 0 and each once.")
+        if not thetas or not all(math.isfinite(theta) and theta > 0 for theta in thetas):
+            raise UserError(f"The thetas are {list(thetas)}: give at least one, each finite and above 0.")
+        if len({f"{theta:g}" for theta in thetas}) < len(thetas):
+            raise UserError(
+                f"The thetas are {list(thetas)}, of which two are the same to six digits, and so the names of their "
+                "results: give each once."
+            )
+        if attack is not None:
+            check_goes_on(attack, "gray-box")
         self.attack = attack
-        self.thetas = [float(theta) for theta in thetas]
+        self.thetas = sorted(float(theta) for theta in thetas)
 
     @property
     def stem(self) -> str:

@@ -3,6 +3,7 @@
 from lit_robust.memory.build import (
     MemoryBuilder,
     begin_memory,
+    check_place,
     is_begun,
     part_folder,
     resume_memory,
@@ -21,6 +22,7 @@ __all__ = [
     "Memory",
     "MemoryBuilder",
     "begin_memory",
+    "check_place",
     "chunks_of",
     "class_log_sums",
     "class_order",

@@ -1,7 +1,8 @@
 """Building a memory: keys are written where they belong as they come, by any number of processes, in several runs."""
 
-import os
+import errno
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from lit_robust.errors import DataError, UserError
 from lit_robust.files import UMASK
 from lit_robust.memory.chunks import class_order
-from lit_robust.memory.directory import KEYS, LABELS, NORMS, array_digest
+from lit_robust.memory.directory import KEYS, LABELS, NORMS, PROJECTION, array_digest, file_digest, mapped_array
 from lit_robust.memory.manifest import FILE_NAME, Manifest
+from lit_robust.memory.rows import make_array, write_rows
 
-PAGE = 4096  # Bytes of a file before its numbers: a page of memory.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # What the system says of a disk or a quota without room.
 # Which samples' keys are written, and their norms, as they came: a file a process and start, while a memory is built.
 JOURNAL = "written-{}.bin"
 ENTRY = np.dtype([("number", "<i8"), ("norm", "<f4")])
@@ -56,54 +58,86 @@ class MemoryBuilder:
             norms: ``[B]``, the lengths they had.
 
         Raises:
-            UserError: the disk is full.
+            UserError: the disk is full, or the unfinished memory is gone.
         """
+        if not len(numbers):
+            return  # The last batches may leave a rank without images.
         rows = self.rows[numbers]
         order = np.argsort(rows)
         stored = keys[order].astype(self.manifest.key_type, copy=False)
         entries = np.empty(len(numbers), ENTRY)
         entries["number"], entries["norm"] = numbers, norms
         try:
-            _write_rows(part_folder(self.folder) / KEYS, rows[order], stored)
+            write_rows(part_folder(self.folder) / KEYS, rows[order], stored)
             with self.journal.open("ab") as file:
                 file.write(entries.tobytes())
         except OSError as error:
-            raise UserError(
-                f"Cannot write to {part_folder(self.folder)} ({error.strerror}): free some space, then run it again to "
-                "go on."
-            ) from error
+            raise _cannot_write(part_folder(self.folder), error) from error
 
     def finish(self) -> Manifest:
         """Check that every key is there, take the digests, and move the memory to its place; one process calls this.
 
+        Nothing is lost where it is killed meanwhile: the journals go last.
+
         Raises:
             DataError: keys are missing.
+            UserError: the disk is full, or the unfinished memory is gone.
         """
         part = part_folder(self.folder)
         norms = np.full(self.manifest.count, np.nan, np.float32)
         for entries in _journals(part):
             norms[self.rows[entries["number"]]] = entries["norm"]
         missing = int(np.isnan(norms).sum())
-        if missing:
+        if missing and part.is_dir():
             raise DataError(
                 f"The memory {self.folder} lacks {missing} of {self.manifest.count} keys: run it again without limits "
                 "to go on."
             )
-        np.save(part / NORMS, norms)
-        (part / NORMS).chmod(0o666 & ~UMASK)
-        arrays = {name: np.load(part / name, mmap_mode="r") for name in (KEYS, LABELS)}
-        finished = replace(
-            self.manifest, keys_sha256=array_digest(arrays[KEYS]), labels_sha256=array_digest(arrays[LABELS])
-        )
-        finished.save(part)
-        for journal in part.glob(JOURNAL.format("*")):
+        try:
+            np.save(part / NORMS, norms)
+            (part / NORMS).chmod(0o666 & ~UMASK)
+            digests = {
+                name: array_digest(np.lib.format.open_memmap(part / name, mode="r")) for name in (KEYS, LABELS, NORMS)
+            }
+            finished = replace(
+                self.manifest,
+                keys_sha256=digests[KEYS],
+                labels_sha256=digests[LABELS],
+                norms_sha256=digests[NORMS],
+                projection_sha256=file_digest(part / PROJECTION) if self.manifest.projects else "",
+            )
+            finished.save(part)
+            part.replace(self.folder)
+        except OSError as error:
+            raise _cannot_write(part, error) from error
+        for journal in self.folder.glob(JOURNAL.format("*")):
             journal.unlink()
-        part.replace(self.folder)
         return finished
 
 
+def check_place(folder: Path) -> None:
+    """Raise a UserError where no memory can be built or go on: something is there already.
+
+    Args:
+        folder: of the memory.
+    """
+    if (folder / FILE_NAME).is_file():
+        raise UserError(f"There is a memory {folder} already: use it, remove it, or name another folder.")
+    if folder.exists():
+        raise UserError(f"There is a {folder} already, which is no memory: name another folder.")
+    part = part_folder(folder)
+    if part.exists() and not is_begun(folder):
+        raise UserError(
+            f"There is a {part} already, where the memory would be built, and it is no part of one: name another "
+            "folder, or move that away."
+        )
+    for around in folder.resolve().parents:
+        if (around / FILE_NAME).is_file():
+            raise UserError(f"{folder} would lie inside the memory {around}: name a folder beside it.")
+
+
 def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -> None:
-    """Make the files of a new memory, as large as they will be; one process calls this.
+    """Make the files of a new memory, as large as they will be, all of them or none; one process calls this.
 
     Args:
         folder: of the finished memory.
@@ -111,30 +145,38 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         labels: int64 ``[K]``, of each sample, in the samples' order.
 
     Raises:
-        UserError: the disk has no room, or the folder cannot be written.
+        UserError: the disk has no room, the folder cannot be written, or something is there already.
     """
+    check_place(folder)
     part = part_folder(folder)
+    if is_begun(folder):
+        raise UserError(
+            f"{part} holds a memory that another run began: wait for it, or remove that folder where it was given up."
+        )
     try:
-        if part.exists():
-            shutil.rmtree(part)
-        part.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         need = manifest.count * (manifest.dimensions * np.dtype(manifest.key_type).itemsize + 8 + 4 + ENTRY.itemsize)
-        free = shutil.disk_usage(part).free
+        free = shutil.disk_usage(folder.parent).free
         if free < need:
-            part.rmdir()
             raise UserError(
                 f"The memory needs {need / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: free some "
                 "space, choose another folder, or set key_type to float16."
             )
-        _make_array(part / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
-        np.save(part / LABELS, np.sort(labels.astype(np.int64)))
-        for name in (KEYS, LABELS):
-            (part / name).chmod(0o666 & ~UMASK)
+        beside = Path(tempfile.mkdtemp(prefix=f".{part.name}.", dir=folder.parent))
+        try:
+            make_array(beside / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
+            np.save(beside / LABELS, np.sort(labels.astype(np.int64)))
+            for name in (KEYS, LABELS):
+                (beside / name).chmod(0o666 & ~UMASK)
+            manifest.save(beside)
+            beside.chmod(0o777 & ~UMASK)
+            beside.replace(part)
+        except BaseException:
+            shutil.rmtree(beside)
+            raise
     except OSError as error:
-        raise UserError(
-            f"Cannot write in {folder.parent} ({error.strerror}): choose a folder that can be written."
-        ) from error
-    manifest.save(part)  # Last: a folder with a manifest is whole.
+        fix = "free some space, or choose another folder" if error.errno in FULL else "choose one that can be written"
+        raise UserError(f"Cannot write in the folder {folder.parent} ({error.strerror}): {fix}.") from error
 
 
 def is_begun(folder: Path) -> bool:
@@ -147,35 +189,51 @@ def resume_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -
 
     Raises:
         UserError: it was begun with others.
+        DataError: a file of it is missing or broken.
     """
     part = part_folder(folder)
     found = Manifest.load(part)
-    same_labels = found.count == len(labels) and bool((np.load(part / LABELS) == np.sort(labels)).all())
-    if replace(found, version=manifest.version) != manifest or not same_labels:
-        raise _other_memory(folder)
-    return MemoryBuilder(folder, found, class_order(labels), part / JOURNAL.format(uuid.uuid4().hex))
+    differs = found.difference(manifest)
+    if differs:
+        raise _other_memory(folder, differs)
+    fix = f"remove {part}, then run it again"
+    mapped_array(part / KEYS, (found.count, found.dimensions), found.key_type, fix)
+    if not np.array_equal(mapped_array(part / LABELS, (found.count,), "int64", fix), np.sort(labels)):
+        raise _other_memory(folder, "labels are others")
+    return MemoryBuilder(folder, found.unfinished(), class_order(labels), part / JOURNAL.format(uuid.uuid4().hex))
 
 
 def samples_done(folder: Path, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which samples' keys an unfinished memory holds already, bool ``[K]`` in the samples' order.
 
+    Of a memory that was not begun these are none.
+
     Raises:
         UserError: it is of another number of samples.
     """
-    part = part_folder(folder)
-    if Manifest.load(part).count != len(labels):
-        raise _other_memory(folder)
     done = np.zeros(len(labels), dtype=np.bool_)
-    for entries in _journals(part):
+    if not is_begun(folder):
+        return done
+    count = Manifest.load(part_folder(folder)).count
+    if count != len(labels):
+        raise _other_memory(folder, f"count is {count} and not {len(labels)}")
+    for entries in _journals(part_folder(folder)):
         done[entries["number"]] = True
     return done
 
 
-def _other_memory(folder: Path) -> UserError:
+def _other_memory(folder: Path, differs: str) -> UserError:
     return UserError(
-        f"{part_folder(folder)} holds part of another memory, of another network, layer or other images: remove it, or "
-        "choose another folder."
+        f"{part_folder(folder)} holds part of another memory, whose {differs}: set it as it was to go on, remove that "
+        "folder, or choose another."
     )
+
+
+def _cannot_write(part: Path, error: OSError) -> UserError:
+    if not part.is_dir():
+        return UserError(f"{part} was finished or removed by another process: let one run at a time build a memory.")
+    fix = "free some space" if error.errno in FULL else "see that all of it can be written"
+    return UserError(f"Cannot write to {part} ({error.strerror}): {fix}, then run it again.")
 
 
 def _journals(part: Path) -> Iterator[NDArray[np.void]]:
@@ -183,28 +241,3 @@ def _journals(part: Path) -> Iterator[NDArray[np.void]]:
         content = file.read_bytes()
         # A process that was killed may have left half an entry at the end.
         yield np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
-
-
-def _make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:
-    """Make a .npy file of zeros, a hole on disk, whose numbers begin with a page: rows of 4 KiB share none."""
-    header = np.lib.format.magic(1, 0) + (PAGE - 10).to_bytes(2, "little")
-    facts = str({"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape})
-    with file.open("wb") as stream:
-        stream.write(header + facts.encode().ljust(PAGE - 11) + b"\n")
-        stream.truncate(PAGE + int(np.prod(shape)) * np.dtype(kind).itemsize)
-
-
-def _write_rows(file: Path, rows: NDArray[np.int64], values: NDArray[np.generic]) -> None:
-    """Write rows, ascending, of a file of `_make_array`; neighbouring rows in one go."""
-    size = values[0].nbytes
-    content = memoryview(np.ascontiguousarray(values)).cast("B")
-    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-    handle = os.open(file, os.O_WRONLY)
-    try:
-        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
-            left, place = content[begin * size : end * size], PAGE + int(rows[begin]) * size
-            while len(left):
-                written = os.pwrite(handle, left, place)
-                left, place = left[written:], place + written
-    finally:
-        os.close(handle)

@@ -1,5 +1,6 @@
 """Making a memory smaller: fewer keys by clusters within each class, or fewer dimensions by principal components."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,18 +121,14 @@ def _centres(vectors: NDArray[np.float32], clusters: int, seed: int) -> NDArray[
 
 
 def _made_smaller(manifest: Manifest, step: dict[str, Any]) -> Manifest:
-    return replace(
-        manifest,
-        compression=(*manifest.compression, step),
-        keys_sha256="",
-        labels_sha256="",
-        version=__version__,
-    )
+    return replace(manifest.unfinished(), compression=(*manifest.compression, step), version=__version__)
 
 
 @contextmanager
 def _writing(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -> Iterator[MemoryBuilder]:
-    if folder.exists():
-        raise UserError(f"There is a {folder} already: remove it, or choose another folder.")
     begin_memory(folder, manifest, labels)
-    yield resume_memory(folder, manifest, labels)
+    try:
+        yield resume_memory(folder, manifest, labels)
+    except BaseException:
+        shutil.rmtree(part_folder(folder), ignore_errors=True)  # Unlike a fit, it begins anew.
+        raise

@@ -54,7 +54,7 @@ def open_memory(folder: Path, check_digest: bool = True) -> Memory:
 
     Args:
         folder: of the memory.
-        check_digest: read all keys once and compare their digest; else the sizes alone are compared.
+        check_digest: read all files once and compare their digests; else the arrays' sizes alone are compared.
 
     Raises:
         UserError: there is no finished memory in ``folder``.
@@ -63,15 +63,32 @@ def open_memory(folder: Path, check_digest: bool = True) -> Memory:
     folder = Path(folder)
     manifest = Manifest.load(folder)
     if not manifest.keys_sha256:
-        raise UserError(f"The memory in {folder} is not finished: run the `lit-robust fit` that builds it again.")
-    keys = _mapped(folder / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
-    labels = _mapped(folder / LABELS, (manifest.count,), "int64")
-    norms = _mapped(folder / NORMS, (manifest.count,), "float32")
+        raise UserError(f"The memory in {folder} is not finished: {_how_to_finish(manifest)}.")
+    fix = "copy the whole memory, or build it again"
+    keys = mapped_array(folder / KEYS, (manifest.count, manifest.dimensions), manifest.key_type, fix)
+    labels = mapped_array(folder / LABELS, (manifest.count,), "int64", fix)
+    norms = mapped_array(folder / NORMS, (manifest.count,), "float32", fix)
+    if manifest.projects and not (folder / PROJECTION).is_file():
+        raise DataError(f"{folder / PROJECTION} is missing: {fix}.")
     if check_digest:
-        for name, array, said in ((KEYS, keys, manifest.keys_sha256), (LABELS, labels, manifest.labels_sha256)):
-            if array_digest(array) != said:
+        found = {
+            KEYS: (array_digest(keys), manifest.keys_sha256),
+            LABELS: (array_digest(labels), manifest.labels_sha256),
+            NORMS: (array_digest(norms), manifest.norms_sha256),
+        }
+        if manifest.projects:
+            found[PROJECTION] = file_digest(folder / PROJECTION), manifest.projection_sha256
+        for name, (ours, said) in found.items():
+            if ours != said:
                 raise DataError(f"{folder / name} has changed since the memory was built: build it again, or copy it.")
     return Memory(folder, manifest, keys, labels, norms)
+
+
+def _how_to_finish(manifest: Manifest) -> str:
+    if not manifest.compression:
+        return "run the `lit-robust fit` that builds it again"
+    command = "project" if manifest.projects else "cluster"
+    return f"remove it, and run the `lit-robust memory {command}` that makes it again"
 
 
 def array_digest(array: NDArray[np.generic]) -> str:
@@ -83,20 +100,34 @@ def array_digest(array: NDArray[np.generic]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _mapped(file: Path, shape: tuple[int, ...], kind: str) -> NDArray[Any]:
+def file_digest(file: Path) -> str:
+    """Return the sha256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def mapped_array(file: Path, shape: tuple[int, ...], kind: str, fix: str) -> NDArray[Any]:
+    """Map a .npy file.
+
+    Args:
+        file: it.
+        shape: that it must have.
+        kind: of its numbers, such as ``float32``.
+        fix: what to do where it is not so, for the sentence.
+
+    Raises:
+        DataError: it is missing, cut short, no array, or another one.
+    """
     try:
-        array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError:
-        raise DataError(f"{file} is missing: copy the whole memory, or build it again.") from None
+        raise DataError(f"{file} is missing: {fix}.") from None
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error}): make it readable, or build the memory again.") from error
-    except ValueError as error:
-        raise DataError(f"{file} is cut short or no array ({error}): copy it again, or build the memory again.") from (
-            error
-        )
+        raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or {fix}.") from error
+    except (EOFError, ValueError) as error:
+        raise DataError(f"{file} is cut short or no array ({error}): {fix}.") from error
     if array.shape != shape or array.dtype != np.dtype(kind):
         raise DataError(
-            f"{file} holds {array.dtype} {list(array.shape)} where the manifest says {kind} {list(shape)}: copy the "
-            "whole memory, or build it again."
+            f"{file} holds {array.dtype} {list(array.shape)} where the manifest says {kind} {list(shape)}: {fix}."
         )
     return array

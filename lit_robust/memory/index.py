@@ -1,6 +1,5 @@
 """Approximate search for nearest neighbours, by Faiss: built once, kept beside the memory, opened by a test."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from lit_robust.errors import DataError, UserError
 from lit_robust.files import atomic_path, write_text
-from lit_robust.memory.directory import Memory
+from lit_robust.memory.directory import Memory, file_digest
 from lit_robust.memory.neighbours import nearest_keys
 
 Search = Callable[[Tensor, int], Tensor]
@@ -60,7 +59,7 @@ def build_index(memory: Memory, factory: str, seed: int) -> Path:
         The index's file.
 
     Raises:
-        UserError: Faiss is not there, does not know the description, or has too few keys for it.
+        UserError: Faiss is not there, does not know the description, has too few keys for it, or the disk is full.
     """
     faiss = import_faiss()
     try:
@@ -70,14 +69,16 @@ def build_index(memory: Memory, factory: str, seed: int) -> Path:
         for start in tqdm(range(0, memory.manifest.count, ADDED), f"indexing, {factory}", unit="piece", delay=2):
             index.add(np.asarray(memory.keys[start : start + ADDED], dtype=np.float32))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"Faiss cannot build the index {factory!r} of {memory.manifest.count} keys ({reason}): see its index "
-            "factory's descriptions, such as HNSW32."
+            f"Faiss cannot build the index {factory!r} of {memory.manifest.count} keys ({faiss_reason(error)}): see "
+            "its index factory's descriptions, such as HNSW32."
         ) from error
     file = index_file(memory.folder, factory)
-    with atomic_path(file) as beside:
-        faiss.write_index(index, str(beside))
+    try:
+        with atomic_path(file) as beside:
+            faiss.write_index(index, str(beside))
+    except RuntimeError as error:
+        raise UserError(f"Faiss cannot write {file} ({faiss_reason(error)}): free some space.") from error
     note = IndexNote(factory, memory.manifest.keys_sha256, file_digest(file), version_of_faiss())
     write_text(file.with_suffix(".json"), json.dumps(asdict(note), indent=1) + "\n")
     return file
@@ -100,36 +101,56 @@ def open_index(memory: Memory, factory: str, settings: str, device: torch.device
     """
     faiss = import_faiss()
     file = index_file(memory.folder, factory)
-    try:
-        note = IndexNote(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not file.with_suffix(".json").is_file() or check_index(memory, file) != factory:
         raise UserError(
             f"The memory {memory.folder} has no index {factory!r}: build it with `lit-robust memory index "
             f"{memory.folder} --factory {factory}`."
-        ) from None
+        )
+    index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP if "IVF" in factory else 0)
+    if device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
+
+    def search(queries: Tensor, k: int) -> Tensor:
+        _, rows = index.search(np.ascontiguousarray(queries.detach().float().cpu().numpy()), k)
+        return torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(queries.device)
+
+    try:
+        if settings:
+            faiss.ParameterSpace().set_index_parameters(index, settings)
+        search(torch.zeros(1, memory.manifest.dimensions), 1)  # Some settings are found wrong only now.
+    except RuntimeError as error:
+        raise UserError(
+            f"The index {factory!r} cannot be searched with {settings!r} ({faiss_reason(error)}): write the settings "
+            "as nprobe=64 (inverted files) or efSearch=128 (HNSW)."
+        ) from error
+    return search
+
+
+def check_index(memory: Memory, file: Path) -> str:
+    """Return the description of an index in a memory's folder, after a look at its note and its digest.
+
+    Args:
+        memory: of the index.
+        file: of the index.
+
+    Raises:
+        DataError: the index is of other keys, or its file is missing or has changed.
+    """
+    try:
+        note = IndexNote(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{file.with_suffix('.json')} cannot be read ({error}): build the index again.") from error
     if note.keys_sha256 != memory.manifest.keys_sha256:
         raise DataError(f"{file} is of other keys than the memory's: build the index again.")
     if not file.is_file() or file_digest(file) != note.file_sha256:
         raise DataError(f"{file} is missing or has changed since it was built: build the index again.")
-    index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP if "IVF" in factory else 0)
-    if device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
-    if settings:
-        try:
-            faiss.ParameterSpace().set_index_parameters(index, settings)
-        except RuntimeError as error:
-            raise UserError(
-                f"Faiss does not know the search settings {settings!r} of the index {factory!r}: write them as "
-                "nprobe=64 (inverted files) or efSearch=128 (HNSW)."
-            ) from error
+    return note.factory
 
-    def search(queries: Tensor, k: int) -> Tensor:
-        _, rows = index.search(np.ascontiguousarray(queries.detach().float().cpu().numpy()), k)
-        return torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(queries.device)
 
-    return search
+def check_indexes(memory: Memory) -> list[str]:
+    """Return the descriptions of all indexes in a memory's folder, after a look at each; see `check_index`."""
+    names = {file.stem for ending in ("json", "faiss") for file in memory.folder.glob(f"index-*.{ending}")}
+    return [check_index(memory, memory.folder / f"{name}.faiss") for name in sorted(names)]
 
 
 def exact_search(keys: Tensor) -> Search:
@@ -163,10 +184,10 @@ def version_of_faiss() -> str:
     return "faiss"
 
 
-def file_digest(file: Path) -> str:
-    """Return the sha256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def faiss_reason(error: RuntimeError) -> str:
+    """Return what an error of Faiss says, without the function, the source file and the condition it comes from."""
+    text = re.sub(r"^Error in .* at \S+:\d+: (Error: )?", "", " ".join(str(error).split()))
+    return re.sub(r"^'.*?' failed: ", "", text)
 
 
 def index_facts(factory: str, settings: str) -> Mapping[str, str]:

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 KeyType = Literal["float32", "float16"]
+# What a field of the file must be, where no constructor would say so.
+OBJECTS = ("backbone", "images")
+TEXTS = ("layer", "transform", "version", "keys_sha256", "labels_sha256", "norms_sha256", "projection_sha256")
+COUNTS = ("count", "dimensions", "num_classes")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Manifest:
         key_type: of the stored numbers.
         compression: what was done to the keys since they came from the network, in order.
         keys_sha256: of the stored keys, over the digests of their pieces; empty while the memory is being built.
-        labels_sha256: of the labels.
+        labels_sha256: of the labels, in the same way.
+        norms_sha256: of the keys' lengths, in the same way.
+        projection_sha256: of the file of the principal components; empty where the keys were not projected.
         version: of lit_robust.
     """
 
@@ -45,7 +51,14 @@ class Manifest:
     compression: tuple[Mapping[str, Any], ...] = ()
     keys_sha256: str = ""
     labels_sha256: str = ""
+    norms_sha256: str = ""
+    projection_sha256: str = ""
     schema: int = field(default=SCHEMA)
+
+    @property
+    def projects(self) -> bool:
+        """Whether the keys were projected on principal components, which lie beside them."""
+        return any(step["kind"] == "components" for step in self.compression)
 
     def save(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``, all of it or nothing."""
@@ -61,16 +74,19 @@ class Manifest:
         file = folder / FILE_NAME
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or "schema" not in content:
+                raise ValueError("it has no schema")
             if content["schema"] != SCHEMA:
                 raise UserError(f"{file} has schema {content['schema']!r}, not {SCHEMA}: build the memory again.")
+            _check_types(content)
             return cls(**{**content, "compression": tuple(content["compression"])})
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"There is no memory in {folder}: build one with `lit-robust fit` and a CacheModule, or check the path."
             ) from None
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): make it readable.") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise UserError(f"{file} is no memory's manifest ({error}): build the memory again.") from error
 
     def check(self, folder: Path, backbone: Mapping[str, Any], layer: str, transform: str, num_classes: int) -> None:
@@ -94,14 +110,64 @@ class Manifest:
                     f"The memory {folder} holds keys of {what} {theirs!r}, not {ours!r}: set {what} to {theirs}, or "
                     "build another memory."
                 )
-        for what, theirs in self.backbone.items():
-            if theirs != backbone.get(what):
-                raise UserError(
-                    f"The memory {folder} is of another backbone, its {what.replace('_', ' ')} is {shown(theirs)} and "
-                    f"not {shown(backbone.get(what))}: give the network it was built with, or build another memory."
-                )
+        differs = first_difference(self.backbone, backbone)
+        if differs:
+            raise UserError(
+                f"The memory {folder} is of another backbone, its {differs}: give the network it was built with, or "
+                "build another memory."
+            )
+
+    def unfinished(self) -> "Manifest":
+        """Return the manifest as it is while the memory is being built: without digests."""
+        return replace(self, keys_sha256="", labels_sha256="", norms_sha256="", projection_sha256="")
+
+    def difference(self, other: "Manifest") -> str:
+        """Return in words the first thing in which the memory is another than ``other``; empty where in none.
+
+        Neither digests count, which a memory has at its end, nor the version that built it.
+        """
+        ours, theirs = (asdict(replace(one.unfinished(), version="")) for one in (self, other))
+        for name in OBJECTS:
+            if differs := first_difference(ours[name], theirs[name]):
+                return f"{name}: {differs}"
+        return first_difference(ours, theirs)
+
+
+def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return in words which value is another, such as ``key type is float32 and not float16``; empty where none is."""
+    for name in dict.fromkeys([*theirs, *ours]):
+        if theirs.get(name) != ours.get(name):
+            return f"{name.replace('_', ' ')} is {shown(theirs.get(name))} and not {shown(ours.get(name))}"
+    return ""
 
 
 def shown(value: Any) -> str:
     """Return a value for a sentence; of a digest its first digits."""
+    if value is None:
+        return "unknown"
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless every field of a manifest's file is there, and is what it must be."""
+    names = {entry.name for entry in fields(Manifest)}
+    if content.keys() != names:
+        raise ValueError(f"it lacks, or should not have, {', '.join(sorted(content.keys() ^ names))}")
+    right = {
+        **{name: isinstance(content[name], dict) for name in OBJECTS},
+        **{name: isinstance(content[name], str) for name in TEXTS},
+        **{name: type(content[name]) is int and content[name] > 0 for name in COUNTS},
+        "key_type": content["key_type"] in get_args(KeyType),
+        "compression": isinstance(content["compression"], list) and all(map(_is_step, content["compression"])),
+    }
+    for name, is_right in right.items():
+        if not is_right:
+            raise ValueError(f"{name} is {content[name]!r}")
+
+
+def _is_step(step: Any) -> bool:
+    if not isinstance(step, dict):
+        return False
+    if step.get("kind") == "components":
+        return step.get("on") in ("unit", "raw") and step.get("centring") in ("both", "keys")
+    return step.get("kind") == "k-means"

@@ -37,23 +37,39 @@ class Classifier(nn.Module):
         return logits
 
     def features(self, images: Tensor, layer: str) -> Tensor:
-        """Return what the sub-module named ``layer`` gives out for ``images``.
+        """Return what the sub-module named ``layer`` gives out for ``images``, before later modules change it in place.
+
+        A module that the network calls several times, such as a residual block's one ReLU, gives its last output.
 
         Args:
             images: float ``[B, 3, H, W]`` in [0, 1].
             layer: dotted name inside the network, such as ``avgpool`` or ``layer4.1``.
 
         Raises:
-            UserError: the network has no such layer.
+            UserError: the network has no such layer, never calls it, or it gives no single tensor.
         """
         layers = dict(self.network.named_modules())
         if layer not in layers or not layer:
             names = ", ".join(name for name, _ in self.network.named_children())
             raise UserError(f"The network has no layer {layer!r}: its first-level layers are {names}.")
-        seen: list[Tensor] = []
-        handle = layers[layer].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        last: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise UserError(
+                    f"The layer {layer!r} gives a {type(output).__name__}, not one tensor: choose another, such as the "
+                    "one around it."
+                )
+            # In-place ReLUs and sums write into what they are given.
+            last[:] = [output.clone()]
+
+        handle = layers[layer].register_forward_hook(keep)
         try:
             self(images)
         finally:
             handle.remove()
-        return seen[0]
+        if not last:
+            raise UserError(
+                f"The network never calls its layer {layer!r} by itself: choose another, such as the one around it."
+            )
+        return last[0]

@@ -16,6 +16,7 @@ from lit_robust.memory import (
     Memory,
     MemoryBuilder,
     begin_memory,
+    check_place,
     is_begun,
     nearest_keys,
     open_memory,
@@ -47,7 +48,7 @@ class CacheModule(ClassifierModule):
         transform: done to the output: ``none``, or ``softmax``, which paper 000 does to ``fc``.
         retrieval: how the memory is asked.
         key_type: type of the stored numbers; ``float16`` needs half the disk and keeps about 3 digits.
-        check_digest: compare the digest of all keys before a test; null compares the sizes of the files alone.
+        check_digest: compare the digests of the memory's files before a test; false compares their sizes alone.
     """
 
     def __init__(
@@ -123,23 +124,19 @@ class CacheModule(ClassifierModule):
         memory.manifest.check(
             self.memory_folder, self._backbone(), self.cache.layer, self.cache.transform, self.network.num_classes
         )
-        device = self.trainer.strategy.root_device
         with torch.inference_mode(False):
-            self.cache.open(memory, self.retrieval, device)
+            self.cache.open(memory, self.retrieval, self.trainer.strategy.root_device)
         self.memory = memory
 
     def _begin(self) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._training: TrainingSet = data.training_set
-        if self.memory_folder.exists():
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "train_once"):
             raise UserError(
-                f"There is a memory {self.memory_folder} already: test with it, remove it, or name another folder by "
-                "--model.memory."
+                "A memory is built from a data module such as ImageNetDataModule: give fit one instead of a loader."
             )
-        done = np.zeros(len(self._training.labels), dtype=bool)
-        if is_begun(self.memory_folder):
-            done = samples_done(self.memory_folder, self._training.labels)
-        left = np.flatnonzero(~done)
+        self._training: TrainingSet = data.training_set
+        check_place(self.memory_folder)
+        left = np.flatnonzero(~samples_done(self.memory_folder, self._training.labels))
         # Lightning needs a batch to come to an end.
         data.train_once(left if len(left) else np.array([0]))
         self.trainer.fit_loop.max_epochs = 1

@@ -31,8 +31,8 @@ class Retrieval:
         index: description of a Faiss index in the memory's folder, such as ``IVF1024,Flat``, which finds the neighbours
             approximately; null finds them exactly. The results then say which share of the exact ones it found.
         search: Faiss's settings of the search in that index, such as ``nprobe=64``; empty for its own.
-        precision: of the keys in use: ``stored``, as on disk; 16 bits make a
-            GPU's products faster, and right to about 1e-3 times theta; not yet run on one.
+        precision: of the keys in use: ``stored``, as on disk; 16 bits halve them, and are right to about 1e-3 times
+            theta; they are meant for GPUs, on which their speed has not been measured.
         sharded: spread the keys over the ranks, where they do not fit on one device. Then all ranks answer together,
             and adversarial accuracies, whose batches differ from rank to rank, are refused.
     """
@@ -57,6 +57,11 @@ class Retrieval:
             raise UserError(
                 f"retrieval.index {self.index!r} finds neighbours, and kind continuous asks all keys: set kind to "
                 "nearest, or index to null."
+            )
+        if self.search and self.index is None:
+            raise UserError(
+                f"retrieval.search {self.search!r} is the setting of an index, and none is named: set retrieval.index, "
+                "or leave search empty."
             )
         if self.sharded and self.kind == "nearest":
             raise UserError("retrieval.sharded spreads the keys of kind continuous: set sharded to false.")
@@ -147,7 +152,11 @@ class NearestLayer(nn.Module):
             return {}
         facts: dict[str, object] = {**index_facts(self.retrieval.index, self.retrieval.search)}
         if self.compared:
-            facts |= {"recall": round(self.recalled / self.compared, 4), "recall_queries": self.compared}
+            facts |= {
+                "recall": round(self.recalled / self.compared, 4),
+                "recall_queries": self.compared,
+                "recall_of": "the first that were asked, of whichever set",
+            }
         return facts
 
     def _answer(self, queries: Tensor, rows: Tensor, theta: float) -> Tensor:

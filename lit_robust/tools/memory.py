@@ -8,21 +8,30 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from lit_robust.tools.parser import parser_of
 
-FOLDER = "of the memory, as `lit-robust fit` built it"
+BUILT = "of the memory, as `lit-robust fit` built it"
+MADE = "of the memory, as `lit-robust fit` built it, or `memory cluster` or `memory project` made it"
 
 
 def verify(words: list[str]) -> None:
     """Check a memory and print its manifest."""
-    parser = parser_of("memory verify", "Compare a memory's files with its manifest, digests included, and print it.")
-    parser.add_argument("folder", type=Path, help=FOLDER)
+    parser = parser_of(
+        "memory verify",
+        "Compare a memory's files with its manifest, digests included, and its indexes with their notes; print the "
+        "manifest.",
+    )
+    parser.add_argument("folder", type=Path, help=MADE)
     options = parser.parse_args(words)
     from dataclasses import asdict
 
     from lit_robust.memory import open_memory
+    from lit_robust.memory.index import check_indexes
 
     memory = open_memory(options.folder)
+    indexes = check_indexes(memory)
     print(json.dumps(asdict(memory.manifest), indent=1))
     print(f"{options.folder} is whole: {memory.manifest.count:,} keys of {memory.manifest.dimensions} dimensions.")
+    if indexes:
+        print(f"So are its indexes: {'; '.join(indexes)}.")
 
 
 def cluster(words: list[str]) -> None:
@@ -31,7 +40,7 @@ def cluster(words: list[str]) -> None:
         "memory cluster",
         "Write a memory whose keys are the centres of clusters within each class (mini-batch k-means).",
     )
-    parser.add_argument("folder", type=Path, help=FOLDER)
+    parser.add_argument("folder", type=Path, help=BUILT)
     parser.add_argument("output", type=Path, help="folder of the new memory")
     parser.add_argument("--factor", type=PositiveInt, default=4, help="about how many times fewer keys")
     parser.add_argument(
@@ -48,7 +57,9 @@ def cluster(words: list[str]) -> None:
 def project(words: list[str]) -> None:
     """Write a memory of fewer dimensions."""
     parser = parser_of("memory project", "Write a memory whose keys are projected on their principal components.")
-    parser.add_argument("folder", type=Path, help=FOLDER)
+    parser.add_argument(
+        "folder", type=Path, help="of the memory, as `lit-robust fit` built it, or `memory cluster` made it"
+    )
     parser.add_argument("output", type=Path, help="folder of the new memory")
     parser.add_argument("--dimensions", type=PositiveInt, default=512, help="how many components to keep")
     parser.add_argument(
@@ -74,7 +85,7 @@ def project(words: list[str]) -> None:
 def index(words: list[str]) -> None:
     """Build an index for approximate search."""
     parser = parser_of("memory index", "Build a Faiss index of a memory's keys, kept in the memory's folder.")
-    parser.add_argument("folder", type=Path, help=FOLDER)
+    parser.add_argument("folder", type=Path, help=MADE)
     parser.add_argument(
         "--factory", type=str, default="HNSW32", help="Faiss's description, such as HNSW32, IVF1024,Flat, IVF1024,PQ64"
     )

@@ -1,11 +1,12 @@
 """Writing a memory, going on after an interruption, and refusing what is not whole."""
 
-import json
+import resource
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from memories import BACKBONE, clustered, manifest_of, write_memory
+from memories import clustered, manifest_of, write_memory
 
 from lit_robust.errors import DataError, UserError
 from lit_robust.memory import (
@@ -18,7 +19,7 @@ from lit_robust.memory import (
 )
 from lit_robust.memory.compression import unit_length
 from lit_robust.memory.directory import KEYS, LABELS, NORMS
-from lit_robust.memory.manifest import FILE_NAME
+from lit_robust.memory.manifest import FILE_NAME, Manifest
 
 
 @pytest.mark.parametrize("key_type", ["float32", "float16"])
@@ -63,8 +64,13 @@ def test_a_build_goes_on_where_it_was_interrupted(tmp_path):
 def test_a_part_of_another_memory_is_not_gone_on_with(tmp_path):
     _, labels = clustered(count=20)
     begin_memory(tmp_path / "m", manifest_of(20, 12), labels)
-    for manifest, others in ((manifest_of(20, 13), labels), (manifest_of(20, 12), (labels + 1) % 5)):
-        with pytest.raises(UserError, match="holds part of another memory"):
+    for manifest, others, says in (
+        (manifest_of(20, 13), labels, "dimensions is 12 and not 13"),
+        (manifest_of(20, 12, key_type="float16"), labels, "key type is float32 and not float16"),
+        (replace(manifest_of(20, 12), images={"split": "val"}), labels, "images: split is train and not val"),
+        (manifest_of(20, 12), (labels + 1) % 5, "labels are others"),
+    ):
+        with pytest.raises(UserError, match=f"holds part of another memory, whose {says}"):
             resume_memory(tmp_path / "m", manifest, others)
     with pytest.raises(UserError, match="holds part of another memory"):
         samples_done(tmp_path / "m", labels[:10])
@@ -90,6 +96,10 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:-50])
 
 
+def empty(file):
+    file.write_bytes(b"")
+
+
 def change(file):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -105,6 +115,7 @@ def other_shape(file):
     ("damage", "says"),
     [
         (cut, "is cut short or no array"),
+        (empty, "is cut short or no array"),
         (other_shape, "holds float32"),
         (lambda file: file.unlink(), "is missing"),
     ],
@@ -116,7 +127,7 @@ def test_damaged_files(tmp_path, name, damage, says):
         open_memory(tmp_path / "m", check_digest=False)
 
 
-@pytest.mark.parametrize("name", [KEYS, LABELS])
+@pytest.mark.parametrize("name", [KEYS, LABELS, NORMS])
 def test_changed_bytes(tmp_path, name):
     write_memory(tmp_path / "m", *clustered())
     change(tmp_path / "m" / name)
@@ -124,37 +135,88 @@ def test_changed_bytes(tmp_path, name):
         open_memory(tmp_path / "m")
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [("{", "is no memory's manifest"), ('{"schema": 9}', "has schema 9, not 1"), ("{}", "is no memory's manifest")],
-)
-def test_manifests_of_others(tmp_path, content, says):
+def begun(tmp_path, count=20):
+    """Begin a memory, and return its folder, labels, keys and norms."""
+    vectors, labels = clustered(count=count)
+    begin_memory(tmp_path / "m", manifest_of(count, 12), labels)
+    return tmp_path / "m", labels, *unit_length(vectors.astype(np.float32))
+
+
+def test_nothing_to_write(tmp_path):
+    folder, labels, keys, norms = begun(tmp_path)
+    builder = resume_memory(folder, manifest_of(20, 12), labels)
+    builder.write(np.arange(0), keys[:0], norms[:0])
+    assert not samples_done(folder, labels).any()
+
+
+def test_a_build_that_was_killed_while_it_finished_goes_on(tmp_path, monkeypatch):
+    folder, labels, keys, norms = begun(tmp_path)
+    builder = resume_memory(folder, manifest_of(20, 12), labels)
+    builder.write(np.arange(20), keys, norms)
+    with monkeypatch.context() as killed:
+        move = type(folder).replace
+        # A manifest may still be moved into its place.
+        killed.setattr(type(folder), "replace", lambda file, to: 1 / 0 if file.is_dir() else move(file, to))
+        with pytest.raises(ZeroDivisionError):
+            builder.finish()
+    # It was killed after the digests were written, and the first key comes out otherwise in another batch.
+    assert Manifest.load(part_folder(folder)).keys_sha256
+    again = resume_memory(folder, manifest_of(20, 12), labels)
+    assert samples_done(folder, labels).all()
+    again.write(np.arange(1), -keys[:1], norms[:1])
+    again.finish()
+    assert open_memory(folder).manifest.count == 20
+    assert sorted(file.name for file in folder.iterdir()) == sorted([KEYS, LABELS, NORMS, FILE_NAME])
+
+
+def test_two_builds_at_once(tmp_path):
+    folder, labels, keys, norms = begun(tmp_path)
+    fast, slow = (resume_memory(folder, manifest_of(20, 12), labels) for _ in range(2))
+    fast.write(np.arange(20), keys, norms)
+    fast.finish()
+    for step in (lambda: slow.write(np.arange(20), keys, norms), slow.finish):
+        with pytest.raises(UserError, match="was finished or removed by another process"):
+            step()
+
+
+@pytest.mark.parametrize("name", [KEYS, LABELS])
+@pytest.mark.parametrize(("damage", "says"), [(empty, "is cut short"), (lambda file: file.unlink(), "is missing")])
+def test_damaged_parts(tmp_path, name, damage, says):
+    folder, labels, *_ = begun(tmp_path)
+    damage(part_folder(folder) / name)
+    with pytest.raises(DataError, match=rf"{name} {says}.*: remove .*m.part, then run it again"):
+        resume_memory(folder, manifest_of(20, 12), labels)
+
+
+def test_files_of_others_stay(tmp_path):
+    labels = clustered(count=20)[1]
+    for name in ("mine.part", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.part" / KEYS).write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name, says in (
+        ("mine", "where the memory would be built, and it is no part of one"),
+        ("empty", "which is no memory: name another folder"),
+        ("file", "which is no memory: name another folder"),
+    ):
+        with pytest.raises(UserError, match=says):
+            begin_memory(tmp_path / name, manifest_of(20, 12), labels)
+    assert (tmp_path / "mine.part" / KEYS).read_text() == "mine"
+    with pytest.raises(UserError, match="There is no memory in"):
+        open_memory(tmp_path / "file")
     write_memory(tmp_path / "m", *clustered())
-    (tmp_path / "m" / FILE_NAME).write_text(content)
-    with pytest.raises(UserError, match=says):
-        open_memory(tmp_path / "m")
+    with pytest.raises(UserError, match=r"There is a memory .*m already: use it"):
+        begin_memory(tmp_path / "m", manifest_of(20, 12), labels)
+    with pytest.raises(UserError, match=r"inner would lie inside the memory .*m: name a folder beside it"):
+        begin_memory(tmp_path / "m" / "inner", manifest_of(20, 12), labels)
 
 
-@pytest.mark.parametrize(
-    ("changed", "says"),
-    [
-        ({"num_classes": 6}, "is of 5 classes, and the network of 6"),
-        ({"layer": "fc"}, "holds keys of layer 'layers.1', not 'fc': set layer to layers.1"),
-        ({"transform": "softmax"}, "holds keys of transform 'none'"),
-        ({"backbone": {**BACKBONE, "weights_sha256": "b" * 64}}, "another backbone, its weights sha256 is aaaa"),
-        ({"backbone": {**BACKBONE, "name": "torchvision/resnet18"}}, "another backbone, its name is lit_robust"),
-    ],
-)
-def test_a_memory_of_another_network_is_refused(tmp_path, changed, says):
-    memory = write_memory(tmp_path / "m", *clustered())
-    asked = {"backbone": BACKBONE, "layer": "layers.1", "transform": "none", "num_classes": 5}
-    memory.manifest.check(memory.folder, **asked)
-    with pytest.raises(UserError, match=says):
-        memory.manifest.check(memory.folder, **{**asked, **changed})
-
-
-def test_manifest_is_plain_json(tmp_path):
-    memory = write_memory(tmp_path / "m", *clustered())
-    content = json.loads((memory.folder / FILE_NAME).read_text())
-    assert content["count"] == 300
-    assert len(content["keys_sha256"]) == 64
+def test_a_full_disk_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"Cannot write in the folder .*\(File too large\): free some space"):
+            begin_memory(tmp_path / "m", manifest_of(20, 12), np.zeros(20, np.int64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

@@ -1,15 +1,18 @@
 """Clusters and principal components against scikit-learn, and the price of queries that are not centred."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from memories import clustered, write_memory
+from memories import clustered, manifest_of, write_memory
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, IncrementalPCA
 from torch.nn import functional as F
 
-from lit_robust.errors import UserError
-from lit_robust.memory import chunks_of, class_log_sums, cluster, open_memory, project
+from lit_robust.errors import DataError, UserError
+from lit_robust.memory import begin_memory, chunks_of, class_log_sums, cluster, open_memory, part_folder, project
 from lit_robust.memory.directory import PROJECTION
 from lit_robust.memory.projection import principal_components, read_projection
 
@@ -135,3 +138,55 @@ def test_what_cannot_be_made_smaller(tmp_path):
     project(open_memory(tmp_path / "c"), tmp_path / "p", 2, "unit", "both")
     with pytest.raises(UserError, match="was projected already"):
         project(open_memory(tmp_path / "p"), tmp_path / "pp", 2, "unit", "both")
+
+
+def another(file):
+    mean, components = read_projection(file)
+    save_file({"mean": mean, "components": components.flip(0).contiguous()}, str(file))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (another, "has changed"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "has changed"),
+        (lambda file: file.unlink(), "is missing"),
+    ],
+)
+def test_another_projection_is_found_out(tmp_path, damage, says):
+    project(write_memory(tmp_path / "m", *clustered()), tmp_path / "p", 3, "raw", "both")
+    damage(tmp_path / "p" / PROJECTION)
+    with pytest.raises(DataError, match=f"{PROJECTION} {says}"):
+        open_memory(tmp_path / "p")
+
+
+def test_neither_a_fit_nor_a_memory_is_written_over(tmp_path):
+    vectors, labels = clustered()
+    memory = write_memory(tmp_path / "m", vectors, labels)
+    begin_memory(tmp_path / "bb", memory.manifest.unfinished(), labels)
+    (tmp_path / "mine.part").mkdir()
+    (tmp_path / "mine.part" / "thesis.txt").write_text("long")
+    for name, says in (("bb", "another run began"), ("mine", "is no part of one"), ("m/inner", "inside the memory")):
+        with pytest.raises(UserError, match=says):
+            cluster(memory, tmp_path / name, 2, "raw", 0)
+        with pytest.raises(UserError, match=says):
+            project(memory, tmp_path / name, 2, "raw", "both")
+    assert (tmp_path / "bb.part" / "keys.npy").is_file()
+    assert (tmp_path / "mine.part" / "thesis.txt").read_text() == "long"
+    assert not (tmp_path / "m" / "inner").exists()
+
+
+def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
+    memory = write_memory(tmp_path / "m", *clustered())
+    monkeypatch.setattr("lit_robust.memory.compression.unit_length", lambda vectors: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cluster(memory, tmp_path / "c", 2, "raw", 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]
+
+
+def test_an_unfinished_part_of_a_smaller_memory(tmp_path):
+    labels = clustered()[1]
+    manifest = replace(manifest_of(300, 12), compression=({"kind": "k-means"},))
+    begin_memory(tmp_path / "c", manifest, labels)
+    with pytest.raises(UserError, match="remove it, and run the `lit-robust memory cluster` that makes it again"):
+        open_memory(part_folder(tmp_path / "c"))

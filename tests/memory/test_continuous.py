@@ -112,8 +112,8 @@ def test_a_class_that_a_chunks_shift_loses_leaves_the_others_gradients(monkeypat
     (slope,) = torch.autograd.grad(log_probabilities(sums)[0, 0], queries)
     exact = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
     expected = (90 * exact @ keys.double().T).log_softmax(1)[0, 0]
-    # fp32 keeps 7 digits of the exponents, of up to 90, and of their difference.
-    torch.testing.assert_close(slope.double(), torch.autograd.grad(expected, exact)[0], rtol=1e-4, atol=1e-4)
+    # fp32 rounds exponents of 90 by 4e-6, and so each share of the slopes of 90.
+    torch.testing.assert_close(slope.double(), torch.autograd.grad(expected, exact)[0], rtol=1e-4, atol=1e-3)
 
 
 def test_equal_keys_share_alike():

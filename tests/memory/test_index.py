@@ -1,5 +1,7 @@
 """Faiss indexes: built, opened, compared with the exact neighbours, and refused when they do not fit."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 
 from lit_robust.errors import DataError, UserError
 from lit_robust.memory import nearest_keys
-from lit_robust.memory.index import build_index, exact_search, open_index, recall
+from lit_robust.memory.index import build_index, check_indexes, exact_search, open_index, recall
 
 CPU = torch.device("cpu")
 
@@ -67,7 +69,7 @@ def test_what_does_not_fit(memory, tmp_path):
     with pytest.raises(UserError, match="has no index 'HNSW48': build it with `lit-robust memory index"):
         open_index(memory, "HNSW48", "", CPU)
     build_index(memory, "Flat", 0)
-    with pytest.raises(UserError, match="does not know the search settings 'nonsense=3'"):
+    with pytest.raises(UserError, match="'Flat' cannot be searched with 'nonsense=3'"):
         open_index(memory, "Flat", "nonsense=3", CPU)
 
 
@@ -82,3 +84,55 @@ def test_indexes_of_other_keys_or_changed(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match="has changed since it was built"):
         open_index(first, "Flat", "", CPU)
+
+
+@pytest.mark.parametrize("settings", ["nprobe=0", "nprobe=-1"])
+def test_settings_that_only_a_search_finds_wrong(memory, settings):
+    build_index(memory, "IVF8,Flat", 0)
+    with pytest.raises(UserError, match=f"'IVF8,Flat' cannot be searched with '{settings}'"):
+        open_index(memory, "IVF8,Flat", settings, CPU)
+
+
+@pytest.mark.parametrize("alike", ["ivf8,flat", "IVF8-Flat", "IVF8/Flat"])
+def test_an_index_is_found_by_its_own_description_alone(memory, alike):
+    build_index(memory, "IVF8,Flat", 0)
+    with pytest.raises(UserError, match=f"has no index '{alike}'"):
+        open_index(memory, alike, "", CPU)
+
+
+@pytest.mark.parametrize("factory", ["LSH", "Nonsense7", "IVF4096,Flat", "PQ7", "IDMap,Flat"])
+def test_reasons_of_faiss_are_without_its_source(memory, factory):
+    with pytest.raises(UserError, match="cannot build the index") as caught:
+        build_index(memory, factory, 0)
+    said = str(caught.value)
+    assert not {word for word in ("faiss::", ".cpp", "Error in") if word in said}
+    assert "()" not in said
+
+
+def test_a_disk_without_room_for_an_index(tmp_path):
+    memory = write_memory(tmp_path / "m", *clustered(count=2000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"Faiss cannot write .*index-flat.faiss .*free some space"):
+            build_index(memory, "Flat", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(memory.folder.glob("*index*"))
+
+
+def test_all_indexes_are_looked_at(tmp_path):
+    memory = write_memory(tmp_path / "m", *clustered())
+    assert check_indexes(memory) == []
+    file = build_index(memory, "Flat", 0)
+    build_index(memory, "HNSW4", 0)
+    assert check_indexes(memory) == ["Flat", "HNSW4"]
+    content = file.read_bytes()
+    for damage in (content[:-1] + bytes([content[-1] ^ 1]), content[:-5]):
+        file.write_bytes(damage)
+        with pytest.raises(DataError, match="is missing or has changed"):
+            check_indexes(memory)
+    file.write_bytes(content)
+    file.with_suffix(".json").unlink()
+    with pytest.raises(DataError, match="index-flat.json cannot be read"):
+        check_indexes(memory)

@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pytorch_lightning import Trainer
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from lit_robust.attacks import PGD
 from lit_robust.cli import main
 from lit_robust.data import ImageNetDataModule
 from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.errors import UserError
 from lit_robust.memory import open_memory, part_folder, project
 from lit_robust.memory.index import build_index
 from lit_robust.models import Network, build_classifier
+from lit_robust.modules import CacheModule
 from lit_robust.results import RunResults
 
 NETWORK = Network("lit_robust/resnet_tiny", 8)
@@ -160,6 +164,7 @@ def test_neighbours_and_indexes(built, toy, weights, tmp_path):
     model = RunResults.load(tmp_path / "index").model
     assert model["recall"] == 1.0
     assert model["recall_queries"] == 41
+    assert "the first" in model["recall_of"]
 
 
 def test_a_projected_memory(built, toy, weights, tmp_path):
@@ -230,7 +235,8 @@ def test_two_ranks_build_and_answer_as_one(built, toy, weights, tmp_path):
     memory = tmp_path / "memory"
     for name, retrieval, commands in (("plain", {}, ("fit", "test")), ("sharded", {"sharded": True}, ("test",))):
         options = settings(tmp_path / name, toy, weights, clean, retrieval=retrieval, memory=str(memory))
-        ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+        # One of the 101 images is left for the last batch: the second rank's is empty.
+        ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "10"]
         for command in commands:
             done = subprocess.run(
                 [sys.executable, "-m", "lit_robust", command, *options, *ranks],
@@ -258,6 +264,7 @@ def test_two_ranks_build_and_answer_as_one(built, toy, weights, tmp_path):
         ({"retrieval": {"theta": 0}}, "retrieval.theta is 0"),
         ({"retrieval": {"kind": "nearest", "index": "HNSW48"}}, "has no index 'HNSW48'"),
         ({"retrieval": {"index": "HNSW48"}}, "set kind to nearest"),
+        ({"retrieval": {"kind": "nearest", "search": "nprobe=3"}}, "is the setting of an index, and none is named"),
     ],
 )
 def test_mistakes_of_a_test(built, toy, weights, tmp_path, capsys, model, says):
@@ -278,11 +285,24 @@ def test_another_backbone_is_refused(built, toy, tmp_path, capsys):
 def test_mistakes_of_a_build(built, toy, weights, tmp_path, capsys):
     assert main(["fit", *settings(tmp_path / "a", toy, weights, memory=str(built / "memory"))]) == 2
     assert "There is a memory" in capsys.readouterr().err
+    taken = tmp_path / "taken.part" / "thesis.txt"
+    taken.parent.mkdir()
+    taken.write_text("long")
+    assert main(["fit", *settings(tmp_path / "t", toy, weights, memory=str(tmp_path / "taken"))]) == 2
+    assert "taken.part already, where the memory would be built" in capsys.readouterr().err
+    assert taken.read_text() == "long"
     assert main(["fit", *settings(tmp_path / "b", toy, weights, layer="layers.9")]) == 2
     assert "The network has no layer 'layers.9'" in capsys.readouterr().err
     assert main(["fit", *settings(tmp_path / "c", toy, weights), "--trainer.limit_train_batches", "2"]) == 2
     assert "lacks 83 of 101 keys: run it again without limits" in capsys.readouterr().err
     assert not (tmp_path / "c" / "memory").exists()
+
+
+def test_a_build_needs_a_data_module(weights, tmp_path):
+    module = CacheModule(Network(NETWORK.name, 8, str(weights)), tmp_path / "memory", "layers.2")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match="give fit one instead of a loader"):
+        trainer.fit(module, DataLoader([torch.zeros(1)]))
 
 
 def test_memory_commands(built, tmp_path, capsys):
@@ -294,5 +314,11 @@ def test_memory_commands(built, tmp_path, capsys):
     assert main(["memory", "project", memory, str(tmp_path / "p"), "--dimensions", "5"]) == 0
     assert main(["memory", "index", str(tmp_path / "p"), "--factory", "Flat"]) == 0
     assert "keys of 5 dimensions" in capsys.readouterr().out
+    assert main(["memory", "verify", str(tmp_path / "p")]) == 0
+    assert "So are its indexes: Flat." in capsys.readouterr().out
+    index = tmp_path / "p" / "index-flat.faiss"
+    index.write_bytes(index.read_bytes()[:-1])
+    assert main(["memory", "verify", str(tmp_path / "p")]) == 2
+    assert "index-flat.faiss is missing or has changed" in capsys.readouterr().err
     assert main(["memory", "verify", str(Path(memory).parent)]) == 2
     assert "There is no memory in" in capsys.readouterr().err
