@@ -23,7 +23,7 @@ class Result:
         metric: name of the measure, such as ``top1`` or ``shape_bias``; the loggers' key is
             ``test/<dataset>/<metric>``.
         value: the value; a fraction stays a fraction. NaN where the measure is undefined.
-        unit: ``fraction`` or ``count``.
+        unit: ``fraction``, ``count`` or ``theta``.
         count: how many samples the value was measured on.
         protocol: plain values that settle how it was measured.
     """
