@@ -6,7 +6,7 @@ import re
 import shlex
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ class SweepFile:
                 raise ValueError(f"its variable {name} has no entries")
 
 
-def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool) -> None:
+def run_sweep(
+    file: Path, output: Path, settings: Sequence[str], only_list: bool = False, limit: int | None = None
+) -> None:
     """Run the commands of a sweep that are not finished, and write a page that compares its tests.
 
     Args:
@@ -103,6 +105,7 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
         settings: ``name=value`` each, over the file's variables; values are read as YAML, and ``name.entry=value`` is
             an entry of a variable that is a mapping.
         only_list: print the command lines, for an array of jobs, which has folders of its own, and run none.
+        limit: images of each test set for a quick look; None for all.
 
     Raises:
         UserError: the file, a setting or a run is wrong.
@@ -119,7 +122,8 @@ def run_sweep(file: Path, output: Path, settings: Sequence[str], only_list: bool
         path = output / "overlays" / f"{name}.yaml"
         write_text(path, f"# Overlay of {file.name}\n{yaml.safe_dump(filled(content, values), sort_keys=False)}")
         values[f"overlay_{name}"] = str(path)
-    runs = _runs(sweep, values)
+    quick = () if limit is None else ("--limit", str(limit))
+    runs = [replace(run, words=(*run.words, *quick)) if run.is_reported else run for run in _runs(sweep, values)]
     if not any(run.is_reported for run in runs):
         raise UserError(f"No run of {file} that measures something is left: set its variables to other than null.")
     if only_list:

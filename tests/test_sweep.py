@@ -121,6 +121,11 @@ def test_a_run_that_asks_for_null_is_left_out(commands, tmp_path):
     assert [words[0] for words in commands] == ["fit", "test"]
 
 
+def test_a_quick_look_limits_the_tests(commands, tmp_path):
+    run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], limit=20)
+    assert [words[-4:-2] == ["--limit", "20"] for words in commands] == [False, False, True]
+
+
 def test_a_list_runs_nothing(commands, tmp_path, capsys):
     run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=True)
     lines = capsys.readouterr().out.splitlines()

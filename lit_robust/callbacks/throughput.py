@@ -29,5 +29,5 @@ class Throughput(Callback):
         """Log the rate, and at every logged step begin anew."""
         self.images += len(batch) * trainer.world_size
         pl_module.log("train/images_per_second", self.images / (time.monotonic() - self.since), batch_size=len(batch))
-        if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.images, self.since = 0, time.monotonic()

@@ -111,13 +111,19 @@ def sweep(words: list[str]) -> None:
         "--output", type=Path | None, default=None, help="folder for its runs and the page; null for runs/<file's name>"
     )
     parser.add_argument("--list", action="store_true", help="print the command lines, one a run, and run none")
+    parser.add_argument(
+        "--limit",
+        type=PositiveInt | None,
+        default=None,
+        help="images of each test set for a quick look, marked as partial",
+    )
     # They may stand anywhere, which no positional argument of a parser may.
     settings = [word for word in words if re.match(r"\w[\w.-]*=", word)]
     options = parser.parse_args([word for word in words if word not in settings])
     from lit_robust.sweep import run_sweep
 
     output = Path("runs") / options.file.stem if options.output is None else options.output
-    run_sweep(options.file, output, settings, options.list)
+    run_sweep(options.file, output, settings, options.list, options.limit)
 
 
 def convert(words: list[str]) -> None:
