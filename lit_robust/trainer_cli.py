@@ -96,6 +96,8 @@ class RobustCLI(LightningCLI):
             raise UserError("trainer.limit_test_batches is 0, so nothing would be measured: give a share above 0.")
         root, checkpoint = Path(options.trainer.default_root_dir), options.get("ckpt_path")
         network = options.model.get("init_args", {}).get("network")
+        if network is not None and network.weights == "None":
+            network.weights = None  # jsonargparse 4.53 makes a word of a null that the command line sets.
         # A checkpoint names the module's own place, a recipe may name it by its room.
         module = pkgutil.resolve_name(options.model.class_path)
         remembers = issubclass(module, modules.CacheModule)

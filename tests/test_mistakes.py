@@ -205,3 +205,13 @@ def test_folder_without_images_is_no_class(tmp_path, capsys):
     said = sentence(["data", "shard", str(tmp_path / "images"), str(tmp_path / "out"), "--split", "val"], capsys)
     assert "empty" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_model_has_no_checkpoint(tmp_path, capsys):
+    """A backbone's checkpoint would be tested alone, without any memory."""
+    recipe = str(CONFIGS / "toy/cache.yaml")
+    assert "A CacheModule has no checkpoints of its own" in sentence(["test", "-c", recipe, "--ckpt_path", "x"], capsys)
+    run = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false"]
+    words = ["fit", "-c", recipe, *run, "--model.network.weights", "null", "--data.root", "/nowhere"]
+    with pytest.warns(UserWarning, match="random weights: give --model.network.weights"):
+        assert "/nowhere" in sentence(words, capsys)
