@@ -124,12 +124,12 @@ def check_place(folder: Path) -> None:
     if (folder / FILE_NAME).is_file():
         raise UserError(f"There is a memory {folder} already: use it, remove it, or name another folder.")
     if folder.exists():
-        raise UserError(f"There is a {folder} already, which is no memory: name another folder.")
+        raise UserError(f"{folder} is there already, and is no memory: name another folder.")
     part = part_folder(folder)
     if part.exists() and not is_begun(folder):
         raise UserError(
-            f"There is a {part} already, where the memory would be built, and it is no part of one: name another "
-            "folder, or move that away."
+            f"{part} is there already, where the memory would be built, and is no part of one: name another folder, or "
+            "move that away."
         )
     for around in folder.resolve().parents:
         if (around / FILE_NAME).is_file():
@@ -155,15 +155,9 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        need = manifest.count * (manifest.dimensions * np.dtype(manifest.key_type).itemsize + 8 + 4 + ENTRY.itemsize)
-        free = shutil.disk_usage(folder.parent).free
-        if free < need:
-            raise UserError(
-                f"The memory needs {need / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: free some "
-                "space, choose another folder, or set key_type to float16."
-            )
         beside = Path(tempfile.mkdtemp(prefix=f".{part.name}.", dir=folder.parent))
         try:
+            _check_room(beside, manifest)
             make_array(beside / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
             np.save(beside / LABELS, np.sort(labels.astype(np.int64)))
             for name in (KEYS, LABELS):
@@ -177,6 +171,16 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
     except OSError as error:
         fix = "free some space, or choose another folder" if error.errno in FULL else "choose one that can be written"
         raise UserError(f"Cannot write in the folder {folder.parent} ({error.strerror}): {fix}.") from error
+
+
+def _check_room(beside: Path, manifest: Manifest) -> None:
+    need = manifest.count * (manifest.dimensions * np.dtype(manifest.key_type).itemsize + 8 + 4 + ENTRY.itemsize)
+    free = shutil.disk_usage(beside).free
+    if free < need:
+        raise UserError(
+            f"The memory needs {need / 1e9:.1f} GB and {beside.parent} has {free / 1e9:.1f} GB free: free some space, "
+            "choose another folder, or set key_type to float16."
+        )
 
 
 def is_begun(folder: Path) -> bool:

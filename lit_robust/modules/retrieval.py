@@ -155,7 +155,7 @@ class NearestLayer(nn.Module):
             facts |= {
                 "recall": round(self.recalled / self.compared, 4),
                 "recall_queries": self.compared,
-                "recall_of": "the first that were asked, of whichever set",
+                "recall_of": "the first that rank 0 asked, of whichever set",
             }
         return facts
 

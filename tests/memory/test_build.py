@@ -195,9 +195,9 @@ def test_files_of_others_stay(tmp_path):
     (tmp_path / "mine.part" / KEYS).write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name, says in (
-        ("mine", "where the memory would be built, and it is no part of one"),
-        ("empty", "which is no memory: name another folder"),
-        ("file", "which is no memory: name another folder"),
+        ("mine", "where the memory would be built, and is no part of one"),
+        ("empty", "is there already, and is no memory: name another folder"),
+        ("file", "is there already, and is no memory: name another folder"),
     ):
         with pytest.raises(UserError, match=says):
             begin_memory(tmp_path / name, manifest_of(20, 12), labels)

@@ -236,7 +236,7 @@ def test_two_ranks_build_and_answer_as_one(built, toy, weights, tmp_path):
     for name, retrieval, commands in (("plain", {}, ("fit", "test")), ("sharded", {"sharded": True}, ("test",))):
         options = settings(tmp_path / name, toy, weights, clean, retrieval=retrieval, memory=str(memory))
         # One of the 101 images is left for the last batch: the second rank's is empty.
-        ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "10"]
+        ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.eval_batch_size", "10"]
         for command in commands:
             done = subprocess.run(
                 [sys.executable, "-m", "lit_robust", command, *options, *ranks],
@@ -289,7 +289,7 @@ def test_mistakes_of_a_build(built, toy, weights, tmp_path, capsys):
     taken.parent.mkdir()
     taken.write_text("long")
     assert main(["fit", *settings(tmp_path / "t", toy, weights, memory=str(tmp_path / "taken"))]) == 2
-    assert "taken.part already, where the memory would be built" in capsys.readouterr().err
+    assert "taken.part is there already, where the memory would be built" in capsys.readouterr().err
     assert taken.read_text() == "long"
     assert main(["fit", *settings(tmp_path / "b", toy, weights, layer="layers.9")]) == 2
     assert "The network has no layer 'layers.9'" in capsys.readouterr().err
