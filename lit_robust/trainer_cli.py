@@ -2,24 +2,21 @@
 
 import logging
 import os
-import pkgutil
 import sys
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities import rank_zero_warn
 
 from lit_robust import callbacks, data, modules
 from lit_robust.callbacks.whole_checkpoints import write_whole_checkpoints
+from lit_robust.checkpoint_check import check_weights
 from lit_robust.data import RobustDataModule
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
@@ -94,46 +91,7 @@ class RobustCLI(LightningCLI):
             raise UserError(f"precision {options.trainer.precision} computes everything in 16 bits: use bf16-mixed.")
         if options.trainer.limit_test_batches == 0:
             raise UserError("trainer.limit_test_batches is 0, so nothing would be measured: give a share above 0.")
-        root, checkpoint = Path(options.trainer.default_root_dir), options.get("ckpt_path")
-        network = options.model.get("init_args", {}).get("network")
-        if network is not None and network.weights == "None":
-            network.weights = None  # jsonargparse 4.53 makes a word of a null that the command line sets.
-        # A checkpoint names the module's own place, a recipe may name it by its room.
-        module = pkgutil.resolve_name(options.model.class_path)
-        remembers = issubclass(module, modules.CacheModule)
-        if remembers and checkpoint is not None:
-            # Lightning would build the checkpoint's own module, and test a network without any memory.
-            raise UserError(
-                "A CacheModule has no checkpoints of its own: give the backbone's as --model.network.weights, and its "
-                "memory as --model.memory."
-            )
-        if checkpoint is None:
-            if command != "fit" and any(root.glob("hpc_ckpt_*")):
-                # On SLURM Lightning would load the newest of them into any command without a word.
-                raise UserError(f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or move it.")
-            if (command != "fit" or remembers) and network is not None and network.weights is None:
-                cure = "--model.network.weights" if remembers else "--ckpt_path or --model.network.weights"
-                rank_zero_warn(f"The network has random weights: give {cure}.")
-        elif command == "fit" and checkpoint in ("best", "last", "hpc"):
-            return
-        else:
-            # Lightning would put the checkpoint's network in the place of the one asked for, without a word.
-            hyperparameters = read_hyperparameters(Path(checkpoint))
-            trained, asked = hyperparameters.get("_class_path"), f"{module.__module__}.{module.__qualname__}"
-            if command == "fit" and trained not in (None, asked):
-                raise UserError(
-                    f"The checkpoint {checkpoint} is of {trained}, not {asked}: a run goes on with its own recipe; to "
-                    "start another from these weights give them as --model.network.weights."
-                )
-            kept = hyperparameters.get("network", {})
-            for key in ("name", "num_classes", "mean", "std"):
-                if network is None or network[key] is None or kept.get(key) is None:
-                    continue
-                if kept[key] != network[key] and list_of(kept[key]) != list_of(network[key]):
-                    raise UserError(
-                        f"The checkpoint {checkpoint} is of another network: its {key} is {kept[key]}, not "
-                        f"{network[key]}; give --model.network.{key} {kept[key]}."
-                    )
+        check_weights(command, options)
 
     def _parse_ckpt_path(self) -> None:
         """Let a resumed training keep the settings it is given; Lightning would take the checkpoint's in silence.
@@ -171,11 +129,6 @@ class RobustCLI(LightningCLI):
                     arguments[key] = str(root / arguments[key])
 
 
-def list_of(value: Any) -> Any:
-    """Return a sequence as a list, which a tuple of the same numbers equals, and anything else as it is."""
-    return list(value) if isinstance(value, list | tuple) else value
-
-
 def _asks_for_one(limit: str, args: ArgsType) -> bool:
     """Tell whether the last word, or recipe, that sets a limit of batches sets the whole number 1."""
     words = [str(word) for word in args] if isinstance(args, list) else []
@@ -191,21 +144,6 @@ def _asks_for_one(limit: str, args: ArgsType) -> bool:
             if isinstance(trainer, dict) and limit in trainer:
                 found = trainer[limit] == 1 and isinstance(trainer[limit], int)
     return found
-
-
-def read_hyperparameters(file: Path) -> dict[str, Any]:
-    """Return a checkpoint's hyperparameters, without reading its tensors.
-
-    Raises:
-        UserError: the file is no checkpoint of Lightning's.
-    """
-    if not zipfile.is_zipfile(file):
-        what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
-        raise UserError(f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote.")
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
-        raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
-    return dict(content.get("hyper_parameters", {}))
 
 
 def _listed(value: Any) -> list[Namespace]:

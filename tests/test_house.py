@@ -27,6 +27,7 @@ TOP_FLOOR = {
     "__main__",
     "cli",
     "trainer_cli",
+    "checkpoint_check",
     "tools",
     "explain",
     "demo",
