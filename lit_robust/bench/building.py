@@ -1,11 +1,9 @@
 """How fast a memory is built: of features that are ready, beside the disk, and of images, beside the backbone."""
 
-import logging
 import os
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from functools import partial
@@ -18,7 +16,8 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from lit_robust.batch import Batch, TrainingSet
-from lit_robust.bench.evaluating import NUM_CLASSES, Repeatable
+from lit_robust.bench.evaluating import NUM_CLASSES
+from lit_robust.bench.loops import Repeatable, quiet
 from lit_robust.bench.subjects import synchronise
 from lit_robust.bench.timing import alternate, ratio, table
 from lit_robust.memory import Manifest, begin_memory, resume_memory
@@ -113,11 +112,7 @@ def bench_building(network: str, folder: Path, rounds: int) -> str:
 
 def _build(network: str, layer: str, images: "RandomTrainingImages", folder: Path) -> float:
     clock = Clock()
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(dir=folder) as name, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(dir=folder) as name, quiet():
         module = CacheModule(Network(network, NUM_CLASSES), memory=Path(name) / "memory", layer=layer)
         trainer = Trainer(
             devices=1,
@@ -130,7 +125,6 @@ def _build(network: str, layer: str, images: "RandomTrainingImages", folder: Pat
         )
         with redirect_stdout(StringIO()):  # Where a memory lies that is gone in a moment is no news.
             trainer.fit(module, images)
-        log.setLevel(level)
     return IMAGES / clock.seconds
 
 

@@ -1,11 +1,9 @@
 """`lit-robust bench cluster`: what saving and resuming cost a training step, and what a second CPU rank brings."""
 
-import logging
 import multiprocessing
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lit_robust.batch import Batch
-from lit_robust.bench.evaluating import Repeatable
+from lit_robust.bench.loops import Repeatable, quiet
 from lit_robust.bench.subjects import synchronise
 from lit_robust.bench.timing import alternate, machine, ratio, table
 from lit_robust.callbacks.requeue import SaveOnSignal
@@ -98,11 +96,7 @@ def _bookkeeping(subject: Subject) -> str:
 def _train(subject: Subject, folder: Path, callbacks: list[Callback], ranks: int = 1) -> Trainer:
     """Train a little, on ``ranks`` processes, and return the trainer."""
     module = StandardModule(Network(subject.network, NUM_CLASSES), Optimisation(learning_rate=1e-3))
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         trainer = Trainer(
             accelerator="auto" if ranks == 1 else "cpu",
             devices=ranks,
@@ -117,7 +111,6 @@ def _train(subject: Subject, folder: Path, callbacks: list[Callback], ranks: int
             callbacks=callbacks,
         )
         trainer.fit(module, RandomTraining(subject))
-    log.setLevel(level)
     return trainer
 
 

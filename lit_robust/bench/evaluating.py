@@ -3,12 +3,9 @@
 Attacks are left out: they are passes of their own, which `bench attacks` times.
 """
 
-import logging
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 
 from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.bench.loops import Repeatable, quiet
 from lit_robust.bench.memory import extra_memory
 from lit_robust.bench.subjects import synchronise
 from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
@@ -139,8 +137,7 @@ def _bare(module: StandardModule, data: "RandomSets") -> float:
 def _tested(module: StandardModule, data: "RandomSets", way: Way) -> float:
     clock = Clock()
     measures = [] if way == "loop" else [*_measures(), *(_keepers() if way == "keeping" else ())]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
-        warnings.filterwarnings("ignore", message=".*srun.*|.*LeafSpec.*")
+    with tempfile.TemporaryDirectory() as folder, quiet():
         trainer = Trainer(
             accelerator="gpu" if module.device.type == "cuda" else "cpu",
             devices=1,
@@ -172,18 +169,6 @@ def _measures() -> list[Callback]:
 
 def _keepers() -> list[Callback]:
     return [KeepPredictions(name) for name in SETS]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from telling of devices in every pass."""
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 class Clock(Callback):
@@ -244,16 +229,3 @@ class RandomSets(LightningDataModule):
     def test_dataloader(self) -> dict[str, "Repeatable"]:
         """Return each set's batches."""
         return self.loaders
-
-
-class Repeatable:
-    """A loader over batches that are there; of a bare list Lightning would make one loader a batch."""
-
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
