@@ -15,8 +15,12 @@ class Throughput(Callback):
     device, so that a rate between two logged steps is the device's, too.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count; a training that is resumed in mid-epoch starts no epoch."""
+        self.images, self.since = 0, time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Begin anew."""
         self.images, self.since = 0, time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

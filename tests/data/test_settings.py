@@ -36,7 +36,7 @@ MODULES = [
     StylizedImageNetDataModule,
 ]
 # Null has a meaning for these; settings of a class of their own are the command line's to refuse.
-MAY_BE_NULL = {"seed", "subset", "frost", "resize", "start_method"}
+MAY_BE_NULL = {"seed", "subset", "frost", "resize", "start_method", "in_distribution"}
 NESTED = {"training", "evaluation", "reading"}
 
 
