@@ -175,6 +175,19 @@ def test_known_images_of_another_set_are_read_once(toy, tested, module, tmp_path
         ]["shards_sha256"]  # fmt: skip
 
 
+def test_a_part_of_the_known_images_makes_the_results_partial(toy, module, tmp_path):
+    """All 41 images of unknown classes, and 41 of 615 of known ones."""
+    corrupted = ImageNetCDataModule(severities=[3], name="imagenet-c-like", **SMALL)
+    strange = ImageNetODataModule(classes="all", in_distribution=None, **WHOLE)
+    suite = RobustnessSuite([corrupted, strange], root=toy)
+    suite.limit = 41
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    callbacks = [OodEvaluation(known="imagenet-c-like"), ResultsFile()]
+    Trainer(default_root_dir=tmp_path, callbacks=callbacks, **quiet).test(module, suite, verbose=False)
+    for result in values(tmp_path).values():
+        assert (result.count, result.protocol["full_count"], result.protocol["partial"]) == (82, 41 + 615, True)
+
+
 def test_known_images_must_be_in_one_of_the_sets(toy, module, tmp_path):
     for known, says in (("imagenet", "holds some itself"), ("imagenet-v2", "which the data have not")):
         with pytest.raises(UserError, match=says):

@@ -74,6 +74,9 @@ class OodEvaluation(EvaluationCallback):
                 f"{self.label} takes images of known classes from {self.known}, which the data have not: add that data "
                 "module, or set known to null."
             )
+        limit = getattr(trainer.datamodule, "limit", None)  # type: ignore[attr-defined]
+        takes_all = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
+        self.known_is_partial = not takes_all or (limit is not None and limit < self.other_described.count)
         if "in_distribution" in self.described.protocol:
             raise UserError(
                 f"{self.label} takes images of known classes from {self.known}, but {self.dataset} holds some itself: "
@@ -141,6 +144,7 @@ class OodEvaluation(EvaluationCallback):
             protocol = {
                 **classes,
                 **({} if other is None else _of_known(other, negatives)),
+                **self._partial(positives),
                 "score": score,
                 "positive": self.described.groups[OUT_OF_DISTRIBUTION],
                 "positives": positives,
@@ -152,6 +156,12 @@ class OodEvaluation(EvaluationCallback):
                 told = {**protocol, **extra}
                 results.append(self.result(f"{name}{end}", computed[name], "fraction", told, positives + negatives))
         return results
+
+    def _partial(self, positives: int) -> dict[str, object]:
+        """Return what marks the results where a part of the second set was left out, though not of the first."""
+        if self.other_described is None or not self.known_is_partial:
+            return {}
+        return {"partial": True, "full_count": positives + self.other_described.count}
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log the precision-recall curve of each score."""
