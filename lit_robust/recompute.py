@@ -51,6 +51,17 @@ class Choices:
     decisions: Path | None = None
 
 
+def beside(run: Path) -> Path:
+    """Return where measures taken again from a run go by default: a folder next to it, under which a report names them.
+
+    Example:
+        >>> beside(Path("/runs/suite")).as_posix()
+        '/runs/suite-recomputed'
+    """
+    folder = run.resolve()
+    return folder.with_name(f"{folder.name}-recomputed")
+
+
 def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
     """Take every measure that needs no network from a run's kept predictions, and write a results file.
 

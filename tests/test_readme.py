@@ -76,12 +76,12 @@ def cheap(words, tmp_path):
         network = build_classifier(Network("torchvision/resnet50")).network
         torch.save({"model": {f"module.model.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.ckpt")
         return ["convert", str(tmp_path / "w.ckpt"), str(tmp_path / "w.safetensors"), *words[3:]]
+    if command == "recompute" or "--recompute" in words:
+        return [command, "--help"]
     if command == "report":
         given = [word for word in words[1:-2] if "/" in word]
         runs = [results(tmp_path / f"run{number}") for number in range(len(given))]
         return ["report", *runs, *words[1 + len(given) : -1], str(tmp_path / words[-1])]
-    if command == "recompute":
-        return ["recompute", "--help"]
     if command == "sweep":
         return [*words, "--list", "--output", str(tmp_path)]
     if command == "memory":

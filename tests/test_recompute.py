@@ -2,6 +2,7 @@
 
 import json
 import math
+from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
@@ -151,6 +152,19 @@ def test_measures_taken_again_are_those_of_the_run(tested, decisions, tmp_path, 
         assert again.protocol == {**result.protocol, "recomputed": origin}
     model = RunResults.load(tested).model
     assert RunResults.load(tmp_path / "again").model == model
+
+
+def test_a_report_of_measures_taken_again(tested, tmp_path, capsys):
+    """``report --recompute``: the run's values, from its predictions alone, under a name of their own."""
+    run = tmp_path / "tested"
+    copytree(tested, run, ignore=ignore_patterns("results.json"))
+    assert main(["report", str(run), "--recompute", "-o", str(tmp_path / "table.csv")]) == 0
+    again, before = values(tmp_path / "tested-recomputed"), values(tested)
+    assert again["test/imagenet/top1"].value == before["test/imagenet/top1"].value
+    assert "tested-recomputed" in (tmp_path / "table.csv").read_text()
+    assert not (run / "results.json").exists()
+    assert main(["report", str(tmp_path), "--recompute"]) == 2
+    assert "keeps no predictions" in capsys.readouterr().err
 
 
 def test_known_images_of_another_set_are_read_once(toy, tested, module, tmp_path):

@@ -160,20 +160,31 @@ class EvaluationCallback(Callback, ABC):
         for result in self.results:
             pl_module.log(result.key, result.value, rank_zero_only=False)
 
+    def _asked(self, trainer: Trainer) -> int | None:
+        """Return of how many samples there must be answers; None where batches or a restricted set are cut."""
+        batches = trainer.limit_test_batches
+        # To Lightning 1.0 is everything, 1 is one batch.
+        if not (isinstance(batches, float) and batches == 1.0):
+            return None
+        limit = getattr(trainer.datamodule, "limit", None)  # type: ignore[attr-defined]
+        if limit is None:
+            return self.described.count
+        is_restricted = "samples_sha256" in self.described.protocol
+        return None if is_restricted else min(limit, self.described.count)
+
     def _finish(self, trainer: Trainer) -> None:
         """Check the count over all ranks, then compute, show and keep the results."""
         seen, broken = (int(trainer.strategy.reduce(n.clone(), reduce_op="sum")) for n in (self.seen, self.broken))
+        asked = self._asked(trainer)
+        if asked is not None and seen + broken != asked:
+            raise DataError(
+                f"{seen + broken} samples of {self.dataset} were evaluated where {asked} were asked for: no result is "
+                "given."
+            )
         if broken:
             protocol = {**self.described.protocol, "broken_images": broken}
             self.described = replace(self.described, count=self.described.count - broken, protocol=protocol)
         if seen != self.described.count:
-            batches = trainer.limit_test_batches
-            takes_all = isinstance(batches, float) and batches == 1.0  # To Lightning 1.0 is everything, 1 is one batch.
-            if takes_all and getattr(trainer.datamodule, "limit", None) is None:  # type: ignore[attr-defined]
-                raise DataError(
-                    f"{seen} samples of {self.dataset} were evaluated where its index has {self.described.count}: "
-                    "no result is given."
-                )
             protocol = {**self.described.protocol, "partial": True, "full_count": self.described.count}
             self.described = replace(self.described, count=seen, protocol=protocol)
         self.results = self.compute()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_robust.errors import UserError
+from lit_robust.reference.corruption_baselines import SEVERITIES, benchmark_corruptions, corruption_baseline
 from lit_robust.report.protocol import is_published, points_of_difference, usual
 from lit_robust.report.runs import Run, unique_labels
 from lit_robust.report.titles import dataset_title, is_detail, sweep
@@ -59,7 +60,7 @@ def published_results(name: str) -> list[Result]:
             found += _decisions(content, name)
         elif file != NETWORKS:
             found += [result for part in content["sets"] for result in _values(content["source"], part, name)]
-    return found
+    return found + (_unit_of_corruption_errors() if name == "alexnet" else [])
 
 
 def _values(source: str, part: Mapping[str, Any], name: str) -> list[Result]:
@@ -68,6 +69,25 @@ def _values(source: str, part: Mapping[str, Any], name: str) -> list[Result]:
     return [
         Result(part["dataset"], metric, value, "fraction", part["count"], protocol) for metric, value in values.items()
     ]
+
+
+def _unit_of_corruption_errors() -> list[Result]:
+    """Return AlexNet's accuracies on ImageNet-C, which all errors are relative to, its own being 1 therefore."""
+    baseline = corruption_baseline("imagenet-c")
+    corruptions = benchmark_corruptions()
+    values = {"mce": 1.0, "relative_mce": 1.0}
+    values["mean_accuracy"] = 1 - sum(baseline.mean_errors[name] for name in corruptions) / len(corruptions)
+    for name in corruptions:
+        cells = {f"top1_{name}_{severity}": 1 - error for severity, error in enumerate(baseline.errors[name], start=1)}
+        values |= {**cells, f"top1_{name}": 1 - baseline.mean_errors[name], f"ce_{name}": 1.0}
+    protocol = {
+        "resize": None,
+        "images_a_cell": baseline.images,
+        "baseline": {"name": baseline.name},
+        "published": "Hendrycks and Dietterich 2019, hendrycks/robustness issue 10",
+    }
+    count = baseline.images * len(corruptions) * len(SEVERITIES)
+    return [Result("imagenet-c", metric, value, "fraction", count, protocol) for metric, value in values.items()]
 
 
 def _decisions(content: Mapping[str, Any], name: str) -> list[Result]:

@@ -26,10 +26,21 @@ def compare(words: list[str]) -> None:
         help="published networks to show beneath the runs, such as resnet50 alexnet humans, each value with its source "
         "and marked where its protocol is another; `all` alone for every one that shares a column with the runs",
     )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="show what `lit-robust recompute RUN` computes by its defaults from the predictions that each run kept",
+    )
     options = parser.parse_args(words)
     from lit_robust.report import report
 
-    report(options.runs, options.output, options.published)
+    runs = options.runs
+    if options.recompute:
+        from lit_robust.recompute import Choices, beside, recompute
+
+        command = shlex.join(["lit-robust", "report", *words])
+        runs = [recompute(run, beside(run), Choices(), command).parent for run in runs]
+    report(runs, options.output, options.published)
 
 
 def recompute(words: list[str]) -> None:
@@ -45,7 +56,7 @@ def recompute(words: list[str]) -> None:
     )
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument(
-        "-o", "--output", type=Path | None, default=None, help="folder for results.json; null for RUN/recomputed"
+        "-o", "--output", type=Path | None, default=None, help="folder for results.json; null for RUN-recomputed"
     )
     parser.add_argument(
         "--aggregation", type=Aggregation, default="mean", help="how a category's probability follows from its classes'"
@@ -75,10 +86,10 @@ def recompute(words: list[str]) -> None:
         help="CSV file, or folder of them, for error consistency",
     )
     options = parser.parse_args(words)
-    from lit_robust.recompute import Choices, recompute
+    from lit_robust.recompute import Choices, beside, recompute
 
     choices = Choices(options.aggregation, options.baseline, options.clean, options.scores, options.decisions)
-    output = options.run / "recomputed" if options.output is None else options.output
+    output = beside(options.run) if options.output is None else options.output
     print(recompute(options.run, output, choices, shlex.join(["lit-robust", "recompute", *words])))
 
 

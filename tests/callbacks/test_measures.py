@@ -1,6 +1,7 @@
 """All measures of the papers in one test run on toy data, held to what the network's logits say directly."""
 
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -265,3 +266,31 @@ def test_a_partial_list_is_not_written(toy, module, tmp_path):
     with pytest.raises(UserError, match="Only 16 of the 41 samples of imagenet were evaluated"):
         run(toy, tmp_path, module, CorrectSamples(), limit_test_batches=1)
     assert not list(tmp_path.glob("correct-*"))
+
+
+class Tail:
+    """All batches of a loader but the first."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return islice(self.loader, 1, None)
+
+
+class Losing(ImageNetDataModule):
+    """Images whose first batch is lost on the way."""
+
+    def test_dataloader(self):
+        return {name: Tail(loader) for name, loader in super().test_dataloader().items()}
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(None, 41), (20, 20), (99, 41)])
+def test_lost_samples_are_told(toy, module, limit, asked, tmp_path):
+    lost = Losing(root=toy, **WHOLE)
+    lost.limit = limit
+    measures = [CleanAccuracy(), ResultsFile()]
+    trainer = Trainer(default_root_dir=tmp_path, callbacks=measures, logger=False, accelerator="cpu")
+    with pytest.raises(DataError, match=rf"{asked - 16} samples of imagenet were evaluated where {asked} were asked"):
+        trainer.test(module, lost, verbose=False)
+    assert not (tmp_path / "results.json").exists()
