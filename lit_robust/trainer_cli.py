@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_robust import callbacks, data, modules
@@ -107,6 +108,10 @@ class RobustCLI(LightningCLI):
         To Lightning 1.0 is everything and 1 one batch, and the parser makes 1.0 of a 1.
         """
         trainer = super().instantiate_trainer(**kwargs, **dict.fromkeys(self.single_batches, 1))
+        if not trainer.loggers:
+            # It refuses a trainer that has nowhere to log to, which `--trainer.logger false` asks for.
+            kept = [callback for callback in trainer.callbacks if not isinstance(callback, LearningRateMonitor)]  # type: ignore[attr-defined]
+            trainer.callbacks = kept  # type: ignore[attr-defined]
         write_whole_checkpoints(trainer)
         return trainer
 

@@ -66,6 +66,20 @@ def test_results_hold_every_value_with_its_count_and_protocol(runs):
     assert found.run["command"].startswith("lit-robust test -c ")
 
 
+def test_a_training_logs_losses_rates_speed_and_adversarial_accuracy(runs):
+    with (runs / "adversarial" / "csv" / "version_0" / "metrics.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    for key in ("train/loss", "lr-SGD", "train/images_per_second", "val/top1", "val/adversarial_top1"):
+        assert any(row[key] for row in logged), key
+
+
+def test_a_training_may_log_nothing(toy, tmp_path):
+    """Lightning's monitor of learning rates, which the recipe has, refuses a trainer without loggers."""
+    short = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1", "--trainer.logger", "false"]
+    assert main(["fit", *options("toy/standard.yaml", tmp_path / "run", toy), *short]) == 0
+    assert not (tmp_path / "run" / "csv").exists()
+
+
 def shapes_in_conflict():
     """The outlines of the toy data's conflict figures, by the drawing's own list."""
     return [CLASS_NAMES[outline] for outline, texture in toy_sets(101, 41)[4].cues if outline != texture]
