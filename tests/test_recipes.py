@@ -138,6 +138,49 @@ def test_an_overlay_trains_and_its_checkpoint_is_tested_and_resumed(overlay, toy
         assert value.get("init_args", value).items() <= kept.items()
 
 
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_the_best_and_the_last_weights_are_files_of_their_own(recipe):
+    """Lightning's ``save_last`` follows its callback's other files: beside a best one it skips epochs without a gain."""
+    entries = (yaml.safe_load(recipe.read_text()).get("trainer") or {}).get("callbacks", [])
+    keeps = [entry["init_args"] for entry in entries if entry["class_path"].endswith(".ModelCheckpoint")]
+    best = [keep for keep in keeps if "monitor" in keep]
+    assert all(keep["filename"] == "best" and "save_last" not in keep for keep in best)
+    if best:
+        assert {"dirpath": "checkpoints", "filename": "last", "enable_version_counter": False} in keeps
+
+
+def test_the_last_checkpoint_is_the_end_of_training(toy, tmp_path):
+    """Where no epoch after the first is better, and no time has come for a checkpoint in between."""
+    recipe = yaml.safe_load((CONFIGS / "tiny-imagenet/standard.yaml").read_text())
+    keeps = [entry for entry in recipe["trainer"]["callbacks"] if entry["class_path"].endswith(".ModelCheckpoint")]
+    recipe["trainer"] |= {"callbacks": keeps[:2], "logger": False, "max_epochs": 3}
+    recipe["data"] = {
+        "class_path": "lit_robust.data.ImageNetDataModule",
+        "init_args": {
+            "root": str(toy),
+            "training": {"crop": "none", "size": 48, "flip": True},
+            "evaluation": {"resize": None, "crop": None},
+            "batch_size": 16,
+            "num_workers": 0,
+        },
+    }
+    recipe["model"]["init_args"]["optimisation"]["learning_rate"] = 1e-30
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [
+        "fit",
+        "-c",
+        str(tmp_path / "recipe.yaml"),
+        "--trainer.default_root_dir",
+        str(tmp_path),
+        *NETWORK,
+        *CROPS,
+    ]
+    assert main(command) == 0
+    folder = tmp_path / "checkpoints"
+    steps = {file.stem: torch.load(file, weights_only=True)["global_step"] for file in folder.iterdir()}
+    assert steps == {"best": 6, "last": 18}
+
+
 CALLBACKS = """
 - class_path: pytorch_lightning.callbacks.ModelCheckpoint
   init_args: {dirpath: checkpoints, save_last: true, enable_version_counter: false}
