@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from lit_robust.cli import main
@@ -45,6 +46,33 @@ def begin(folder: Path, what: str, settings: str) -> bool:
         shutil.rmtree(folder)
     write_text(folder / MARK, json.dumps({**mark, "finished": False}))
     return False
+
+
+def content_of(names: Iterable[str], output: Path) -> dict[str, str]:
+    """Return what tells the content of the files and folders of data that settings name; others are left out.
+
+    Args:
+        names: words that may be paths.
+        output: folder of what the commands themselves write, which is left out, too.
+
+    Returns:
+        Path to the sha256 of a file; of a folder, which no one would want to read whole, over the names and sizes of
+        the shards in it and in the folders below.
+    """
+    found = {}
+    for name in sorted(set(names)):
+        path = Path(name)
+        # A name has 255 bytes at most; what is longer is a list or a text.
+        if len(name) > 255 or path.resolve().is_relative_to(output.resolve()):
+            continue
+        if path.is_file():
+            with path.open("rb") as stream:
+                found[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        elif path.is_dir():
+            shards = sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
+            sizes = [(shard.relative_to(path).as_posix(), shard.stat().st_size) for shard in shards]
+            found[name] = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return found
 
 
 def finish(folder: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -159,11 +159,22 @@ def _run(name: str, words: Sequence[Any], values: Mapping[str, Any]) -> Run:
 
 
 def _identity(run: Run, output: Path, others: Mapping[str, str]) -> str:
-    """Return a text of all that a run follows from: its words, the recipes they name, and the runs they build on."""
+    """Return a text of all that a run follows from: its words, recipes, weights and data, and the runs it builds on."""
     recipes = [Path(word) for before, word in pairwise(run.words) if before == "-c"]
     texts = [recipe.read_text(encoding="utf-8") for recipe in recipes if recipe.is_file()]
+    values = [yaml.safe_load(text) for text in [*texts, *(word for word in run.words if word.startswith(("{", "[")))]]
+    given = steps.content_of([*run.words, *_texts(values)], output)
     bases = [one for name, one in others.items() if any(f"{output / name}/" in f"{word}/" for word in run.words)]
-    return json.dumps([lit_robust.__version__, run.words, texts, bases])
+    return json.dumps([lit_robust.__version__, run.words, texts, given, bases])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Give every text in a value of YAML, however deep it stands."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(entry)
 
 
 def _run_once(run: Run, folder: Path, what: str, identity: str) -> None:

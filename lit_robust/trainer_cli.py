@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import ParallelStrategy
 
 from lit_robust import callbacks, data, modules
 from lit_robust.callbacks.whole_checkpoints import write_whole_checkpoints
@@ -22,6 +23,7 @@ from lit_robust.data import RobustDataModule
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
 from lit_robust.modules import ClassifierModule
+from lit_robust.modules.synchronised_norms import SynchronisedNorms
 from lit_robust.report import compare, load_runs, terminal
 from lit_robust.results import FILE_NAME
 
@@ -103,11 +105,23 @@ class RobustCLI(LightningCLI):
             super()._parse_ckpt_path()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with limits of 1 as whole numbers.
+        """Build the trainer, with limits of 1 as whole numbers, and batch norms that stay whole where synchronised.
 
         To Lightning 1.0 is everything and 1 one batch, and the parser makes 1.0 of a 1.
+
+        Raises:
+            UserError: batch norms are to be synchronised between processes on CPUs.
         """
+        options = self.config_init[self.config.subcommand].trainer
+        if options.sync_batchnorm:
+            given = options.plugins if isinstance(options.plugins, list) else filter(None, [options.plugins])
+            kwargs |= {"sync_batchnorm": False, "plugins": [*given, SynchronisedNorms()]}
         trainer = super().instantiate_trainer(**kwargs, **dict.fromkeys(self.single_batches, 1))
+        on_cpus = isinstance(trainer.strategy, ParallelStrategy) and trainer.strategy.root_device.type == "cpu"
+        if options.sync_batchnorm and on_cpus:
+            raise UserError(
+                "trainer.sync_batchnorm is true, which torch can do between GPUs alone: set it to false on CPUs."
+            )
         if not trainer.loggers:
             # It refuses a trainer that has nowhere to log to, which `--trainer.logger false` asks for.
             kept = [callback for callback in trainer.callbacks if not isinstance(callback, LearningRateMonitor)]  # type: ignore[attr-defined]

@@ -121,6 +121,29 @@ def test_a_run_that_asks_for_null_is_left_out(commands, tmp_path):
     assert [words[0] for words in commands] == ["fit", "test"]
 
 
+def test_other_weights_or_data_are_measured_again(commands, tmp_path):
+    """What a run is given may change under its name: a checkpoint that a later training wrote over, new shards."""
+    weights, shards = tmp_path / "last.ckpt", tmp_path / "data" / "imagenet"
+    weights.write_bytes(b"first")
+    shards.mkdir(parents=True)
+    content = {
+        "title": "Rows",
+        "variables": {"networks": {"a": {"name": "one", "weights": str(weights)}}, "data": str(tmp_path / "data")},
+        "each": {"networks": ["test", "--data.root", "{data}", "--network", "{entry}"]},
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+
+    def count() -> int:
+        run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], only_list=False)
+        return len(commands)
+
+    assert [count(), count()] == [1, 1]
+    weights.write_bytes(b"other")
+    assert [count(), count()] == [2, 2]
+    (shards / "val-0.tar").write_bytes(b"shard")
+    assert [count(), count()] == [3, 3]
+
+
 def test_a_quick_look_limits_the_tests(commands, tmp_path):
     run_sweep(tmp_path / "sweep.yaml", tmp_path / "out", [], limit=20)
     assert [words[-4:-2] == ["--limit", "20"] for words in commands] == [False, False, True]

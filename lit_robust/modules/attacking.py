@@ -68,13 +68,22 @@ class AttackingModule(ClassifierModule, ABC):
 
     def perturb(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's images under the attack of this step, at the warm-up's strength."""
-        seed = stream_seed(run_seed(), "attack start, training", self.current_epoch, batch_idx, self.global_rank)
-        generator = torch.Generator(self.device).manual_seed(seed)
         attack = self.attack
         if self.schedule.warmup_epochs:
             done = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
             attack = attack.with_eps(attack.eps * self.schedule.strength(done))
-        return attack.perturb(self.model, batch.image, batch.label, generator=generator)
+        return attack.perturb(self.model, batch.image, batch.label, generator=self._training_draws(batch))
+
+    def _training_draws(self, batch: Batch) -> list[torch.Generator] | None:
+        """Return each sample's source of random draws in this epoch, whichever rank and batch it is in."""
+        if self.attack.start == "none" and self.attack.target != "random":
+            return None  # Nothing is drawn, and to read the numbers is to wait for the device.
+        return [
+            torch.Generator(self.device).manual_seed(
+                stream_seed(run_seed(), "attack start, training", self.current_epoch, number)
+            )
+            for number in batch.index.tolist()
+        ]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count correct answers on the valid samples, and, where the schedule says so, on the same under attack."""

@@ -25,10 +25,11 @@ def steps(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("scheme", ["standard", "adversarial", "advprop"])
+@pytest.mark.parametrize("scheme", ["standard", "adversarial", "advprop", "trades"])
 def test_the_step_is_that_of_the_joined_batch(steps, scheme):
     one, two = (steps[world][scheme]["state"] for world in (1, 2))
     assert one.keys() == two.keys()
+    # A random start or target is the sample's, whichever rank it is on.
     # The ranks' sums are added in another order: one step of SGD agrees to float tolerance.
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5, msg=name)
