@@ -24,7 +24,8 @@ class OverfittingMonitor(Callback):
         every: batches from one look to the next.
         images: how many of the batch's images a rank attacks.
         drop: how far, as a fraction, accuracy may fall below its best before that is called a collapse.
-        stop: end training there; the best checkpoint by ``val/adversarial_top1`` is from before. Otherwise warn.
+        stop: end training there, otherwise warn. The best checkpoint by ``val/adversarial_top1`` is from before where
+            validation attacks with several steps (``schedule.validation_attack``): under one step it may be the worst.
     """
 
     def __init__(self, attack: PGD, every: int = 200, images: int = 64, drop: float = 0.2, stop: bool = True) -> None:

@@ -25,10 +25,13 @@ class AttackSchedule:
         warmup_epochs: eps grows from 0 to its full size over this many epochs, and the step size with it; 0 for none.
         validate_every: attack the validation images, too, each so many epochs, the last epoch included; 0 for never.
             ``val/adversarial_top1`` is then what to choose the best checkpoint by.
+        validation_attack: what the validation images are attacked with; None for the training attack, whose few steps
+            may be all that a training with one step withstands.
     """
 
     warmup_epochs: float = 0.0
     validate_every: int = 1
+    validation_attack: PGD | None = None
 
     def __post_init__(self) -> None:
         if self.warmup_epochs < 0 or self.validate_every < 0:
@@ -97,7 +100,8 @@ class AttackingModule(ClassifierModule, ABC):
             torch.Generator().manual_seed(stream_seed(run_seed(), "attack start, validation", number))
             for number in kept.index.tolist()
         ]
-        attacked = self.attack.perturb(self.model, kept.image, kept.label, generator=generators)
+        attack = self.schedule.validation_attack or self.attack
+        attacked = attack.perturb(self.model, kept.image, kept.label, generator=generators)
         self.validation_robustness.update((self.model(attacked).argmax(1) == kept.label)[None])
 
     def on_validation_epoch_end(self) -> None:

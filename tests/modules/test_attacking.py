@@ -48,6 +48,21 @@ def test_validation_under_attack_is_the_attack_on_the_network_as_tested(tmp_path
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
+def test_validation_may_have_an_attack_of_its_own(tmp_path):
+    stronger = PGD(norm="l2", eps=4.0, step_size=1.0, steps=5)
+    module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(validation_attack=stronger))
+    trainer = fit(module, tmp_path, epochs=1)
+    module.eval()
+    right = 0
+    for batch in Loader():
+        attacked = stronger.perturb(module.model, batch.image, batch.label)
+        right += int((module.model(attacked).argmax(1) == batch.label).sum())
+    assert float(trainer.callback_metrics["val/adversarial_top1"]) == pytest.approx(right / 12)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    again = AdversarialModule.load_from_checkpoint(tmp_path / "end.ckpt")
+    assert again.schedule.validation_attack == stronger
+
+
 def test_validation_is_attacked_in_the_epochs_the_schedule_names():
     schedule = AttackSchedule(validate_every=3)
     assert [schedule.validates(epoch, last=epoch == 7) for epoch in range(8)] == [
