@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +91,14 @@ class RunResults:
         """Read a results file, or the one inside a run's folder.
 
         Raises:
-            UserError: there is none, it is not JSON, or its schema is another.
+            UserError: there is none, it is not JSON, its schema is another, or a value or a count cannot be one.
         """
         file = path / FILE_NAME if path.is_dir() else path
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise UserError(f"{file} has schema {content['schema']!r}; this version reads schema {SCHEMA}.")
-            results = [
-                Result(**{**entry, "value": math.nan if entry["value"] is None else float(entry["value"])})
-                for entry in content["results"]
-            ]
+            results = [_result(entry, file) for entry in content["results"]]
             examples = [Example(**entry) for entry in content["examples"]]
             return cls(run=content["run"], model=content["model"], results=results, examples=examples)
         except FileNotFoundError:
@@ -112,3 +109,25 @@ class RunResults:
             raise UserError(
                 f"{file} is not a results file ({error}): write it again with `lit-robust test`."
             ) from error
+
+
+def _result(entry: Mapping[str, Any], file: Path) -> Result:
+    """Return one entry of a results file as a result.
+
+    Raises:
+        UserError: its value is neither a finite number nor null, or its count no whole number.
+    """
+    result = Result(**entry)
+    value, count = entry["value"], entry["count"]
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UserError(
+            f"{result.key} of {file} has the count {count!r}, which is no whole number of samples: write the file "
+            "again with `lit-robust test`."
+        )
+    # A NaN stands for what is undefined, whether as null or as some writers have it.
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value)):
+        raise UserError(
+            f"{result.key} of {file} has the value {value!r}, which is no finite number: write the file again with "
+            "`lit-robust test`."
+        )
+    return replace(result, value=math.nan if value is None else float(value))

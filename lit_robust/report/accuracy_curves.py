@@ -5,9 +5,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lit_robust.report.plot import WIDTH, Plot
-from lit_robust.report.protocol import attack_settings, is_published, plain, points_of_difference
-from lit_robust.report.runs import is_partial
+from lit_robust.report.plot import HOLLOW, WIDTH, Plot
+from lit_robust.report.protocol import attack_settings, is_partial, is_published, plain, points_of_difference
 from lit_robust.report.svg import PAPER, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import NORMS, Sweep, dataset_title, sweep
 from lit_robust.results import Result, RunResults
@@ -157,7 +156,7 @@ def _accuracy_plot(curve: Curves, labels: list[str], name: str) -> Plot:
         svg = to_svg(figure, name, title, "; ".join(words))
     caption = f"Clean accuracy at eps 0. Attack: {curve.attack}."
     if any(point.partial for line in shown.values() for point in line):
-        caption += " Hollow marks are partial."
+        caption += HOLLOW
     if curve.marks:
         caption += " Marks without a line are published."
     return Plot(title, caption, svg, {label: curve.remarks.get(label, "") for label in shown})

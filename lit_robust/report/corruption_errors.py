@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from lit_robust.report.corruptions import CorruptionValues, corrupted_sets, corruption_values, in_order
-from lit_robust.report.plot import WIDTH, Plot
-from lit_robust.report.protocol import is_published
-from lit_robust.report.runs import is_partial
+from lit_robust.report.plot import HOLLOW, WIDTH, Plot
+from lit_robust.report.protocol import is_partial, is_published
 from lit_robust.report.svg import INK, PAPER, RULE, new_figure, plot_settings, run_style, to_svg
 from lit_robust.results import RunResults
 
@@ -63,7 +62,7 @@ def _plot(values: Mapping[str, CorruptionValues], labels: list[str], dataset: st
         svg = to_svg(figure, name, title, "; ".join(words))
     caption = "Errors summed over the severities, divided by AlexNet's; 100 is AlexNet. Lower is better."
     if any(_is_partial(found, row) for label, found in values.items() for row in percent[label]):
-        caption += " Hollow ones are partial."
+        caption += HOLLOW
     return Plot(title, caption, svg, {label: _legend_words(found) for label, found in values.items()})
 
 

@@ -1,7 +1,7 @@
 """Which panels a W&B workspace shows of which measures, as plain data."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -71,13 +71,14 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
     """
     results = sorted(_one_a_key(run.results for run in runs), key=_order)
     panels: dict[str, list[Panel]] = {name: [] for name in SECTIONS}
-    for (section, title), group in _grouped(results).items():
+    titles = _titles([result for run in runs for result in run.results])
+    for (section, title), group in _grouped(results, titles).items():
         panels[section].append(Panel("bars", title, tuple(result.key for result in group)))
-    for section, panel in [*_curves(results), *_of_sets(results), *_of_attacks(results, runs)]:
+    for section, panel in [*_curves(results, titles), *_of_sets(results, titles), *_of_attacks(results, titles, runs)]:
         panels[section].append(panel)
     modules = {run.model.get("module") for run in runs}
     if MEMORY_MODULE in modules:
-        panels[MEMORY] += _memory_panels(results)
+        panels[MEMORY] += _memory_panels(results, titles)
     lines = THROUGHPUT if modules == {MEMORY_MODULE} else LEARNING | THROUGHPUT
     panels[TRAINING] += [Panel("lines", title, keys) for title, keys in lines.items()]
     return [Section(name, tuple(found)) for name, found in panels.items() if found]
@@ -85,6 +86,11 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
 
 def _one_a_key(results: Iterable[Iterable[Result]]) -> list[Result]:
     return list({result.key: result for part in results for result in part}.values())
+
+
+def _titles(results: Sequence[Result]) -> dict[str, str]:
+    """Return each test set's title, which tells sets of other classes from the papers'."""
+    return {name: dataset_title(name, results) for name in {result.dataset for result in results}}
 
 
 def _order(result: Result) -> tuple[Any, ...]:
@@ -99,11 +105,11 @@ def _theta(result: Result) -> tuple[str, float] | None:
     return (matched[1], float(matched[2])) if matched else None
 
 
-def _grouped(results: Iterable[Result]) -> dict[tuple[str, str], list[Result]]:
+def _grouped(results: Iterable[Result], titles: Mapping[str, str]) -> dict[tuple[str, str], list[Result]]:
     """Group measures that share a panel, by section and title."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        groups.setdefault((section_of(result), _panel_title(result)), []).append(result)
+        groups.setdefault((section_of(result), _panel_title(result, titles)), []).append(result)
     return groups
 
 
@@ -124,8 +130,8 @@ def section_of(result: Result) -> str:
     return SHAPE if result.metric.startswith(SHAPE_METRICS) else CLEAN
 
 
-def _panel_title(result: Result) -> str:
-    dataset = dataset_title(result.dataset)
+def _panel_title(result: Result, titles: Mapping[str, str]) -> str:
+    dataset = titles[result.dataset]
     place, cell, theta = sweep(result), corrupted(result), _theta(result)
     if place is not None:
         return f"{dataset}: {_attack_title(result)}"
@@ -145,25 +151,25 @@ def _panel_title(result: Result) -> str:
         return f"{dataset}: decisions"
     if result.metric.startswith(CALIBRATION):
         return f"{dataset}: calibration"
-    return _full_title(result)
+    return _full_title(result, titles)
 
 
 def _attack_title(result: Result) -> str:
     return metric_title(result).rsplit(", eps ", 1)[0]
 
 
-def _full_title(result: Result) -> str:
-    return f"{dataset_title(result.dataset)}: {metric_title(result)}"
+def _full_title(result: Result, titles: Mapping[str, str]) -> str:
+    return f"{titles[result.dataset]}: {metric_title(result)}"
 
 
-def _curves(results: Iterable[Result]) -> list[tuple[str, Panel]]:
+def _curves(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple[str, Panel]]:
     """Return the precision-recall curves, whose points stand in their area's protocol."""
     return [
         (
             section_of(result),
             Panel(
                 "curve",
-                _full_title(result).replace("AUPR", "precision against recall"),
+                _full_title(result, titles).replace("AUPR", "precision against recall"),
                 (f"{result.key.replace('aupr', 'precision_recall')}_table",),
                 "recall",
                 "precision",
@@ -174,14 +180,14 @@ def _curves(results: Iterable[Result]) -> list[tuple[str, Panel]]:
     ]
 
 
-def _of_sets(results: Iterable[Result]) -> list[tuple[str, Panel]]:
+def _of_sets(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple[str, Panel]]:
     """Return what a test set has beside its measures: tables, a heat map, and images with the network's answers."""
     found = []
     sets: dict[str, list[Result]] = {}
     for result in results:
         sets.setdefault(result.dataset, []).append(result)
     for dataset, measures in sets.items():
-        title, key = dataset_title(dataset), f"test/{dataset}"
+        title, key = titles[dataset], f"test/{dataset}"
         has_bias = any(result.metric == "shape_bias" for result in measures)
         section = NATURAL if dataset in NATURAL_SETS else SHAPE if has_bias else CLEAN
         if any((cell := corrupted(result)) and cell.severity for result in measures):
@@ -190,23 +196,22 @@ def _of_sets(results: Iterable[Result]) -> list[tuple[str, Panel]]:
             found.append((section, Panel("table", f"{title}: accuracy by corruption and severity", (table,))))
         if has_bias:
             found.append((section, Panel("table", f"{title}: decisions by category", (f"{key}/decisions",))))
+            found.append((section, Panel("images", f"{title}: shape or texture", (f"{key}/shape_by_category",))))
         # Of a set whose images have categories only the evaluation of shape bias shows some.
         if any(not result.metric.startswith("error_consistency_") for result in measures):
             found.append((section, Panel("images", f"{title}: images", (f"{key}/examples",))))
     return found
 
 
-def _of_attacks(results: Iterable[Result], runs: Iterable[RunResults]) -> list[tuple[str, Panel]]:
+def _of_attacks(
+    results: Iterable[Result], titles: Mapping[str, str], runs: Iterable[RunResults]
+) -> list[tuple[str, Panel]]:
     """Return the curve of each attack, and where a run kept any, pairs of clean and attacked images."""
     files = [file for run in runs for example in run.examples for file in example.images.values()]
     found = []
     attacks = {(result.dataset, place.stem): result for result in results if (place := sweep(result)) is not None}
     for (dataset, stem), result in attacks.items():
-        section, title, key = (
-            section_of(result),
-            f"{dataset_title(dataset)}: {_attack_title(result)}",
-            f"test/{dataset}",
-        )
+        section, title, key = section_of(result), f"{titles[dataset]}: {_attack_title(result)}", f"test/{dataset}"
         curve = Panel("curve", f"{title}, against eps", (f"{key}/{stem}_by_eps_table",), "eps", "accuracy")
         found.append((section, curve))
         kept = re.compile(rf"(.*/)?{re.escape(f'{dataset}-{stem}')}-\d+-\w+\.png")
@@ -215,7 +220,7 @@ def _of_attacks(results: Iterable[Result], runs: Iterable[RunResults]) -> list[t
     return found
 
 
-def _memory_panels(results: Iterable[Result]) -> list[Panel]:
+def _memory_panels(results: Iterable[Result], titles: Mapping[str, str]) -> list[Panel]:
     """Return how accuracies go with the sharpness and the breadth of retrieval; of each attack at its middle eps."""
     clean = [result for result in results if (result.dataset, result.metric) == ("imagenet", "top1")]
     attacked: dict[tuple[str, str], list[Result]] = {}
@@ -224,7 +229,7 @@ def _memory_panels(results: Iterable[Result]) -> list[Panel]:
             attacked.setdefault((result.dataset, place.stem), []).append(result)
     wanted = [*clean, *(group[len(group) // 2] for group in attacked.values())]
     return [
-        Panel("points", f"{_full_title(result)}, by {name}", (result.key,), across)
+        Panel("points", f"{_full_title(result, titles)}, by {name}", (result.key,), across)
         for result in wanted
         for name, across in MEMORY_SETTINGS.items()
     ]

@@ -4,6 +4,7 @@ from html import escape
 from itertools import groupby
 
 from lit_robust.report.markup import named
+from lit_robust.report.protocol import is_partial
 from lit_robust.report.runs import Run, read_picture
 from lit_robust.report.titles import dataset_title
 from lit_robust.results import Example
@@ -15,13 +16,14 @@ TITLES = {"adversarial": "clean and attacked", "cue-conflict": "shape against te
 def gallery(runs: list[Run]) -> str:
     """Return the runs' images, a foldable block a run; empty if no run kept any.
 
-    Few runs show up to 12 examples of a kind each; many show fewer, or the page would not open on a phone.
+    Few runs show up to 12 examples of a kind each; many show fewer, or the page would not open on a phone. Where a
+    file is missing, words stand in its place.
 
     Args:
         runs: the runs, in order.
 
     Raises:
-        UserError: an image is missing, is no PNG, or lies outside its run's folder.
+        UserError: an image cannot be read, is no PNG, or lies outside its run's folder.
     """
     limit = max(2, min(12, MOST_EXAMPLES // len(runs)))
     blocks = []
@@ -42,8 +44,10 @@ def _group(run: Run, kind: str, dataset: str, examples: list[Example], limit: in
     shown = examples[:limit]
     amount = f"{len(shown)} of {len(examples)}" if len(shown) < len(examples) else str(len(examples))
     cards = "".join(_card(run, example) for example in shown)
-    title = f"{dataset_title(dataset)}: {TITLES.get(kind, kind)}"
-    return f'<h3>{escape(title)} <small>{amount}</small></h3><div class="cards">{cards}</div>'
+    own = [result for result in run.found.results if result.dataset == dataset]
+    title = f"{dataset_title(dataset, own)}: {TITLES.get(kind, kind)}"
+    partial = ' <span class="tag">partial</span>' if any(map(is_partial, own)) else ""
+    return f'<h3>{escape(title)} <small>{amount}</small>{partial}</h3><div class="cards">{cards}</div>'
 
 
 def _card(run: Run, example: Example) -> str:
@@ -56,18 +60,23 @@ def _card(run: Run, example: Example) -> str:
 
 
 def _picture(run: Run, example: Example, role: str) -> str:
-    picture = read_picture(run, example.images[role])
     words = example.captions.get(role, "")
     verdict = ""
     if words and "label" in example.captions:
         right = words == example.captions["label"]
         verdict = '<b class="right">\N{CHECK MARK}</b> ' if right else '<b class="wrong">\N{BALLOT X}</b> '
     name = f"<small>{escape(role)}</small> " if len(example.images) > 1 else ""
+    caption = f"<figcaption>{name}{verdict}{escape(words)}</figcaption>"
+    return f"<figure>{_image(run, example, role, words)}{caption}</figure>"
+
+
+def _image(run: Run, example: Example, role: str, words: str) -> str:
+    picture = read_picture(run, example.images[role])
+    if picture is None:
+        return f'<p class="gone">{escape(example.images[role])} is missing from the run\'s folder.</p>'
     # Small images are enlarged in whole pixels: smoothing would hide what an attack changed.
     sharp = ' class="pixels"' if picture.width < 128 else ""
-    alternative = escape(f"{dataset_title(example.dataset)}, image {example.index}, {role}: {words}")
+    dataset = dataset_title(example.dataset, run.found.results)
+    alternative = escape(f"{dataset}, image {example.index}, {role}: {words}")
     size = f'width="{picture.width}" height="{picture.height}"'
-    return (
-        f'<figure><img src="{picture.uri}" {size} alt="{alternative}"{sharp}>'
-        f"<figcaption>{name}{verdict}{escape(words)}</figcaption></figure>"
-    )
+    return f'<img src="{picture.uri}" {size} alt="{alternative}"{sharp}>'

@@ -12,7 +12,7 @@ from lit_robust.report.corruptions import (
     in_order,
 )
 from lit_robust.report.markup import named
-from lit_robust.report.runs import is_partial
+from lit_robust.report.protocol import is_partial
 from lit_robust.report.table import MISSING
 from lit_robust.results import Result, RunResults
 

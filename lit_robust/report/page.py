@@ -11,6 +11,7 @@ from lit_robust.errors import UserError
 from lit_robust.files import write_text
 from lit_robust.report.accuracy_curves import accuracy_plots
 from lit_robust.report.corruption_errors import corruption_error_plots
+from lit_robust.report.csv_file import csv_text
 from lit_robust.report.gallery import gallery
 from lit_robust.report.heatmap import heat_maps
 from lit_robust.report.latex import latex
@@ -22,7 +23,7 @@ from lit_robust.report.published import published_runs
 from lit_robust.report.record import record
 from lit_robust.report.runs import Run, load_runs
 from lit_robust.report.shape_figure import shape_bias_plots
-from lit_robust.report.table import compare, csv_text, markdown
+from lit_robust.report.table import Table, compare, compare_observers, markdown
 from lit_robust.report.titles import category, dataset_title, sweep
 from lit_robust.results import RunResults
 
@@ -58,12 +59,19 @@ def _results(runs: list[Run]) -> dict[str, RunResults]:
     return {run.label: run.found for run in runs}
 
 
+def _tables(runs: list[Run]) -> dict[str, Table]:
+    """Return the tables by their titles, the second only where observers are many."""
+    found = _results(runs)
+    observers = {"Error consistency by observer": compare_observers(found)}
+    return {"Results": compare(found), **{title: table for title, table in observers.items() if table.columns}}
+
+
 # What each suffix stands for.
 WRITERS: dict[str, Callable[[list[Run]], str]] = {
     ".html": lambda runs: page(runs),
-    ".md": lambda runs: markdown(compare(_results(runs))),
+    ".md": lambda runs: "\n".join(map(markdown, _tables(runs).values())),
     ".csv": lambda runs: csv_text(_results(runs)),
-    ".tex": lambda runs: latex(compare(_results(runs)), MOST_COLUMNS),
+    ".tex": lambda runs: "\n".join(latex(table, MOST_COLUMNS) for table in _tables(runs).values()),
 }
 
 
@@ -84,9 +92,8 @@ def page(runs: list[Run]) -> str:
         *corruption_error_plots(found),
         *precision_recall_plots(found),
     ]
-    table = compare(found)
     sections = [
-        _section("Results", results_table(table, runs, MOST_COLUMNS)),
+        *(_section(title, results_table(table, runs, MOST_COLUMNS)) for title, table in _tables(runs).items()),
         _section("Memory models", memory_models(runs)),
         _section("Plots", "".join(_figure(plot, labels) for plot in plots), "plots"),
         _section("Corruptions", heat_maps(found)),

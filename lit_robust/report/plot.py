@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WIDTH = 480.0
+PARTIAL_MEANS = "measured on a part of the test set only."
+HOLLOW = f" What is drawn hollow is partial: {PARTIAL_MEANS}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from lit_robust.report.plot import WIDTH, Plot
+from lit_robust.report.plot import PARTIAL_MEANS, WIDTH, Plot
+from lit_robust.report.protocol import is_partial
 from lit_robust.report.svg import new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import dataset_title, metric_title, value_text
 from lit_robust.results import Result, RunResults
@@ -52,6 +53,14 @@ def _plot(found: Mapping[str, Result], labels: list[str], name: str) -> Plot:
         axes.grid(axis="y")
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.tick_params(length=0, pad=8)
-        shares = {label: f"{measure} {value_text(result.value, result.unit)} %" for label, result in found.items()}
+        shares = {label: _legend_words(result) for label, result in found.items()}
         svg = to_svg(figure, name, title, "; ".join(f"{label}: {words}" for label, words in shares.items()))
-    return Plot(title, "Anomalies are the positives; the area beneath a line is its AUPR.", svg, shares)
+    caption = "Anomalies are the positives; the area beneath a line is its AUPR."
+    if any(map(is_partial, found.values())):
+        caption += f" Lines marked as partial: {PARTIAL_MEANS}"
+    return Plot(title, caption, svg, shares)
+
+
+def _legend_words(result: Result) -> str:
+    area = f"{metric_title(result)} {value_text(result.value, result.unit)} %"
+    return f"{area}, partial" if is_partial(result) else area

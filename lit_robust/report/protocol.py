@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lit_robust.results import Result
@@ -13,6 +14,12 @@ _APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "wa
 _MEASURED = ("agreement", "clean top1")
 # Where a published value is from, and what else is to be said of it; and curves, which are drawn.
 _BESIDE = ("published", "remark", "precision_recall")
+# How many samples a value counts: of a part of a set it says nothing about how anything was measured.
+_COUNTS = ("images", "positives", "negatives", "in distribution count", "clean images")
+# Hendrycks and Dietterich 2019: what values of a set mean where a protocol is not told by a measured one.
+_STANDARD: Mapping[str, Mapping[str, Any]] = {
+    "imagenet-c": {"resize": None, "images_a_cell": 50_000, "baseline": {"name": "imagenet-c"}}
+}
 _LONGEST = 40
 
 
@@ -65,15 +72,23 @@ def attack_settings(result: Result) -> dict[str, Any]:
 
 
 def facts(result: Result) -> dict[str, str]:
-    """Return all that settles how a value was measured, as words; equal facts mean values that can be compared."""
+    """Return all that settles how a value was measured, as words; equal facts mean values that can be compared.
+
+    A partial value's counts are told where it stands, and are no facts.
+    """
     settings = {key: value for key, value in result.protocol.items() if key not in (*_APART, *_BESIDE)}
     if isinstance(settings.get("attack"), Mapping):
         settings["attack"] = {"eps": settings["attack"].get("eps"), **attack_settings(result)}
-    # A partial value's count is told where it stands; here counts what its test set holds.
     if "images_a_cell" not in settings:
-        settings["images"] = settings.get("images", result.protocol.get("full_count", result.count))
+        settings.setdefault("images", result.count)
     settings["unit"] = result.unit
-    return {name: plain(value) for name, value in flat(settings).items() if name not in _MEASURED}
+    left_out = (*_MEASURED, *_COUNTS) if is_partial(result) else _MEASURED
+    return {name: plain(value) for name, value in flat(settings).items() if name not in left_out}
+
+
+def is_partial(result: Result) -> bool:
+    """Tell whether a value was measured on a part of its test set only."""
+    return bool(result.protocol.get("partial"))
 
 
 def is_published(result: Result) -> bool:
@@ -116,19 +131,39 @@ def limits(result: Result) -> list[str]:
 def usual(results: Sequence[Result]) -> Result:
     """Return a result measured as most of ``results`` are; the earliest where there is no majority.
 
-    Published ones count only where nothing was measured.
+    Published ones count only where nothing was measured, and then those nearest to the standard protocol of their set;
+    partial ones only where nothing is complete.
     """
-    results = [result for result in results if not is_published(result)] or results
+    results = [result for result in results if not is_published(result)] or nearest_to_standard(results)
+    results = [result for result in results if not is_partial(result)] or results
     counts = Counter(tuple(sorted(facts(result).items())) for result in results)
     most = max(counts.values())
     return next(result for result in results if counts[tuple(sorted(facts(result).items()))] == most)
+
+
+def nearest_to_standard(results: Sequence[Result]) -> list[Result]:
+    """Return those of one test set's ``results`` that have the fewest differences from its standard protocol.
+
+    Example:
+        >>> a = Result("imagenet-c", "mce", 0.78, "fraction", 10, {"published": "A 2020", "resize": 256})
+        >>> b = Result("imagenet-c", "mce", 0.77, "fraction", 10, {"published": "B 2020", "resize": None})
+        >>> [result.value for result in nearest_to_standard([a, b])]
+        [0.77]
+    """
+    far = [len(points_of_difference(result, _standard(result))) for result in results]
+    return [result for result, distance in zip(results, far, strict=True) if distance == min(far)]
+
+
+def _standard(result: Result) -> Result:
+    """Return the value as if the standard were a publication, which states no more than it does."""
+    return replace(result, protocol={**_STANDARD.get(result.dataset, {}), "published": "the standard"})
 
 
 def differences(result: Result, reference: Result) -> str:
     """Say in which points a value was measured otherwise than a reference; empty if in none.
 
     A setting that one of two runs does not state is a difference. Publications do not state all settings: where one
-    of the two is published, those count that both state.
+    of the two is published, those count that both state. Counts of samples are none where one of the two is partial.
 
     Example:
         >>> a = Result("imagenet", "top1", 0.5, "fraction", 10, {"resize": 256})
@@ -142,6 +177,8 @@ def differences(result: Result, reference: Result) -> str:
 def points_of_difference(result: Result, reference: Result) -> list[str]:
     """Return what ``differences`` says as a list of points."""
     own, other = facts(result), facts(reference)
+    if is_partial(result) or is_partial(reference):
+        own, other = ({name: side[name] for name in side if name not in _COUNTS} for side in (own, other))
     if is_published(result) or is_published(reference):
         both = own.keys() & other.keys()
         own, other = ({name: side[name] for name in side if name in both} for side in (own, other))

@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_robust.errors import UserError
 from lit_robust.reference.corruption_baselines import SEVERITIES, benchmark_corruptions, corruption_baseline
-from lit_robust.report.protocol import is_published, points_of_difference, usual
+from lit_robust.report.protocol import is_published, nearest_to_standard, points_of_difference, usual
 from lit_robust.report.runs import Run, unique_labels
 from lit_robust.report.titles import dataset_title, is_detail, sweep
 from lit_robust.results import Result, RunResults
@@ -120,7 +120,8 @@ def _decisions(content: Mapping[str, Any], name: str) -> list[Result]:
 def published_runs(names: Sequence[str], runs: Sequence[Run]) -> list[Run]:
     """Return published networks as rows to stand beside runs.
 
-    Where several sources measured the same, the value stands whose protocol is nearest to that of the runs.
+    Where several sources measured the same, the value stands whose protocol is nearest to that of the runs, or to the
+    standard of its test set where no run measured it.
 
     Args:
         names: of ``published_names``; or ``all`` alone, every network with a value in a column of the runs, without
@@ -128,8 +129,10 @@ def published_runs(names: Sequence[str], runs: Sequence[Run]) -> list[Run]:
         runs: the measured runs.
 
     Raises:
-        UserError: a name is not known.
+        UserError: a name is not known, or ``all`` does not stand alone.
     """
+    if ALL in names and list(names) != [ALL]:
+        raise UserError(f"--published is {', '.join(names)}, but {ALL} stands alone: leave out {ALL}, or the others.")
     columns = _columns(runs)
     chosen = published_names() if list(names) == [ALL] else list(dict.fromkeys(names))
     rows = {name: _nearest(published_results(name), columns) for name in chosen}
@@ -159,7 +162,10 @@ def _columns(runs: Iterable[Run]) -> dict[tuple[str, str], Result]:
 
 
 def _nearest(results: list[Result], columns: Mapping[tuple[str, str], Result]) -> list[Result]:
-    """Return one value a measure: the one whose protocol has the fewest differences from the column's."""
+    """Return one value a measure: the one whose protocol has the fewest differences from the column's.
+
+    Where no run measured it, the standard protocol of the test set stands for the column's.
+    """
     fitting: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         column = _column_of(result, columns)
@@ -169,7 +175,7 @@ def _nearest(results: list[Result], columns: Mapping[tuple[str, str], Result]) -
     for key, candidates in fitting.items():
         column = columns.get(key)
         if column is None:
-            found.append(candidates[0])
+            found.append(nearest_to_standard(candidates)[0])
             continue
         found.append(min(candidates, key=lambda candidate: len(points_of_difference(candidate, column))))
     return found

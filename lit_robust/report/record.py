@@ -12,12 +12,13 @@ from lit_robust.report.runs import Run
 from lit_robust.report.titles import UNDEFINED, corrupted, dataset_title, metric_title, order
 from lit_robust.results import Result
 
+PRINTED = '<p class="printed">On paper are the runs that were unfolded on the screen; the page has all.</p>'
 DRAWN = ("precision_recall",)  # long lists, which a plot shows
 
 
 def record(runs: list[Run]) -> str:
-    """Return a foldable block a run, with all that its results file tells."""
-    return "".join(_run(number, run) for number, run in enumerate(runs))
+    """Return a foldable block a run, with all that its results file tells; only those unfolded are printed."""
+    return PRINTED + "".join(_run(number, run) for number, run in enumerate(runs))
 
 
 def _run(number: int, run: Run) -> str:

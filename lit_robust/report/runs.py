@@ -8,7 +8,7 @@ from os.path import commonpath
 from pathlib import Path
 
 from lit_robust.errors import UserError
-from lit_robust.results import Result, RunResults
+from lit_robust.results import RunResults
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -102,26 +102,26 @@ def unique_labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
     return unique
 
 
-def is_partial(result: Result) -> bool:
-    """Tell whether a value was measured on a part of its test set only."""
-    return bool(result.protocol.get("partial"))
-
-
-def read_picture(run: Run, name: str) -> Picture:
+def read_picture(run: Run, name: str) -> Picture | None:
     """Read one of a run's images.
 
     Args:
         run: the run.
         name: the image's path relative to the run's folder, as the results file has it.
 
+    Returns:
+        The image; None if the file is not there.
+
     Raises:
-        UserError: the path leads out of the run's folder, there is no such file, or it is no PNG image.
+        UserError: the path leads out of the run's folder, or the file cannot be read or is no PNG image.
     """
     file = (run.folder / name).resolve()
     if not file.is_relative_to(run.folder.resolve()):
         raise UserError(f"The image {name!r} of run {run.label} lies outside {run.folder}: keep a run's images inside.")
     try:
         content = file.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise UserError(
             f"The image {file} of run {run.label} cannot be read ({error.strerror}): copy a run's whole folder."

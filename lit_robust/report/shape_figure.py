@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lit_robust.report.plot import WIDTH, Plot
-from lit_robust.report.protocol import is_published
-from lit_robust.report.runs import is_partial
+from lit_robust.report.plot import HOLLOW, WIDTH, Plot
+from lit_robust.report.protocol import is_partial, is_published
 from lit_robust.report.svg import INK, PAPER, RULE, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import category, dataset_title, value_text
 from lit_robust.results import Result, RunResults
@@ -88,7 +87,7 @@ def _caption(found: Mapping[str, Mapping[str, Result]]) -> str:
     if any(not math.isfinite(result.value) for result in values):
         caption += " A mark is missing where a run chose neither shape nor texture."
     if any(is_partial(result) for result in values):
-        caption += " Hollow marks are partial."
+        caption += HOLLOW
     if any(is_published(result) for result in values):
         caption += " Published values have marks and no line."
     return caption

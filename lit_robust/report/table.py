@@ -1,23 +1,18 @@
 """Runs side by side: one row a run, one column a measure, and a mark wherever two values do not compare."""
 
-import csv
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from itertools import groupby
 from typing import Literal
 
-from lit_robust.report.protocol import differences, is_published, limits, source_words, usual
-from lit_robust.report.runs import is_partial
-from lit_robust.report.titles import dataset_title, is_detail, metric_title, order, value_text
+from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
+from lit_robust.report.titles import dataset_title, is_detail, metric_title, observer, order, value_text
 from lit_robust.results import Result, RunResults
 
-CSV_HEADER = ("run", "dataset", "metric", "value", "unit", "count", "partial", "published", "protocol")
 MISSING = "\N{EN DASH}"
 SYMBOLS = {"difference": "\N{DAGGER}", "restriction": "\N{DOUBLE DAGGER}", "source": "\N{SECTION SIGN}"}
+MOST_OBSERVERS = 6  # of error consistency, as columns among the others
 PARTIAL_NOTE = "partial: measured on a part of the test set only; not to be compared with other values."
 
 
@@ -169,18 +164,38 @@ def parts(columns: Sequence[Column], most: int) -> list[list[int]]:
 def compare(runs: Mapping[str, RunResults]) -> Table:
     """Put runs side by side.
 
-    Values of single categories, corruptions and severities are left to the figures and to the CSV. A value measured
+    Values of single categories, corruptions and severities are left to the figures and to the CSV, those of more than
+    six observers to ``compare_observers``. A value measured
     otherwise than most of its column (or, without a majority, than the first) gets a dagger and a note that says in
     what it differs; a published one a section sign and its source.
 
     Args:
         runs: unique label to results, in the order of the rows.
     """
+    apart = _stand_apart(runs)
+    return _table(runs, lambda result: not is_detail(result) and not (apart and observer(result)))
+
+
+def compare_observers(runs: Mapping[str, RunResults]) -> Table:
+    """Put the runs' error consistency with single observers side by side; no columns where ``compare`` has them.
+
+    Args:
+        runs: unique label to results, in the order of the rows.
+    """
+    apart = _stand_apart(runs)
+    return _table(runs, lambda result: apart and observer(result) is not None)
+
+
+def _stand_apart(runs: Mapping[str, RunResults]) -> bool:
+    """Tell whether single observers have a table of their own: they are many, and not all there is."""
+    found = {observer(result) for run in runs.values() for result in run.results if not is_detail(result)}
+    return None in found and len(found - {None}) > MOST_OBSERVERS
+
+
+def _table(runs: Mapping[str, RunResults], belongs: Callable[[Result], bool]) -> Table:
     columns: dict[tuple[str, str, int], dict[str, Result]] = {}
     for label, found in runs.items():
-        for result in found.results:
-            if is_detail(result):
-                continue
+        for result in filter(belongs, found.results):
             # Sets of one name and other classes are other sets; none of their values compare.
             dataset = dataset_title(result.dataset, [result])
             # Two attacks of one norm and eps share a key: the second gets a column of its own.
@@ -223,22 +238,3 @@ def _escaped(text: str) -> str:
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(map(_escaped, cells))} |"
-
-
-def csv_text(runs: Mapping[str, RunResults]) -> str:
-    """Return every value, one a line, as the results files have them: fractions, nothing rounded.
-
-    Columns are run, dataset, metric, value (empty where undefined), unit, count, partial (``yes`` or empty), published
-    (its source, or empty), and the protocol as JSON.
-    """
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEADER)
-    for label, found in runs.items():
-        for result in found.results:
-            value = "" if math.isnan(result.value) else repr(result.value)
-            partial = "yes" if is_partial(result) else ""
-            source, protocol = result.protocol.get("published", ""), json.dumps(dict(result.protocol))
-            measured = [label, result.dataset, result.metric, value, result.unit, result.count]
-            writer.writerow([*measured, partial, source, protocol])
-    return text.getvalue()

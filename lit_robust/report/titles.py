@@ -122,10 +122,13 @@ def corrupted(result: Result) -> Corrupted | None:
 
 def is_detail(result: Result) -> bool:
     """Tell whether a value is one of many of its kind, which belong into a figure and not into the main table."""
-    observer = result.metric.removeprefix("error_consistency_")
-    if observer != result.metric:
-        return observer != "humans"
     return category(result) is not None or corrupted(result) is not None
+
+
+def observer(result: Result) -> str | None:
+    """Return the single observer whose errors these are compared to, None for other metrics and for people's mean."""
+    name = result.metric.removeprefix("error_consistency_")
+    return None if name in (result.metric, "humans") else name
 
 
 def category(result: Result) -> str | None:

@@ -95,6 +95,26 @@ def test_measures_stand_where_one_looks_for_them():
     assert found["memory"]["ImageNet: best theta"] == ("test/imagenet/best_theta_top1",)
 
 
+def test_titles_tell_toy_sets_from_the_papers():
+    """Only some values say how many classes there are; the panels of all of them have the toy set's title."""
+    toy = RunResults(
+        {},
+        {"module": "CacheModule"},
+        [
+            result("imagenet", "top1", num_classes=8),
+            result("imagenet", "top1_theta_20"),
+            attacked(2.0),
+            result("imagenet-o", "aupr", num_classes=8, precision_recall=[[1.0, 0.5]]),
+            result("imagenet-c-like", "top1_fog_3", num_classes=8),
+        ],
+        [Example("imagenet", "adversarial", 7, {"clean": "imagenet-adversarial_accuracy_l2-7-clean.png"}, {})],
+    )
+    titles = [title for found in panels(toy).values() for title in found]
+    told = [title for title in titles if title.lower().startswith("imagenet")]
+    assert len(told) >= 12
+    assert all(" of 8 classes: " in title for title in told), told
+
+
 def test_curves_tables_and_images_stand_beside_their_measures():
     found = panels(RUN)
     curves = {panel.keys: (panel.across, panel.up) for s in plan([RUN]) for panel in s.panels if panel.kind == "curve"}
@@ -117,6 +137,7 @@ def test_curves_tables_and_images_stand_beside_their_measures():
     }
     assert found["clean"]["ImageNet: images"] == ("test/imagenet/examples",)
     assert found["natural"]["ImageNet-O: images"] == ("test/imagenet-o/examples",)
+    assert found["shape"]["Cue conflict: shape or texture"] == ("test/cue-conflict/shape_by_category",)
     assert found["shape"]["Cue conflict: images"] == ("test/cue-conflict/examples",)
 
 

@@ -7,6 +7,7 @@ import pytest
 from lit_robust.errors import UserError
 from lit_robust.report.published import published_names, published_results, published_runs
 from lit_robust.report.runs import Run
+from lit_robust.report.table import compare
 from lit_robust.results import Result, RunResults
 
 
@@ -98,6 +99,42 @@ def test_the_value_of_the_nearest_protocol_stands_beside_the_runs():
         mine = run(Result("imagenet-c", "mce", 0.5, "fraction", 75 * count, settings))
         (row,) = published_runs(["resnet50"], [mine])
         assert [r.value for r in row.found.results if r.metric == "mce"] == [mce]
+
+
+def test_the_standard_protocol_stands_where_no_run_measured_the_set():
+    mine = run(Result("imagenet", "top1", 0.5, "fraction", 200, {"resize": 256}))
+    rows = published_runs(["squeezenet1_1", "resnet152", "resnet50", "alexnet"], [mine])
+    values = {row.label: {r.metric: r.value for r in row.found.results} for row in rows}
+    assert values["AlexNet"]["mce"] == values["AlexNet"]["relative_mce"] == 1.0
+    assert values["ResNet-50"]["mce"] == 0.767
+    table = compare({each.label: each.found for each in [mine, *rows]})
+    (place,) = (number for number, column in enumerate(table.columns) if column.title == "mCE")
+    # Of the others nobody published it: their resized files differ, and the standard does not, though both are two.
+    kinds = {label: [table.notes[n].kind for n in row[place].notes] for label, row in table.rows.items() if row[place]}
+    assert kinds == {
+        "SqueezeNet 1.1": ["difference", "source"],
+        "ResNet-152": ["difference", "source"],
+        "ResNet-50": ["source"],
+        "AlexNet": ["source"],
+    }
+
+
+def test_timms_values_have_the_protocol_of_its_networks():
+    """Against the library, which evaluates a network as its own configuration says."""
+    timm = pytest.importorskip("timm")
+    for name, entry in (("deit-small", "deit_small_patch16_224"), ("deit-base", "deit_base_patch16_224")):
+        (found,) = (r for r in values(name, "imagenet-a", "top1") if "pytorch-image-models" in r.protocol["published"])
+        cfg = timm.get_pretrained_cfg(entry)
+        crop = cfg.input_size[-1]
+        assert found.protocol["crop"] == crop
+        assert found.protocol["resize"] == int(crop / cfg.crop_pct)  # timm rounds down
+        assert found.protocol["interpolation"] == cfg.interpolation
+
+
+def test_all_stands_alone():
+    with pytest.raises(UserError, match="all stands alone") as caught:
+        published_runs(["all", "resnet50"], [run()])
+    assert "\n" not in str(caught.value)
 
 
 def test_a_published_attack_joins_the_column_of_an_evaluation_with_a_name():

@@ -4,6 +4,7 @@ import csv
 import re
 import struct
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -172,7 +173,48 @@ def test_an_image_knows_its_size_and_must_be_a_png(tmp_path):
     with pytest.raises(UserError, match="no PNG"):
         read_picture(run, "b.png")
     with pytest.raises(UserError, match="cannot be read"):
-        read_picture(run, "gone.png")
+        read_picture(run, "examples")
+    assert read_picture(run, "gone.png") is None
+
+
+def test_words_stand_for_a_missing_image_beside_its_captions(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "examples" / "a.png").unlink()
+    page = Page(write_report([folder], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.words.count("examples/a.png is missing from the run's folder.") == 2
+    assert "<dog>" in page.words
+    assert not [tag for tag, _ in page.elements if tag == "img"]
+
+
+def test_the_gallery_names_the_set_as_the_table_does_and_says_that_it_is_partial(tmp_path):
+    folder = write_run(tmp_path / "toy")
+    found = RunResults.load(folder)
+    toy = {"num_classes": 8, "partial": True}
+    found.results = [replace(result, protocol={**result.protocol, **toy}) for result in found.results]
+    found.save(folder)
+    page = Page(write_report([folder], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "imagenet of 8 classes: clean and attacked 1 partial" in page.words
+    first, _ = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+    assert first.startswith("imagenet of 8 classes, image 7")
+    assert "ImageNet:" not in page.words
+
+
+def test_many_observers_have_a_section_and_a_second_table(tmp_path):
+    names = [f"observer_{number}" for number in range(9)]
+    results = [Result("cue-conflict", f"error_consistency_{n}", 0.4, "fraction", 432, {}) for n in [*names, "humans"]]
+    RunResults({}, {}, results).save(tmp_path / "a")
+    words = Page(write_report([tmp_path / "a"], tmp_path / "r.html").read_text(encoding="utf-8")).words
+    assert "Error consistency by observer" in words
+    text = write_report([tmp_path / "a"], tmp_path / "r.md").read_text(encoding="utf-8")
+    assert text.startswith("| Run | Cue conflict: Error consistency, humans (%) |\n")
+    assert all(f"Error consistency, {name.replace('_', ' ')} (%)" in text for name in names)
+
+
+def test_dark_colours_are_the_screens_alone(tmp_path):
+    style = write_report([write_run(tmp_path / "a")], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.findall(r"@media[^{]*prefers-color-scheme[^{]*", style) == [
+        "@media screen and (prefers-color-scheme: dark) "
+    ]
 
 
 def test_a_missing_run_is_one_sentence(tmp_path):

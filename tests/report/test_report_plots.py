@@ -8,6 +8,7 @@ import matplotlib
 import pytest
 
 from lit_robust.report.accuracy_curves import accuracy_plots, curves
+from lit_robust.report.corruption_errors import corruption_error_plots
 from lit_robust.report.precision_recall import precision_recall_plots
 from lit_robust.report.shape_figure import biases, shape_bias_plots
 from lit_robust.report.svg import mark_swatch, run_style, swatch
@@ -50,6 +51,28 @@ def test_norms_and_attacks_do_not_share_axes():
     ]
     assert "3 steps of 0.5 eps" in found[0].attack
     assert "20 steps of 0.5 eps" in found[2].attack
+
+
+def test_every_plot_says_what_is_partial():
+    part = {"partial": True, "full_count": 50_000}
+    curve = Result("imagenet-o", "aupr", 0.5, "fraction", 9, {**part, "precision_recall": [[0.5, 1.0], [1.0, 0.5]]})
+    plain = {key: value for key, value in curve.protocol.items() if key not in part}
+    eps = attacked(1, 0.3)
+    found = [
+        Result(eps.dataset, eps.metric, eps.value, eps.unit, eps.count, {**eps.protocol, **part}),
+        Result("cue-conflict", "shape_bias", 0.5, "fraction", 9, part),
+        Result("imagenet-c", "ce_fog", 0.5, "fraction", 9, part),
+        curve,
+    ]
+    whole = Result("imagenet-o", "aupr", 0.5, "fraction", 9, plain)
+    compared = runs(found, [whole])
+    drawn = (accuracy_plots, shape_bias_plots, corruption_error_plots, precision_recall_plots)
+    for plot in (plot for draw in drawn for plot in draw(compared)):
+        assert "partial: measured on a part of the test set only." in plot.caption, plot.title
+    (lines,) = precision_recall_plots(compared)
+    assert lines.labels == {"run0": "AUPR 50.0 %, partial", "run1": "AUPR 50.0 %"}
+    (lines,) = precision_recall_plots(runs([whole]))
+    assert "partial" not in lines.caption
 
 
 def test_threat_models_do_not_share_axes_though_the_attack_is_one():
@@ -164,8 +187,8 @@ def test_partial_marks_are_hollow():
     whole = accuracy_plots(runs([clean(0.7), attacked(1, 0.3)]))[0]
     part = Result("imagenet", "top1", 0.7, "fraction", 5, {"partial": True, "full_count": 10})
     hollow = accuracy_plots(runs([part, attacked(1, 0.3)]))[0]
-    assert "Hollow" in hollow.caption
-    assert "Hollow" not in whole.caption
+    assert "hollow" in hollow.caption
+    assert "hollow" not in whole.caption
     assert hollow.svg.count("var(--paper") > whole.svg.count("var(--paper")
 
 

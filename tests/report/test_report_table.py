@@ -7,8 +7,9 @@ from io import StringIO
 
 import pytest
 
+from lit_robust.report.csv_file import csv_text
 from lit_robust.report.protocol import differences, facts, usual
-from lit_robust.report.table import compare, csv_text, markdown, parts
+from lit_robust.report.table import compare, compare_observers, markdown, parts
 from lit_robust.report.titles import metric_title, value_text
 from lit_robust.results import Result, RunResults
 
@@ -95,7 +96,47 @@ def test_partial_is_marked_and_is_no_difference_by_itself():
     text = markdown(table)
     assert "| run1 | 76.1 (partial) |" in text
     assert "- partial: measured on a part of the test set only" in text
-    assert facts(top1(count=512, partial=True, full_count=50_000)) == facts(top1())
+    assert "images" not in facts(top1(count=512, partial=True, full_count=50_000))
+
+
+def anomalies(positives: int, negatives: int, **protocol: object) -> Result:
+    told = {"positives": positives, "negatives": negatives, "in_distribution": {"count": negatives}, **protocol}
+    return Result("imagenet-o", "aupr", 0.9, "fraction", positives + negatives, told)
+
+
+def test_a_partial_value_is_no_reference_and_its_counts_are_no_difference():
+    part, whole = anomalies(60, 8, partial=True), anomalies(163, 37)
+    table = compare(runs([part], [whole]))
+    assert [(cell.partial, cell.notes) for row in table.rows.values() for cell in row] == [(True, ()), (False, ())]
+    assert usual([part, whole]) is whole
+    assert usual([part, part, whole]) is whole
+    # What is no count stays a difference, and so do the counts of complete values.
+    assert differences(anomalies(60, 8, partial=True, score="energy"), whole) == "score energy instead of not stated"
+    assert differences(anomalies(163, 30), whole).count("30 instead of 37") == 2
+
+
+def consistency(*observers: str) -> list[Result]:
+    return [Result("cue-conflict", f"error_consistency_{observer}", 0.4, "fraction", 432, {}) for observer in observers]
+
+
+def test_few_observers_stand_among_the_others_and_many_by_themselves():
+    few = runs([top1(), *consistency("alexnet", "vgg16", "humans")])
+    titles = ["Top-1 accuracy", *(f"Error consistency, {name}" for name in ("alexnet", "humans", "vgg16"))]
+    assert [column.title for column in compare(few).columns] == titles
+    assert compare_observers(few).columns == []
+    names = [f"subject_{number:02}" for number in range(1, 8)]
+    # Seven over both runs are many, though none of them has so many.
+    many = runs([top1(), *consistency(*names[:4], "humans")], consistency(*names[3:]))
+    assert [column.title for column in compare(many).columns] == ["Top-1 accuracy", "Error consistency, humans"]
+    apart = compare_observers(many)
+    assert [column.title for column in apart.columns] == [f"Error consistency, subject {n:02}" for n in range(1, 8)]
+    assert [cell is None for cell in apart.rows["run1"]] == [True] * 3 + [False] * 4
+
+
+def test_many_observers_are_the_table_where_there_is_nothing_else():
+    alone = runs(consistency(*(f"network_{number}" for number in range(9))))
+    assert len(compare(alone).columns) == 9
+    assert compare_observers(alone).columns == []
 
 
 def test_a_restricted_test_set_is_said():

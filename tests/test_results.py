@@ -1,0 +1,48 @@
+"""Results files: what is read is what was written, and what cannot be a result is refused in a sentence."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lit_robust.errors import UserError
+from lit_robust.results import Result, RunResults
+
+
+def written(folder: Path, **entry: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    result = {"dataset": "imagenet", "metric": "top1", "value": 0.5, "unit": "fraction", "count": 9, "protocol": {}}
+    content = {"schema": 1, "run": {}, "model": {}, "results": [{**result, **entry}], "examples": []}
+    (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("value", [0.1 + 0.2, -0.3, 0.0, math.nan])
+def test_values_come_back_to_the_last_bit(tmp_path, value):
+    RunResults({"seed": 3}, {}, [Result("imagenet", "top1", value, "fraction", 0, {"resize": None})]).save(tmp_path)
+    found = RunResults.load(tmp_path)
+    assert repr(found.results) == repr([Result("imagenet", "top1", value, "fraction", 0, {"resize": None})])
+    assert found.run == {"seed": 3}
+
+
+def test_an_undefined_value_may_be_null_or_nan(tmp_path):
+    for value in (None, math.nan):
+        (found,) = RunResults.load(written(tmp_path, value=value)).results
+        assert math.isnan(found.value)
+
+
+@pytest.mark.parametrize("count", ["many", -1, 2.5, True, None])
+def test_a_count_that_is_none_is_one_sentence(tmp_path, count):
+    with pytest.raises(UserError, match=r"test/imagenet/top1 of .*results\.json has the count") as caught:
+        RunResults.load(written(tmp_path, count=count))
+    assert repr(count) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, "0.5", True, [0.5]])
+def test_a_value_that_is_none_is_one_sentence(tmp_path, value):
+    with pytest.raises(UserError, match=r"test/imagenet/top1 of .*results\.json has the value") as caught:
+        RunResults.load(written(tmp_path, value=value))
+    assert repr(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
