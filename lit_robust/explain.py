@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import get_type_hints
+from urllib.error import URLError
 
 from lit_robust.errors import UserError
 
@@ -31,6 +32,12 @@ def explain(error: BaseException | None) -> str | None:
         # Named, not imported: neither library may be loaded for the sake of its errors.
         if type(error).__name__ == "MisconfigurationException":
             return f"{' '.join(str(error).split()).rstrip('.')}; change the trainer's settings."
+        if isinstance(error, URLError) or type(error).__module__.startswith(("huggingface_hub.", "httpx")):
+            return (
+                f"Nothing can be downloaded from here ({' '.join(str(error).split()).rstrip('.')}): where the network "
+                "has pretrained weights, give them as a file, or copy the cache of a machine that has them "
+                "(TORCH_HOME, HF_HOME)."
+            )
         if type(error).__module__.startswith("wandb."):
             return f"W&B refuses: {' '.join(str(error).split()).rstrip('.')}; run `wandb login`, or log offline."
         error = error.__cause__ or error.__context__

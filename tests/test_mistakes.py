@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -215,3 +216,15 @@ def test_a_cache_model_has_no_checkpoint(tmp_path, capsys):
     words = ["fit", "-c", recipe, *run, "--model.network.weights", "null", "--data.root", "/nowhere"]
     with pytest.warns(UserWarning, match="random weights: give --model.network.weights"):
         assert "/nowhere" in sentence(words, capsys)
+
+
+def test_weights_that_cannot_be_downloaded(words, tmp_path, capsys, monkeypatch):
+    def refuse(*_arguments, **_named):
+        raise URLError("Temporary failure in name resolution")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = ["--model.network", "{name: torchvision/alexnet, num_classes: 1000, weights: pretrained}"]
+    said = sentence(["test", *words, *network], capsys)
+    assert "name resolution" in said
+    assert "give them as a file" in said
