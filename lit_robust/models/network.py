@@ -9,7 +9,8 @@ from torch import nn
 
 from lit_robust.errors import UserError
 from lit_robust.models.classifier import Classifier
-from lit_robust.models.foreign.checkpoint import Channels, names_file
+from lit_robust.models.foreign.channels import Channels
+from lit_robust.models.foreign.checkpoint import names_file
 from lit_robust.models.foreign.reading import check_normaliser
 from lit_robust.models.resnet_small import resnet_small, resnet_tiny
 from lit_robust.models.weights import load_weights

@@ -153,13 +153,14 @@ def convert(words: list[str]) -> None:
     parser.add_argument("--num-classes", type=PositiveInt, default=1000, help="classes of that network")
     parser.add_argument(
         "--mean",
-        type=tuple[float, float, float] | None,
+        type=str | None,
         default=None,
-        help="per-channel mean it was trained with, in [0, 1] pixel units; null for what the checkpoint says",
+        help='per-channel mean it was trained with, in [0, 1] pixel units, as in "[0.5, 0.5, 0.5]"; null for what the '
+        "checkpoint says",
     )
     parser.add_argument(
         "--std",
-        type=tuple[float, float, float] | None,
+        type=str | None,
         default=None,
         help="per-channel standard deviation it was trained with, likewise",
     )
@@ -170,6 +171,7 @@ def convert(words: list[str]) -> None:
         help="which to take of a checkpoint that holds both the averaged weights and those last trained",
     )
     options = parser.parse_args(words)
+    from lit_robust.models.foreign.channels import channels_of_option
     from lit_robust.models.foreign.convert import convert
 
     print(
@@ -178,8 +180,8 @@ def convert(words: list[str]) -> None:
             options.output,
             options.network,
             options.num_classes,
-            options.mean,
-            options.std,
+            channels_of_option("--mean", options.mean),
+            channels_of_option("--std", options.std),
             options.copy,
         )
     )

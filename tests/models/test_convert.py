@@ -3,15 +3,18 @@
 import argparse
 import hashlib
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import lit_robust
+from lit_robust.cli import main
 from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier, weights_digest
+from lit_robust.models.foreign.checkpoint import open_checkpoint
 from lit_robust.models.foreign.convert import convert
 
 NAME = "lit_robust/resnet_tiny"
@@ -84,6 +87,60 @@ def test_again_and_over_another(tmp_path, source, madry):
     with pytest.raises(UserError, match="exists and holds other weights"):
         convert(tmp_path / "plain.pt", output)
     assert json.loads((tmp_path / "w.provenance.json").read_text())["source"]["file"] == madry.name
+
+
+def test_the_record_of_a_file_that_was_there_is_kept(tmp_path, madry):
+    output, record = tmp_path / "w.safetensors", tmp_path / "w.provenance.json"
+    assert convert(madry, output, NAME, 5).startswith(f"Wrote {output}")
+    written, first = record.read_text(), output.read_bytes()
+    for same in (output, tmp_path / "." / output.name, tmp_path / "link.safetensors"):
+        if not same.exists():
+            same.symlink_to(output)
+        with pytest.raises(UserError, match=r"w\.safetensors is the source itself: choose another name"):
+            convert(same, output)
+    # A copy of equal tensors knows less of where they came from.
+    shutil.copy(output, tmp_path / "copy.safetensors")
+    assert convert(tmp_path / "copy.safetensors", output).startswith(
+        f"Left {output} and its w.provenance.json as they are"
+    )
+    assert (record.read_text(), output.read_bytes()) == (written, first)
+    # A record that is lost, or of other weights, is written again.
+    for stale in (None, '{"weights_sha256": "0"}'):
+        record.unlink() if stale is None else record.write_text(stale)
+        assert convert(madry, output, NAME, 5).startswith(f"Wrote {record}")
+        assert record.read_text() == written
+
+
+@pytest.mark.parametrize("said", ["0.5", "[0.5, 0.5]", "[0.5, 0.5, NaN]", "[0.5, 0.5, 1e999]", "grey"])
+@pytest.mark.parametrize("option", ["--mean", "--std"])
+def test_a_mean_that_is_no_three_numbers(tmp_path, madry, capsys, option, said):
+    other = {"--mean": "--std", "--std": "--mean"}[option]
+    output = tmp_path / "w.safetensors"
+    assert main(["convert", str(madry), str(output), option, said, other, "[0.5, 0.5, 0.5]"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f'{option} "[0.5, 0.5, 0.5]"' in told
+    assert "Union" not in told
+    assert len(told) < 300
+    assert not output.exists()
+
+
+def test_three_numbers_on_the_command_line(tmp_path, source):
+    torch.save(source.network.state_dict(), tmp_path / "w.pt")
+    words = ["convert", str(tmp_path / "w.pt"), str(tmp_path / "w.safetensors")]
+    assert main([*words, "--mean", "[0.5, 0.4, 0]", "--std=[0.25,0.5,1]"]) == 0
+    record = json.loads((tmp_path / "w.provenance.json").read_text())
+    assert (record["mean"], record["std"]) == ([0.5, 0.4, 0.0], [0.25, 0.5, 1.0])
+    assert main([*words[:2], str(tmp_path / "null.safetensors"), "--mean", "null", "--std", "null"]) == 0
+    assert json.loads((tmp_path / "null.provenance.json").read_text())["mean"] is None
+
+
+@pytest.mark.parametrize("said", ["0.5", "[0.5]", "[0.5, NaN, 0.5]", "[" * 100000])
+def test_a_file_that_says_no_three_numbers(tmp_path, said):
+    save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors", {"mean": said})
+    with pytest.raises(UserError, match="no list of three numbers: convert it again") as caught:
+        open_checkpoint(tmp_path / "w.safetensors")
+    assert len(str(caught.value)) < 300
 
 
 def test_both_copies(tmp_path, source):

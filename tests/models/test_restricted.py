@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import types
 import zipfile
 from collections import OrderedDict
@@ -17,7 +18,8 @@ import pytest
 import torch
 
 from lit_robust.errors import UserError
-from lit_robust.models.foreign.containers import read_restricted
+from lit_robust.models.foreign.checkpoint import open_checkpoint
+from lit_robust.models.foreign.containers import LEGACY_MAGIC, LEGACY_PROTOCOL, read_restricted
 from lit_robust.models.foreign.restricted import Inert, RestrictedUnpickler
 
 CONTAINERS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -167,6 +169,63 @@ def test_a_storage_larger_than_the_file_is_not_allocated(tmp_path):
     (tmp_path / "w.pt").write_bytes(data[:place] + huge + data[place + 2 :])
     with pytest.raises(UserError, match="more numbers are announced"):
         read_restricted(tmp_path / "w.pt")
+
+
+def test_a_mark_beyond_the_file_is_refused():
+    # Python's own unpickler would make a table of 2^25 places of 8 bytes for this one.
+    tracemalloc.start()
+    with pytest.raises(pickle.UnpicklingError, match="a mark is beyond"):
+        RestrictedUnpickler(io.BytesIO(b"\x80\x02Nr" + struct.pack("<I", 2**24) + b"."), None).load()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "w.pt")
+    assert open_checkpoint(tmp_path / "w.pt").tensors["w"].shape == (100_000,)
+    with (
+        zipfile.ZipFile(tmp_path / "w.pt") as stored,
+        zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in stored.namelist():
+            small.writestr(name, stored.read(name))
+    with pytest.raises(UserError, match=r"small\.pt would unpack to 4\d{5} bytes"):
+        open_checkpoint(tmp_path / "small.pt")
+
+
+@CONTAINERS
+def test_a_number_repeated_to_a_huge_tensor_is_refused(tmp_path, zipped):
+    torch.save({"w": torch.ones(1).expand(2**40)}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match="announces far more numbers than it holds"):
+        open_checkpoint(tmp_path / "w.pt")
+
+
+def test_views_of_a_storage_as_very_old_files_know_them(tmp_path):
+    """Until torch 0.4 a storage could be a part of another: (key, offset, length) after its own size."""
+
+    class Part(tuple):
+        pass
+
+    class Holder:
+        def __reduce__(self):
+            part = Part(("storage", torch.FloatStorage, "0", "cpu", 10, ("1", 4, 5)))
+            return torch._utils._rebuild_tensor_v2, (part, 1, (3,), (1,), False, OrderedDict())
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return tuple(value) if isinstance(value, Part) else None
+
+    with (tmp_path / "w.pt").open("wb") as file:
+        for head in (LEGACY_MAGIC, LEGACY_PROTOCOL, {"little_endian": True, "type_sizes": {}}):
+            pickle.dump(head, file, protocol=2)
+        Pickler(file, protocol=2).dump({"w": Holder()})
+        pickle.dump(["0"], file, protocol=2)
+        file.write(struct.pack("<q", 10) + np.arange(10, dtype="<f4").tobytes())
+    found = read_restricted(tmp_path / "w.pt").value["w"]
+    # torch's own reader knows them to this day.
+    assert torch.equal(found, torch.load(tmp_path / "w.pt", weights_only=True)["w"])
+    assert found.tolist() == [5, 6, 7]
 
 
 def test_names_of_members_lead_nowhere(tmp_path):

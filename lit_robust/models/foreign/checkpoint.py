@@ -1,24 +1,26 @@
 """Opening a file of weights: which form it has, which of its state dicts counts, and how its network normalises."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
 
 from lit_robust.errors import UserError
-from lit_robust.models.foreign.containers import Content, read_restricted
+from lit_robust.models.foreign.channels import Channels, three_numbers_in
+from lit_robust.models.foreign.containers import INFLATION, Content, read_restricted, refuse_inflating
+from lit_robust.models.foreign.restricted import Inert
 
 Copy = Literal["averaged", "raw"]
-Channels = tuple[float, float, float]
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".th")
 # Where training scripts keep the weights: timm's and revisiting-at's, torchvision's, MadryLab's, and others.
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 RAW = ("state_dict", "model", "model_state_dict", "net")
+# What some scripts write among the tensors, such as an epoch; a network cannot need it, as it is loaded strictly.
+PLAIN = (int, float, str)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
     _refuse_what_is_no_weights_file(file)
     if file.suffix == ".safetensors" or _looks_like_safetensors(file):
         return _open_safetensors(file)
+    refuse_inflating(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It warns of pickle protocols that it then reads or refuses.
@@ -91,14 +94,17 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
         content = read_restricted(file)
     value, foreign = content.value, content.foreign
     if _is_state(value):
-        return Checkpoint(dict(value), "state dict", "", (), foreign)
+        tensors, notes = _tensors_alone(file, value)
+        return Checkpoint(tensors, "state dict", "", (), foreign, notes=notes)
     key, second = _chosen(file, value, foreign, copy)
     left = tuple(str(name) for name in value if name != key)
-    notes = (f"of two copies of the weights the {copy} one, {key}, was taken, not {second}",) if second else ()
+    tensors, notes = _tensors_alone(file, value[key])
+    if second:
+        notes = (f"of two copies of the weights the {copy} one, {key}, was taken, not {second}", *notes)
     settings = value.get("hyper_parameters")
     network = settings.get("network") if isinstance(settings, Mapping) else None
     return Checkpoint(
-        tensors=dict(value[key]),
+        tensors=tensors,
         form=_form(left, key),
         key=key,
         left=left,
@@ -148,21 +154,38 @@ def _open_safetensors(file: Path) -> Checkpoint:
 def _channels(metadata: Mapping[str, str], name: str, file: Path) -> Channels | None:
     if name not in metadata:
         return None
-    try:
-        red, green, blue = json.loads(metadata[name])
-        return float(red), float(green), float(blue)
-    except (TypeError, ValueError) as error:
+    found = three_numbers_in(metadata[name])
+    if found is None:
         raise UserError(
-            f"{file} says of its {name} {metadata[name]!r}, which is no list of three numbers: convert it again."
-        ) from error
+            f"{file} says of its {name} {metadata[name][:60]!r}, which is no list of three numbers: convert it again."
+        )
+    return found
 
 
 def _is_state(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+    return _holds_tensors(value) and not _odd_entries(value)
+
+
+def _holds_tensors(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping) and any(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _odd_entries(value: Mapping[Any, Any]) -> list[Any]:
+    """Return the names of what may not stand in a state dict."""
+    return [
+        name for name, entry in value.items() if not (isinstance(name, str) and isinstance(entry, (Tensor, *PLAIN)))
+    ]
+
+
+def _tensors_alone(file: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors of a state dict, and a sentence on what else was in it."""
+    tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
+    # A stride of 0 makes a tensor of any size out of one number.
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > INFLATION * file.stat().st_size:
+        raise UserError(f"{file} announces far more numbers than it holds: download it again from where you trust it.")
+    others = [name for name, entry in state.items() if not isinstance(entry, Tensor)]
+    notes = (f"among the tensors these entries are none, and were left out: {', '.join(others)}",) if others else ()
+    return tensors, notes
 
 
 def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, str | None]:
@@ -178,12 +201,27 @@ def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tup
         return raw, averaged
     if averaged is not None:
         raise UserError(f"{file} holds averaged weights alone ({averaged}): take those, with --copy averaged.")
+    if mixed := _mixed(value):
+        odd = _odd_entries(mixed)[0]
+        kind = "a Python object" if isinstance(mixed[odd], Inert) else f"of type {type(mixed[odd]).__name__}"
+        raise UserError(
+            f"{file} holds no state dict, since among its tensors {odd!r} is {kind}: save the state dict without it, "
+            "and name that file."
+        )
     if foreign:
         raise UserError(
             f"{file} holds Python objects where its state dict should be ({foreign[0]}), which are never run here: "
             "save `network.state_dict()` where its code is, and name that file."
         )
     raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
+
+
+def _mixed(value: object) -> Mapping[Any, Any] | None:
+    """Return what would be the state dict but for some entries."""
+    if not isinstance(value, Mapping):
+        return None
+    places = [value[name] for name in (*AVERAGED, *RAW) if name in value] or [value]
+    return next((place for place in places if _holds_tensors(place)), None)
 
 
 def _form(keys: tuple[str, ...], key: str) -> str:

@@ -1,5 +1,6 @@
 """The two containers of ``torch.save``: the zip archive since torch 1.6, and the row of pickles before."""
 
+import io
 import pickle
 import sys
 import tarfile
@@ -16,6 +17,9 @@ from lit_robust.models.foreign.restricted import RestrictedUnpickler, Storage
 
 # What torch writes at the start of its files before 1.6 (torch/serialization.py, MAGIC_NUMBER and PROTOCOL_VERSION).
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+# How many times its own size a file may announce: copies of a network share their numbers, as the attacker's does in
+# MadryLab's files, and torch.save compresses nothing.
+INFLATION = 16
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,23 @@ class Content:
 
     value: Any
     foreign: tuple[str, ...]
+
+
+def refuse_inflating(file: Path) -> None:
+    """Refuse a zip archive whose members are said to be far larger than itself, before any of them is read.
+
+    Raises:
+        UserError: they are, or its directory is broken.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            announced = sum(member.file_size for member in archive.infolist())
+    except Exception as error:  # A crafted directory can end in more than BadZipFile.
+        raise UserError(f"{file} cannot be read as weights ({_reason(error)}): download or copy it again.") from error
+    if announced > INFLATION * file.stat().st_size:
+        raise UserError(f"{file} would unpack to {announced} bytes, far more than it holds: no weights file does that.")
 
 
 def read_restricted(file: Path) -> Content:
@@ -70,9 +91,8 @@ def _read_zip(archive: zipfile.ZipFile, file: Path) -> Content:
             loaded[key] = _bytes(archive.read(f"{root}data/{key}"), dtype, order)
         return Storage(loaded[key][: count * _size(dtype)], dtype)
 
-    with archive.open(pickles[0]) as stream:
-        unpickler = RestrictedUnpickler(stream, storage)
-        value = unpickler.load()
+    unpickler = RestrictedUnpickler(io.BytesIO(archive.read(pickles[0])), storage)
+    value = unpickler.load()
     return Content(value, tuple(unpickler.foreign))
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from lit_robust import __version__
 from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
-from lit_robust.models.foreign.checkpoint import Channels, Copy, open_checkpoint
+from lit_robust.models.foreign.channels import Channels
+from lit_robust.models.foreign.checkpoint import Copy, open_checkpoint
 from lit_robust.models.foreign.reading import Weights, check_normaliser, read_weights
 from lit_robust.models.network import Network, build_classifier, check_channels
 from lit_robust.models.weights import check_fit, tensors_digest
@@ -32,7 +33,7 @@ def convert(
 
     Nothing in the source is run. The output holds the network's tensors alone, under the names of torchvision and timm
     and in float32, and says in its metadata how the network normalises, where that is known; so
-    ``Network(weights=output)`` needs no more settings. The same command again leaves an equal output as it is.
+    ``Network(weights=output)`` needs no more settings. An equal output is left as it is, and so is the record of it.
 
     Args:
         source: the checkpoint; see ``open_checkpoint`` for its forms.
@@ -48,10 +49,12 @@ def convert(
         What was written, in one line.
 
     Raises:
-        UserError: the source cannot be read, its tensors do not fit, or the output cannot be written.
+        UserError: the source cannot be read, or is the output, its tensors do not fit, or the output cannot be written.
     """
     if output.suffix != ".safetensors":
         raise UserError(f"{output} does not end in .safetensors, which is what is written: give it that ending.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UserError(f"{output} is the source itself: choose another name for what is written.")
     if (mean is None) != (std is None):
         raise UserError(f"mean is {mean} and std is {std}: give both, or neither.")
     check_channels(mean, std)
@@ -70,6 +73,7 @@ def convert(
         "std": std or (weights.normaliser and weights.normaliser[1]) or says.std,
     }
     metadata |= {name: json.dumps(list(values)) for name, values in found.items() if values}
+    digest = tensors_digest(tensors)
     record = {
         "schema": 1,
         "source": {"file": source.name, "bytes": source.stat().st_size, "sha256": _file_digest(source)},
@@ -79,17 +83,21 @@ def convert(
         **found,
         "transform_input": says.transform_input,
         "tensors": len(tensors),
-        "weights_sha256": tensors_digest(tensors),
+        "weights_sha256": digest,
         "versions": {
             "lit_robust": __version__,
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "safetensors")},
         },
     }
-    _write(tensors, metadata, output)
-    write_text(output.with_suffix(".provenance.json"), json.dumps(record, indent=2) + "\n")
+    wrote = _write(tensors, digest, metadata, output)
+    beside = output.with_suffix(".provenance.json")
     checked = f"which fit {network}" if network is not None else "not checked against a network, for want of --network"
-    return f"Wrote {output}: {len(tensors)} tensors from a {weights.form}, {checked}."
+    # The record of a file that was there tells where it came from; this source may be a copy that knows less.
+    if not wrote and beside.is_file() and digest in beside.read_text(encoding="utf-8", errors="replace"):
+        return f"Left {output} and its {beside.name} as they are: they hold these {len(tensors)} tensors, {checked}."
+    write_text(beside, json.dumps(record, indent=2) + "\n")
+    return f"Wrote {output if wrote else beside}: {len(tensors)} tensors from a {weights.form}, {checked}."
 
 
 def _single_precision(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -113,16 +121,18 @@ def _what_was_done(weights: Weights, precision: tuple[str, ...]) -> dict[str, An
     }
 
 
-def _write(tensors: dict[str, Tensor], metadata: dict[str, str], output: Path) -> None:
+def _write(tensors: dict[str, Tensor], digest: str, metadata: dict[str, str], output: Path) -> bool:
+    """Write the weights; return whether that was needed."""
     from safetensors.torch import save_file
 
     if output.exists():
         there = open_checkpoint(output)
-        if tensors_digest(there.tensors) == tensors_digest(tensors) and _metadata(output) == metadata:
-            return
+        if tensors_digest(there.tensors) == digest and _metadata(output) == metadata:
+            return False
         raise UserError(f"{output} exists and holds other weights: remove it, or choose another name.")
     with atomic_path(output) as beside:
         save_file(tensors, beside, metadata)
+    return True
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from lit_robust.errors import UserError
 # What stands before every name of a wrapped network: DataParallel and AveragedModel, torch.compile, Lightning and
 # RobustBench, revisiting-at, and ours.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "base_model.", "network.")
+# An unknown prefix has no more parts than these, such as the three of `lit.encoder.net.`.
+DEEPEST = 4
 # The parts of MadryLab's AttackerModel (robustness/attacker.py), and of RobustBench's normalised networks.
 ATTACKER_PARTS = {"model", "attacker", "normalizer", "normalize"}
+FROM_ATTACKER = "the network was taken out of its AttackerModel"
+FROM_NORMALISED = "the network was taken out from behind its normaliser"
 MEANS, DEVIATIONS = ("new_mean", "mean", "mu"), ("new_std", "std", "sigma")
 # Another spelling of a layer: the pattern, the plain spelling, whose it is, and a tensor that only they have.
 SPELLINGS = (
@@ -64,6 +68,18 @@ class Naming:
             self.rules.append(rule)
         self.tensors = renamed
 
+    def unwrap(self, prefix: str) -> None:
+        """Take off a prefix that every tensor bears."""
+        self.rename(f"the prefix {prefix} was taken off", lambda name: name.removeprefix(prefix))
+        self.wrappers.append(prefix)
+
+    def fork(self) -> "Naming":
+        """Return another of the same tensors, on which rules can be tried."""
+        dropped = {reason: list(names) for reason, names in self.dropped.items()}
+        return replace(
+            self, tensors=dict(self.tensors), rules=list(self.rules), dropped=dropped, wrappers=list(self.wrappers)
+        )
+
     def drop(self, reason: str, names: Collection[str]) -> None:
         """Leave tensors out."""
         if names:
@@ -75,7 +91,8 @@ def plain_names(tensors: dict[str, Tensor], own: Collection[str] = ()) -> Naming
     """Return a state dict under the names of torchvision and timm.
 
     Prefixes are taken off only where every tensor bears them, and only until the network knows a name, so that a
-    network whose own names begin with ``model.`` keeps them.
+    network whose own names begin with ``model.`` keeps them. One prefix that is no known wrapper's, such as ``net.`` or
+    ``backbone.`` of a Lightning module, is taken off where the network is known and the rest has exactly its names.
 
     Args:
         tensors: a state dict by the names of its file.
@@ -86,6 +103,27 @@ def plain_names(tensors: dict[str, Tensor], own: Collection[str] = ()) -> Naming
     """
     naming = Naming(dict(tensors))
     naming.drop("count of averaged steps", [name for name in tensors if name.split(".")[-1] == "n_averaged"])
+    _apply_rules(naming, own)
+    return naming if not own or naming.tensors.keys() == set(own) else _without_shared_prefix(naming, own)
+
+
+def _without_shared_prefix(naming: Naming, own: Collection[str]) -> Naming:
+    """Take one more prefix off, of any name, where every tensor bears it and the rest is the whole network by name."""
+    parts = min(naming.tensors, default="").split(".")[:-1]
+    for depth in range(1, min(len(parts), DEEPEST) + 1):
+        prefix = ".".join(parts[:depth]) + "."
+        if not all(name.startswith(prefix) for name in naming.tensors):
+            break
+        trial = naming.fork()
+        trial.unwrap(prefix)
+        _apply_rules(trial, own)
+        if trial.tensors.keys() == set(own):
+            return trial
+    return naming
+
+
+def _apply_rules(naming: Naming, own: Collection[str]) -> None:
+    """Take known wrappers off, give layers their plain names, and leave out what has no part in evaluation."""
     while not any(name in own for name in naming.tensors) and _unwrap(naming):
         pass
     _unwrap_features(naming)
@@ -96,24 +134,23 @@ def plain_names(tensors: dict[str, Tensor], own: Collection[str] = ()) -> Naming
     _drop_second_norms(naming)
     _drop_heads(naming, own)
     _fill_counts(naming, own)
-    return naming
 
 
 def _unwrap(naming: Naming) -> bool:
     """Take one layer of wrapping off; return whether there was one."""
     heads = {name.split(".")[0] for name in naming.tensors}
     if {"model"} < heads <= ATTACKER_PARTS:
-        _unwrap_attacker(naming)
+        # RobustBench's normalize_model names them so (model_zoo/architectures/utils_architectures.py).
+        _unwrap_normalised(naming, FROM_ATTACKER if heads & {"attacker", "normalizer"} else FROM_NORMALISED)
         return True
     for prefix in WRAPPERS:
         if naming.tensors and all(name.startswith(prefix) for name in naming.tensors):
-            naming.rename(f"the prefix {prefix} was taken off", lambda name, p=prefix: name.removeprefix(p))  # type: ignore[misc]
-            naming.wrappers.append(prefix)
+            naming.unwrap(prefix)
             return True
     return False
 
 
-def _unwrap_attacker(naming: Naming) -> None:
+def _unwrap_normalised(naming: Naming, rule: str) -> None:
     # The attacker holds the same network again, under its own name (robustness/attacker.py).
     twins = [name for name in naming.tensors if name.startswith("attacker.model.")]
     for name in twins:
@@ -135,7 +172,7 @@ def _unwrap_attacker(naming: Naming) -> None:
     if means and deviations:
         naming.normaliser = means[0].float(), deviations[0].float()
     naming.drop("normaliser; the network's own does its work", normalisers)
-    naming.rename("the network was taken out of its AttackerModel", lambda name: name.removeprefix("model."))
+    naming.rename(rule, lambda name: name.removeprefix("model."))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

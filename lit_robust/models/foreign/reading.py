@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from lit_robust.errors import UserError
-from lit_robust.models.foreign.checkpoint import Channels, Checkpoint, Copy, Preprocessing, names_file, open_checkpoint
-from lit_robust.models.foreign.naming import Naming, plain_names
+from lit_robust.models.foreign.channels import Channels, three_numbers
+from lit_robust.models.foreign.checkpoint import Checkpoint, Copy, Preprocessing, names_file, open_checkpoint
+from lit_robust.models.foreign.naming import FROM_ATTACKER, FROM_NORMALISED, Naming, plain_names
 
 _log = logging.getLogger(__name__)
 # Half precision rounds a published constant by up to 0.00025; a difference below a quarter of a grey value is none.
@@ -81,8 +82,9 @@ def _judge(opened: Checkpoint, naming: Naming, seen: frozenset[Path]) -> tuple[s
 
 def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preprocessing, list[str]]:
     """Return what a file says of its images: its metadata, or the settings of our module that was trained."""
-    mean, std, trained_from = (opened.network.get(name) for name in ("mean", "std", "weights"))
-    start = opened.says
+    settings = opened.network
+    mean, std = three_numbers(settings.get("mean")), three_numbers(settings.get("std"))
+    trained_from, start = settings.get("weights"), opened.says
     told: list[str] = []
     if isinstance(trained_from, str) and names_file(trained_from):
         # That file may have said something; in the end it can be this very one, written over it.
@@ -92,16 +94,20 @@ def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preproce
             _, start, told = _judge(before, plain_names(before.tensors), seen | {file})
         elif not mean or not std:
             told = [f"it was trained from {trained_from}, which is not there to say how its images are normalised"]
-    elif trained_from is not None and opened.network.get("name") in RESCALED:
+    elif trained_from is not None and settings.get("name") in RESCALED:
         start = Preprocessing(transform_input=True)
-    said = Preprocessing(tuple(mean) if mean else start.mean, tuple(std) if std else start.std, start.transform_input)
-    return said, told
+    for name, found in (("mean", mean), ("std", std)):
+        if found is None and settings.get(name) is not None:
+            told.append(f"the {name} in its settings is no list of three numbers, and was passed over")
+    return Preprocessing(mean or start.mean, std or start.std, start.transform_input), told
 
 
 def _recognise(form: str, naming: Naming, says: Preprocessing) -> tuple[str, Preprocessing, list[str]]:
     """Return the form, more exactly; what it says of the images; and why."""
-    if any("AttackerModel" in rule for rule in naming.rules):
+    if FROM_ATTACKER in naming.rules:
         return f"robustness (MadryLab, Microsoft, Chen et al.), {form}", says, []
+    if FROM_NORMALISED in naming.rules:
+        return f"network behind a normaliser (as RobustBench's), {form}", says, []
     if any(re.search(r"\.aux_bn\.[a-z]", name) for names in naming.dropped.values() for name in names):
         # tingxueronghua/pytorch-classification-advprop normalises so in training and evaluation.
         half = (0.5, 0.5, 0.5)
@@ -144,7 +150,8 @@ def check_normaliser(
     if weights.normaliser is None:
         return
     theirs, ours = [*weights.normaliser[0], *weights.normaliser[1]], [*mean, *std]
-    if max(abs(one - other) for one, other in zip(theirs, ours, strict=True)) > CHANNEL_TOLERANCE:
+    # Said so that a number that is none (NaN) is a difference too.
+    if not all(abs(one - other) <= CHANNEL_TOLERANCE for one, other in zip(theirs, ours, strict=True)):
         told = [list(values) for values in weights.normaliser]
         raise UserError(
             f"{source} was trained with mean {told[0]} and std {told[1]}, but mean {list(mean)} and std {list(std)} "

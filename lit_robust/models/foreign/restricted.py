@@ -7,6 +7,7 @@ given a state, and do nothing. So code that was pickled beside tensors, as dill 
 """
 
 import pickle
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Self
@@ -70,7 +71,9 @@ class Storage:
         kind = dtype or self.dtype
         if kind is None:
             raise pickle.UnpicklingError("a tensor has no type")
-        return self.data.view(kind).as_strided(tuple(shape), tuple(stride), offset)
+        numbers = self.data.view(kind)
+        # as_strided counts from where the memory begins, which for a view of another storage is before its own start.
+        return numbers.as_strided(tuple(shape), tuple(stride), numbers.storage_offset() + offset)
 
 
 STORAGE_TYPES: dict[str, torch.dtype | None] = {
@@ -144,9 +147,23 @@ def _allowed(module: str, name: str) -> object | None:
         return _Function(_FUNCTIONS[module, name])
     if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGE_TYPES:
         return StorageType(STORAGE_TYPES[name])
-    if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-        return getattr(torch, name)  # type: ignore[no-any-return]
+    # Looked up in what is there: to ask torch for a name can import a part of it.
+    if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+        return vars(torch)[name]  # type: ignore[no-any-return]
     return None
+
+
+def _refuse_far_marks(file: IO[bytes]) -> None:
+    """Refuse a pickle that marks an object by a number beyond its own length; leave ``file`` where it was.
+
+    Python's unpickler makes a table as long as the largest number, so ten bytes could ask for 32 GiB. A mark takes a
+    byte and more, so that an honest one is smaller than its place.
+    """
+    start = file.tell()
+    for code, argument, place in pickletools.genops(file):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > (place or 0):  # type: ignore[operator]
+            raise pickle.UnpicklingError("a mark is beyond the file's length")
+    file.seek(start)
 
 
 class RestrictedUnpickler(pickle.Unpickler):
@@ -164,6 +181,7 @@ class RestrictedUnpickler(pickle.Unpickler):
     def __init__(
         self, file: IO[bytes], storage: Callable[[torch.dtype | None, str, int, tuple[Any, ...] | None], Storage]
     ) -> None:
+        _refuse_far_marks(file)
         # latin1 reads any text that Python 2 wrote; names of tensors are ASCII.
         super().__init__(file, encoding="latin1")
         self._storage = storage
