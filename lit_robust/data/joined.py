@@ -27,10 +27,20 @@ class JoinedDataModule(RobustnessSuite):
     Args:
         members: sets of the same classes.
         root: folder of all members' sets; null leaves each member its own.
+        batch_size: samples a rank and training batch; null for the first member's.
+        eval_batch_size: samples a rank and evaluation batch, of all members; null leaves each member its own.
+        num_workers: processes a loader that read and decode, likewise.
     """
 
-    def __init__(self, members: Sequence[ImageNetDataModule], root: str | Path | None = None) -> None:
-        super().__init__(members, root)
+    def __init__(
+        self,
+        members: Sequence[ImageNetDataModule],
+        root: str | Path | None = None,
+        batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__(members, root, "error", batch_size, eval_batch_size, num_workers)
         self.joined = list(members)
         self._once: NDArray[np.int64] | None = None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lit_robust.batch import EvaluationSet, TrainingSet
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import RobustDataModule, ShardDataModule
-from lit_robust.data.settings import check_choice, read_root
+from lit_robust.data.settings import check_at_least, check_choice, read_root
 from lit_robust.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ class RobustnessSuite(RobustDataModule):
         root: folder, or URL, of all members' sets; null leaves each member its own.
         missing: what a test does about a set whose folder is not there: ``error``, or ``skip``, which leaves out the
             set and its evaluations, and names them. A set that is there but defective is an error in either case.
+        batch_size: samples a rank and training batch, of all members; null leaves each member its own.
+        eval_batch_size: samples a rank and evaluation batch, likewise.
+        num_workers: processes a loader that read and decode, likewise.
     """
 
     def __init__(
@@ -33,9 +36,15 @@ class RobustnessSuite(RobustDataModule):
         members: Sequence[ShardDataModule],
         root: str | Path | None = None,
         missing: Literal["error", "skip"] = "error",
+        batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
         check_choice("missing", missing, ("error", "skip"))
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        check_at_least(1, **{name: size for name, size in sizes.items() if size is not None})
+        check_at_least(0, num_workers=num_workers or 0)
         if not members:
             raise UserError("The suite has no members: name at least one data module.")
         names = [member.name for member in members]
@@ -44,9 +53,11 @@ class RobustnessSuite(RobustDataModule):
         self.members = list(members)
         self.missing = missing
         self._missing: dict[str, str] = {}
-        if root is not None:
-            for member in self.members:
-                member.root = read_root(root)
+        for member in self.members:
+            member.root = member.root if root is None else read_root(root)
+            member.batch_size = member.batch_size if batch_size is None else batch_size
+            member.eval_batch_size = member.eval_batch_size if eval_batch_size is None else eval_batch_size
+            member.num_workers = member.num_workers if num_workers is None else num_workers
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""

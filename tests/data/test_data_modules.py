@@ -230,6 +230,18 @@ def test_a_suite_refuses_two_sets_of_one_name():
         RobustnessSuite([ImageNetDataModule(), ImageNetDataModule()])
 
 
+def test_sizes_of_all_members_of_a_suite():
+    """One option in place of a list of members: for another number of GPUs, or a smaller machine."""
+    members = [ImageNetDataModule(batch_size=8), CueConflictDataModule(num_workers=3)]
+    RobustnessSuite(members, batch_size=32, num_workers=0)
+    assert (members[0].batch_size, members[0].eval_batch_size) == (32, ImageNetDataModule().eval_batch_size)
+    assert [member.num_workers for member in members] == [0, 0]
+    joined = JoinedDataModule([ImageNetDataModule(), StylizedImageNetDataModule()], eval_batch_size=5)
+    assert [member.eval_batch_size for member in joined.members] == [5, 5]
+    with pytest.raises(UserError, match="batch_size is 0: give 1 or more"):
+        RobustnessSuite(members, batch_size=0)
+
+
 def test_blocks_need_at_least_one_sample():
     with pytest.raises(UserError, match=r"reading.block is 0: give 1 or more"):
         Reading(block=0)
