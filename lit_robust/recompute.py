@@ -1,5 +1,6 @@
 """Measures taken again from kept predictions: the evaluations of a test, with stored answers instead of a network."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +22,16 @@ from lit_robust.callbacks import (
     ResultsFile,
     ShapeBiasEvaluation,
 )
+from lit_robust.callbacks.decisions import read_decisions
 from lit_robust.callbacks.ood import Score
 from lit_robust.callbacks.prediction_parts import ANSWER, KeptSet, read_kept
 from lit_robust.errors import UserError
 from lit_robust.metrics.shape_bias import Aggregation
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName
+from lit_robust.results import FILE_NAME, RunResults
 
+log = logging.getLogger(__name__)
 ROWS = 4096  # Samples a batch; no measure depends on it.
 
 
@@ -75,16 +79,21 @@ def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
         The results file. Each value's protocol has ``recomputed``: from which run, and from what.
 
     Raises:
-        UserError: the run keeps no predictions, they are of different networks, or ``output`` is the run's folder.
+        UserError: the run keeps no predictions, they are of different networks or not what a choice needs, or
+            ``output`` holds results that were not taken again.
         DataError: the kept predictions are not one of each sample.
     """
     if output.resolve() == run.resolve():
         raise UserError(f"The output {output} is the run's own folder, whose results it would replace: name another.")
+    check_is_replaceable(output)
     sets = read_kept(run)
+    check_choices(sets, choices)
     networks = {str(kept.model.get("weights_sha256")) for kept in sets}
     if len(networks) > 1:
         raise UserError(f"The predictions in {run} are of {len(networks)} networks: test all sets again in one run.")
-    measures = [measure for kept in sets for measure in measures_of(kept, choices)]
+    measures = [measure for kept in sets for measure in measures_of(kept, choices) if has_partner(measure, sets)]
+    if not measures:
+        raise UserError(f"The predictions in {run} allow no measure alone: test with KeepPredictions on more sets.")
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -96,6 +105,37 @@ def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
     )
     trainer.test(Answers(sets[0].model), KeptData(sets, run.resolve().name), verbose=False)
     return output / "results.json"
+
+
+def check_is_replaceable(output: Path) -> None:
+    """Raise a UserError where a folder holds the results of a test, which those taken again would replace."""
+    if not (output / FILE_NAME).exists():
+        return
+    if any("recomputed" not in result.protocol for result in RunResults.load(output).results):
+        raise UserError(f"{output} holds results of a test, which would be replaced: name another by `recompute -o`.")
+
+
+def check_choices(sets: Sequence[KeptSet], choices: Choices) -> None:
+    """Check that the kept sets and answers are such that every choice can be followed.
+
+    Raises:
+        UserError: they are not, or recorded decisions cannot be read.
+    """
+    if "memory_similarity" in choices.scores:
+        raise UserError("memory_similarity needs the memory, and answers alone were kept: take it out of scores.")
+    if choices.decisions is not None:
+        read_decisions(choices.decisions)
+        if not any(kept.described.categories for kept in sets):
+            raise UserError(f"No kept set has categories that {choices.decisions} could be on: leave decisions out.")
+
+
+def has_partner(measure: EvaluationCallback, sets: Sequence[KeptSet]) -> bool:
+    """Tell whether the second set that a measure cannot do without was kept; say so where it was not."""
+    known = measure.known if isinstance(measure, OodEvaluation) else None
+    if known is None or known in (kept.described.name for kept in sets):
+        return True
+    log.warning("%s is left out: it needs predictions of %s, too.", measure.label, known)
+    return False
 
 
 def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:

@@ -29,13 +29,16 @@ from lit_robust.data import (
     ImageNetCDataModule,
     ImageNetDataModule,
     ImageNetODataModule,
+    Reading,
     RobustnessSuite,
 )
 from lit_robust.errors import DataError, UserError
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.recompute import Choices, recompute
+from lit_robust.report.protocol import limits
 from lit_robust.results import RunResults
+from lit_robust.shards import ShardIndex
 
 SMALL = {"eval_batch_size": 16, "num_workers": 0}
 WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}
@@ -123,6 +126,7 @@ def test_the_manifest_tells_set_network_and_names(tested, toy):
     kept = {one.described.name: one for one in read_kept(tested)}
     assert set(kept) == set(SETS)
     results = RunResults.load(tested)
+    assert results.run["scored_in"] == "fp32"
     top1 = next(result for result in results.results if result.key == "test/imagenet/top1")
     assert kept["imagenet"].described.protocol == top1.protocol
     assert kept["imagenet"].model["weights_sha256"] == results.model["weights_sha256"]
@@ -198,8 +202,113 @@ def test_a_part_of_the_known_images_makes_the_results_partial(toy, module, tmp_p
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     callbacks = [OodEvaluation(known="imagenet-c-like"), ResultsFile()]
     Trainer(default_root_dir=tmp_path, callbacks=callbacks, **quiet).test(module, suite, verbose=False)
-    for result in values(tmp_path).values():
-        assert (result.count, result.protocol["full_count"], result.protocol["partial"]) == (82, 41 + 615, True)
+    found = values(tmp_path)
+    assert found
+    for result in found.values():
+        assert (result.count, result.protocol["partial"]) == (82, True)
+        # Nobody counted how many of the 615 have the classes.
+        assert "full_count" not in result.protocol
+
+
+def suite_of_two(root, **settings):
+    """ImageNet, and the images of unknown classes alone."""
+    strange = ImageNetODataModule(classes="all", in_distribution=None, **WHOLE, **settings)
+    return RobustnessSuite([ImageNetDataModule(**{**WHOLE, "eval_batch_size": 64}, **settings), strange], root=root)
+
+
+def run_on_two(suite, folder, module, *callbacks, **settings):
+    keep = [KeepPredictions(name) for name in ("imagenet", "imagenet-o")]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    measures = [*callbacks, OodEvaluation(known="imagenet"), *keep, ResultsFile()]
+    Trainer(default_root_dir=folder, callbacks=measures, **quiet, **settings).test(module, suite, verbose=False)
+    return values(folder)["test/imagenet-o/aupr"]
+
+
+def test_a_quick_look_stays_partial_when_taken_again(toy, module, tmp_path):
+    suite = suite_of_two(toy)
+    suite.limit = 30
+    found = run_on_two(suite, tmp_path / "run", module)
+    again = values(recompute(tmp_path / "run", tmp_path / "again", Choices(), "").parent)["test/imagenet-o/aupr"]
+    assert (again.count, again.value) == (found.count, found.value)
+    for result in (found, again):
+        assert result.protocol["partial"] is True
+        assert "full_count" not in result.protocol
+    # A batch of 16 of the 41 strangers, and one of all 41 known images.
+    found = run_on_two(suite_of_two(toy), tmp_path / "batches", module, limit_test_batches=1)
+    assert (found.count, found.protocol["full_count"]) == (57, 82)
+
+
+def test_gaps_of_the_known_images_are_told(toy, module, tmp_path):
+    for name in ("imagenet", "imagenet-o"):
+        copytree(toy / name, tmp_path / "data" / name, ignore=ignore_patterns(".lit_robust"))
+    index = ShardIndex.open(tmp_path / "data" / "imagenet", "val")
+    for number in (7, 20):
+        content = bytearray(index.shard_path(number).read_bytes())
+        place = int(index.offset[number])
+        content[place : place + 8] = b"notapng!"
+        index.shard_path(number).write_bytes(content)
+    suite = suite_of_two(tmp_path / "data", reading=Reading(on_error="skip"))
+    found = run_on_two(suite, tmp_path / "run", module)
+    again = values(recompute(tmp_path / "run", tmp_path / "again", Choices(), "").parent)["test/imagenet-o/aupr"]
+    for result in (found, again):
+        assert (result.count, result.protocol["negatives"], result.protocol["broken_images"]) == (80, 39, 2)
+        assert limits(result) == ["2 images could not be read and are left out"]
+        assert "partial" not in result.protocol
+    run(toy, tmp_path / "right", module, CorrectSamples())
+    restriction = SampleRestriction([tmp_path / "right" / "correct-imagenet.json"])
+    found = run_on_two(suite_of_two(toy), tmp_path / "restricted", module, restriction)
+    assert found.protocol["negatives"] < 41
+    assert found.protocol["restricted"].startswith(f"of imagenet {found.protocol['negatives']} of 41 images")
+
+
+def test_lost_images_of_the_known_set_are_told(toy, module, tmp_path):
+    suite = suite_of_two(toy)
+
+    class Losing(RobustnessSuite):
+        def test_dataloader(self):
+            loaders = super().test_dataloader()
+            return {"imagenet": list(loaders["imagenet"])[:0], "imagenet-o": loaders["imagenet-o"]}
+
+    with pytest.raises(DataError, match="0 samples of imagenet were evaluated where 41 were asked for"):
+        run_on_two(Losing(suite.members), tmp_path, module)
+
+
+def test_a_set_without_its_partner_is_left_out(toy, tested, tmp_path, caplog):
+    kept = tmp_path / "run" / "predictions"
+    strange = suite_of_two(toy)
+    torch.manual_seed(3)
+    network = StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+    run_on_two(strange, tmp_path / "two", network)
+    copytree(tmp_path / "two" / "predictions" / "imagenet-o", kept / "imagenet-o")
+    with pytest.raises(UserError, match="allow no measure alone"):
+        recompute(tmp_path / "run", tmp_path / "again", Choices(), "")
+    copytree(tested / "predictions" / "cue-conflict", kept / "cue-conflict")
+    again = values(recompute(tmp_path / "run", tmp_path / "again", Choices(), "").parent)
+    assert {key.split("/")[1] for key in again} == {"cue-conflict"}
+    assert "OodEvaluation on imagenet-o is left out: it needs predictions of imagenet, too." in caplog.text
+
+
+def test_another_runs_results_are_not_replaced(tested, decisions, tmp_path, capsys):
+    for name in ("vict", "vict-recomputed"):
+        copytree(tested, tmp_path / name)
+    theirs = (tmp_path / "vict-recomputed" / "results.json").read_bytes()
+    assert main(["report", str(tmp_path / "vict"), "--recompute", "-o", str(tmp_path / "table.csv")]) == 2
+    assert "holds results of a test, which would be replaced" in capsys.readouterr().err
+    assert (tmp_path / "vict-recomputed" / "results.json").read_bytes() == theirs
+    # What was taken again is taken once more.
+    for _ in range(2):
+        recompute(tmp_path / "vict", tmp_path / "again", Choices(), "")
+
+
+def test_choices_that_nothing_follows_are_told(toy, tested, decisions, tmp_path):
+    copytree(tested / "predictions" / "imagenet", tmp_path / "run" / "predictions" / "imagenet")
+    for choices, says in (
+        (Choices(decisions=tmp_path / "nofile.csv"), "nofile.csv cannot be read"),
+        (Choices(decisions=decisions), "No kept set has categories"),
+        (Choices(scores=["memory_similarity"]), "memory_similarity needs the memory"),
+    ):
+        with pytest.raises(UserError, match=says):
+            recompute(tmp_path / "run", tmp_path / "again", choices, "")
 
 
 def test_known_images_must_be_in_one_of_the_sets(toy, module, tmp_path):

@@ -11,7 +11,7 @@ from lit_robust.attacks.attack import Model
 from lit_robust.attacks.checks import check_choice, check_eps
 from lit_robust.attacks.climb import Climb, checkpoint_windows
 from lit_robust.attacks.draws import Generators, choose_generators
-from lit_robust.attacks.gradients import image_gradient
+from lit_robust.attacks.gradients import slope
 from lit_robust.attacks.objective import Objective
 from lit_robust.attacks.survivors import NORMS, Ledger, NormName, SurvivorAttack
 from lit_robust.errors import UserError
@@ -160,11 +160,6 @@ def look(model: Model, objective: Objective, images: Tensor, draws: int) -> tupl
     Raises:
         UserError: the loss does not depend on the images through autograd.
     """
-    images = images.detach().requires_grad_(True)
-    seen = []
-    for _ in range(draws):
-        logits = model(images)
-        losses = objective.loss(logits)
-        seen.append((losses.detach(), image_gradient(losses, images), logits.detach().float()))
+    seen = [slope(model, objective.loss, images) for _ in range(draws)]
     loss, gradient, mean_logits = (torch.stack(parts).mean(0) for parts in zip(*seen, strict=True))
     return loss, gradient, mean_logits.argmax(1)

@@ -1,16 +1,13 @@
 """Projected gradient ascent from a given start, for any per-image loss; no random number is drawn here."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lit_robust.attacks.attack import Model
+from lit_robust.attacks.gradients import LogitLoss, Slope, slope
 from lit_robust.attacks.norms import Norm, Radius
-from lit_robust.errors import UserError
-
-ImageLoss = Callable[[Tensor], Tensor]
-"""Images ``[B, C, H, W]`` to one loss an image ``[B]``, an image's loss depending on that image alone."""
 
 
 @dataclass(frozen=True)
@@ -40,47 +37,39 @@ class Ball:
         return (self.clean + self.norm.project(images - self.clean, self.eps)).clamp(0, 1)
 
 
-def ascent_step(loss: ImageLoss, images: Tensor, ball: Ball, step_size: float) -> tuple[Tensor, Tensor]:
+def ascent_step(model: Model, loss: LogitLoss, images: Tensor, ball: Ball, step_size: float) -> tuple[Tensor, Slope]:
     """Take one step of length ``step_size`` up the loss: one forward and one backward pass.
 
     Gradients must be enabled, and ``images`` must not be inference tensors.
 
     Returns:
-        the moved images, and the losses ``[B]`` where the step began.
+        the moved images, and losses, gradient and logits where the step began.
 
     Raises:
         UserError: the loss does not depend on the images through autograd.
     """
-    images = images.detach().requires_grad_(True)
-    losses = loss(images)
-    if not losses.requires_grad:
-        raise UserError(
-            "The model's logits carry no gradient to the images: remove no_grad, inference_mode or detach from its "
-            "forward, or attack a differentiable stand-in."
-        )
-    (gradient,) = torch.autograd.grad(losses.sum(), images)
-    moved = images.detach() + step_size * ball.norm.normalise(gradient)
-    return ball.enter(moved), losses.detach()
+    here = slope(model, loss, images)
+    return ball.enter(images.detach() + step_size * ball.norm.normalise(here.gradient)), here
 
 
-def last_iterate(loss: ImageLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:
+def last_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:
     """Return where ``steps`` steps lead: that many forward and backward passes, and no other."""
     images = start
     for _ in range(steps):
-        images, _ = ascent_step(loss, images, ball, step_size)
+        images, _ = ascent_step(model, loss, images, ball, step_size)
     return images
 
 
-def best_iterate(loss: ImageLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:
+def best_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:
     """Return each image's point of highest loss on the way, the start included; costs one more forward pass."""
     images, best = start, start
     best_losses = start.new_full(start.shape[:1], float("-inf"))
     for _ in range(steps):
-        moved, losses = ascent_step(loss, images, ball, step_size)
-        best, best_losses = _higher(best, best_losses, images, losses)
+        moved, here = ascent_step(model, loss, images, ball, step_size)
+        best, best_losses = _higher(best, best_losses, images, here.losses)
         images = moved
     # Not under `no_grad`: see `frozen` on autocast's cache. Frozen weights build no graph anyway.
-    best, _ = _higher(best, best_losses, images, loss(images.detach()).detach())
+    best, _ = _higher(best, best_losses, images, loss(model(images.detach()).float()).detach())
     return best
 
 

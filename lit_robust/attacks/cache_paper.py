@@ -84,7 +84,7 @@ class CachePaperAttack(Attack):
             objective = Objective("cross_entropy", labels, targets)
             start = clean + ball.norm.ball(clean, ball.eps, generator)
             # The start itself is never looked at, so the first step stands outside the search for a success.
-            moved, _ = ascent_step(lambda images: objective.loss(model(images)), start, ball, self.step_size)
+            moved, _ = ascent_step(model, objective.loss, start, ball, self.step_size)
             found = first_success(model, objective, moved, ball, self.step_size, self.steps - 1)
             attacked = torch.where(found.reached.view(-1, 1, 1, 1), found.images, clean)
             verdict = score(model, attacked, labels, lambda logits, _: objective.loss(logits))

@@ -61,16 +61,9 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
     for step in range(steps):
         if not len(rows):
             break
-        seen: list[Tensor] = []
-        here = objective.select(rows)
-
-        def loss(images: Tensor, here: Objective = here, seen: list[Tensor] = seen) -> Tensor:
-            logits = model(images)
-            seen.append(logits.detach().argmax(1))
-            return here.loss(logits)
-
-        moved, _ = ascent_step(loss, images, ball.select(rows), step_size)
-        proposed = here.reached(seen[0]).nonzero()[:, 0]
+        wanted = objective.select(rows)
+        moved, here = ascent_step(model, wanted.loss, images, ball.select(rows), step_size)
+        proposed = wanted.reached(here.logits.argmax(1)).nonzero()[:, 0]
         going = torch.ones(len(rows), dtype=torch.bool, device=start.device)
         if len(proposed):
             over = settle(rows[proposed], images[proposed].detach())

@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_robust.attacks.attack import Model
 from lit_robust.attacks.checks import check_choice, check_eps
 from lit_robust.attacks.draws import Generators
-from lit_robust.attacks.gradients import image_gradient
+from lit_robust.attacks.gradients import slope
 from lit_robust.attacks.hyperplane import move_to_hyperplane
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import Norm
@@ -143,13 +143,12 @@ class FAB(SurvivorAttack):
     def _step(self, ledger: Ledger, rows: Tensor, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the next points, their distances from the clean images, and whether they are misclassified."""
         clean, labels = ledger.clean[rows], ledger.labels[rows]
-        points = points.detach().requires_grad_(True)
-        logits = ledger.model(points).float()
-        lead = logits.gather(1, targets[:, None])[:, 0] - logits.gather(1, labels[:, None])[:, 0]
-        normals = image_gradient(lead, points)
-        points = boundary_step(
-            points.detach(), clean, normals, lead.detach(), NORMS[self.norm], self.alpha_max, self.eta
-        )
+
+        def lead_of(logits: Tensor) -> Tensor:
+            return logits.gather(1, targets[:, None])[:, 0] - logits.gather(1, labels[:, None])[:, 0]
+
+        lead, normals, _ = slope(ledger.model, lead_of, points)
+        points = boundary_step(points, clean, normals, lead, NORMS[self.norm], self.alpha_max, self.eta)
         return points, self._length(points - clean), self._mistaken(ledger, rows, points)
 
     def _length(self, offset: Tensor) -> Tensor:

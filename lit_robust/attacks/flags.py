@@ -20,12 +20,13 @@ class Flags:
     """How many images of a batch show each sign; ``+`` adds up batches.
 
     Attributes:
-        images: how many there were.
+        images: how many there were, ``unattacked`` included.
         randomised: whose logits, scaled to length 1, differ by more than 1e-4 between two fp32 forward passes, or whose
             class does; not looked at by version ``rand``, which is made for such networks.
         probabilities: whose logits are in [0, 1] and sum to 1.
         zero_gradient: where the gradient of a loss other than cross-entropy is zero at the start of a search.
         gained_by_square: broken by Square after every search with gradients had failed.
+        unattacked: known to be broken before, so not given to the attack and not looked at for any sign.
     """
 
     images: int = 0
@@ -33,6 +34,7 @@ class Flags:
     probabilities: int = 0
     zero_gradient: int = 0
     gained_by_square: int = 0
+    unattacked: int = 0
 
     def __add__(self, other: "Flags") -> "Flags":
         return Flags(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -43,25 +45,26 @@ class Flags:
         The signs and their limits are those of ``flags_doc.md`` of fra31/auto-attack.
         """
         found = []
+        seen = self.images - self.unattacked
         if self.randomised:
             found.append(
-                f"The network answers {self.randomised} of {self.images} images differently each time, which misleads "
+                f"The network answers {self.randomised} of {seen} images differently each time, which misleads "
                 "searches that take it for a fixed function: use AutoAttack version rand."
             )
-        if self.images and self.probabilities == self.images:
+        if seen and self.probabilities == seen:
             found.append(
                 "The network gives probabilities, whose gradients vanish where it is sure: attack its logits, before "
                 "the softmax."
             )
         if self.zero_gradient:
             found.append(
-                f"The gradient is zero at the start of a search for {self.zero_gradient} of {self.images} images, so "
+                f"The gradient is zero at the start of a search for {self.zero_gradient} of {seen} images, so "
                 "the network may hide it: attack a differentiable stand-in, or trust Square alone."
             )
         if self.gained_by_square > MOST_GAINED_BY_SQUARE * self.images:
             found.append(
-                f"Square broke {self.gained_by_square} of {self.images} images that withstood all gradients, so these "
-                "may be masked: run Square with more queries, or an attack made for this network."
+                f"Square broke {self.gained_by_square} of all {self.images} images after they had withstood all "
+                "gradients, so these may be masked: run Square with more queries, or an attack made for this network."
             )
         return found
 

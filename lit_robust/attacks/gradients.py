@@ -1,27 +1,80 @@
-"""The gradient of a loss at images."""
+"""The gradient of a loss at images, whatever precision the network computes in."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lit_robust.attacks.attack import Model
 from lit_robust.errors import UserError
 
+LogitLoss = Callable[[Tensor], Tensor]
+"""Logits ``[B, num_classes]`` to one loss an image ``[B]``, an image's loss depending on its own logits alone."""
 
-def image_gradient(losses: Tensor, images: Tensor) -> Tensor:
-    """Return the gradient of the sum of ``losses``, float32 ``[B, C, H, W]``; of each image its own loss's.
+# What an image's largest logit gradient is made before it goes back through the network. Of a sure network it is 1e-8
+# and less, which fp16 rounds to 0. From 2 ** 10 there are factors of 64 up to fp16's largest number, 65504, and of
+# 1e7 down to its smallest normal one, 6e-5.
+HIGHEST = 2.0**10
+# A smaller gradient is taken for this one, so that fp32 holds the factor.
+LOWEST = 2.0**-100
+
+
+class Slope(NamedTuple):
+    """What a forward and a backward pass tell of images.
+
+    Attributes:
+        losses: float32 ``[B]``.
+        gradient: float32 ``[B, C, H, W]``, of each image its own loss's.
+        logits: float32 ``[B, num_classes]``.
+    """
+
+    losses: Tensor
+    gradient: Tensor
+    logits: Tensor
+
+
+def slope(model: Model, loss: LogitLoss, images: Tensor) -> Slope:
+    """Run the network forward and backward, once each.
+
+    Every image's gradient travels back at a size that fp16 holds and returns to its own size after that. The factor is
+    a power of two, so without rounding to a narrower type nothing changes. What overflows fp16 on the way all the same
+    counts as no slope; under any other type it stays infinite or undefined, for the verdict to refuse.
+
+    Gradients must be enabled, and ``images`` must not be inference tensors.
 
     Args:
-        losses: ``[B]``, an image's depending on that image alone.
-        images: ``[B, C, H, W]`` that the losses were computed from and that require a gradient.
+        model: float images in [0, 1] to logits.
+        loss: of the logits, in fp32.
+        images: float32 ``[B, C, H, W]``.
 
     Raises:
-        UserError: the losses do not depend on the images through autograd.
+        UserError: the loss does not depend on the images through autograd.
     """
+    images = images.detach().requires_grad_(True)
+    logits = model(images).float()
+    losses = loss(logits)
     gradient: Tensor | None = None
     if losses.requires_grad:
-        (gradient,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
+        (outer,) = torch.autograd.grad(losses.sum(), logits)
+        factor = _factor(outer)
+        (gradient,) = torch.autograd.grad(logits, images, outer * factor, allow_unused=True)
     if gradient is None:
         raise UserError(
             "The model's logits carry no gradient to the images: remove no_grad, inference_mode or detach from its "
             "forward, or attack a differentiable stand-in."
         )
-    return gradient
+    if _computes_in_fp16(images.device.type):
+        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return Slope(losses.detach(), gradient / factor.view(-1, 1, 1, 1), logits.detach())
+
+
+def _factor(gradient: Tensor) -> Tensor:
+    """Return what takes each row's largest absolute value to between half of ``HIGHEST`` and all of it, ``[B, 1]``."""
+    largest = gradient.abs().amax(1, keepdim=True).clamp_min(LOWEST)
+    # A number over its mantissa is a power of two, without a rounding error.
+    return HIGHEST * (torch.frexp(largest).mantissa / largest)
+
+
+def _computes_in_fp16(device_type: str) -> bool:
+    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16

@@ -53,7 +53,8 @@ class PGD(Attack):
         restarts: searches from different random starts, each for the images that withstood those before; of several
             failures the one of highest loss is returned. Scored in fp32.
         target: ``none``, any mistake will do; ``random``, a uniformly drawn wrong class; ``least_likely``, the wrong
-            class that the clean image is least likely to be (Kurakin et al. 2017). Success is always any mistake.
+            class that the clean image is least likely to be (Kurakin et al. 2017). Classes of your own choice, one an
+            image, are an argument of `towards`, which is called in the attack's place. Success is always any mistake.
 
     Raises:
         UserError: a setting is out of range, or two do not fit together.
@@ -139,8 +140,9 @@ class PGD(Attack):
     def perturb(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Tensor:
         """Return the adversarial images; see ``Attack``.
 
-        With one search that keeps its last iterate this is ``steps`` forward and backward passes and nothing else,
-        and never waits for an accelerator. So the range of the pixels is checked on the CPU alone.
+        With one search that keeps its last iterate this is ``steps`` forward and backward passes; loss ``kl`` and
+        target ``least_likely`` add a forward pass of the clean images, and target ``random`` one of the first image,
+        to count the classes. Nothing waits for an accelerator, so the range of the pixels is checked on the CPU alone.
         """
         self._check_call(images, labels, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
@@ -206,7 +208,7 @@ class PGD(Attack):
     def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Tensor:
         search = last_iterate if self.keep == "last" else best_iterate
         start = self._start(ball, generator)
-        return search(lambda images: objective.loss(model(images)), start, ball, self.step_size, self.steps)
+        return search(model, objective.loss, start, ball, self.step_size, self.steps)
 
     def _start(self, ball: Ball, generator: Generators | None) -> Tensor:
         if generator is None or self.start == "none":

@@ -59,7 +59,7 @@ class Sweep:
     a sample, each strength starts where a run of its own would.
 
     Survivors of a strength wait until they fill a batch of the next, so a GPU is as busy at the last as at the first.
-    At most one batch of images a strength is held.
+    Less than two batches of images a strength are held, where no more than one is added at a time.
 
     Args:
         attacks: the same attack with eps rising.

@@ -1,5 +1,6 @@
 """Accuracy on images as they are."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -100,4 +101,6 @@ class ClassSubsetAccuracy(EvaluationCallback):
         value = self.metric.compute()
         with self.metric.sync_context():
             counted = int(self.metric.total)
-        return [self.result(name, value, "fraction", {"decided_among": len(self.classes)}, counted)]
+        result = self.result(name, value, "fraction", {"decided_among": len(self.classes)}, counted)
+        # How many images of these classes the whole set has, nobody counted.
+        return [replace(result, protocol={k: v for k, v in result.protocol.items() if k != "full_count"})]

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
 from lit_robust.attacks.checks import check_choice
+from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.callbacks.autoattack_tally import AutoAttackTally
+from lit_robust.callbacks.autoattack_tally import CLEAN, SMALLER_EPS, AutoAttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
-from lit_robust.callbacks.gallery import Gallery, to_uint8
+from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
 from lit_robust.callbacks.wandb_record import log_curve
 from lit_robust.errors import UserError
 from lit_robust.metrics import RobustAccuracy
+from lit_robust.metrics.class_choice import among_classes
 from lit_robust.models import Network, build_classifier, weights_digest
 from lit_robust.precision import full_precision
 from lit_robust.results import Example, Result
@@ -32,7 +34,8 @@ class AdversarialAccuracy(EvaluationCallback):
 
     An image misclassified clean counts as broken and is not attacked, and one broken at a smaller eps is not
     attacked at a larger one, whose ball holds the smaller one; survivors wait until they fill a batch. The attack
-    runs in the trainer's precision, its verdicts are scored in fp32.
+    runs in the trainer's precision, its verdicts are scored in fp32. Where the set says among which classes a decision
+    is taken, as ImageNet-A does of its 200, attack and verdict are among these, as its top-1 is.
 
     Args:
         attack: the attack and its settings; its eps is the one that matters most. What counts as broken is the
@@ -93,19 +96,23 @@ class AdversarialAccuracy(EvaluationCallback):
         """Set the counts to zero, and find the network that is attacked."""
         self.metric = RobustAccuracy(len(self.attacks)).to(module.device)
         self.clean_metric = RobustAccuracy().to(module.device)
-        self.gallery = Gallery.spread(described.count, self.number_of_examples)
-        self.model = module.get_submodule("model")
-        if getattr(self.model, "is_sharded", False):
+        self.gallery = Gallery.among(coming(module.trainer, self.dataset), self.number_of_examples)
+        model = module.get_submodule("model")
+        if getattr(model, "is_sharded", False):
             raise UserError(
                 "The memory's keys are spread over the ranks, which then answer together, and an attack's batches "
                 "differ from rank to rank: set retrieval.sharded to false, or test on one device."
             )
-        self.attacked = self._attacked(module)
+        attacked = self._attacked(module, model)
+        classes, device = described.classes, module.device
+        self.model = SomeClasses(model, classes, device)
+        self.attacked = self.model if attacked is model else SomeClasses(attacked, classes, device)
         self.sweep: Sweep | None = None
-        self.tallies = [AutoAttackTally(attack, module.device) for attack in self.attacks]
+        causes = [(CLEAN,), *[(CLEAN, SMALLER_EPS)] * (len(self.attacks) - 1)]
+        self.tallies = [AutoAttackTally(*pair, device) for pair in zip(self.attacks, causes, strict=True)]
         self.trainer = module.trainer
 
-    def _attacked(self, module: LightningModule) -> nn.Module:
+    def _attacked(self, module: LightningModule, model: nn.Module) -> nn.Module:
         if self.surrogate is not None:
             own = getattr(getattr(module, "network", None), "num_classes", self.surrogate.num_classes)
             if self.surrogate.num_classes != own:
@@ -117,7 +124,7 @@ class AdversarialAccuracy(EvaluationCallback):
             with torch.inference_mode(False):
                 return build_classifier(self.surrogate).to(module.device).eval()
         if self.threat_model == "white-box":
-            return self.model
+            return model
         part, what = ("backbone", "backbone") if self.threat_model == "gray-box" else ("continuous", "whole memory")
         with torch.inference_mode(False):
             seen = getattr(module, part, None)
@@ -133,13 +140,16 @@ class AdversarialAccuracy(EvaluationCallback):
         if self.sweep is None:
             target = None if self.attacked is self.model else self.model
             self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, random_of)
-        right = logits.argmax(1) == batch.label
+        right = among_classes(logits, self.described.classes).argmax(1) == batch.label
         self.clean_metric.update(right[None])
-        self._count(torch.zeros_like(batch.label[~right]))
-        self._keep_mistakes(batch.select(~right))
-        standing = batch.select(right)
+        mistakes, standing = batch.select(~right), batch.select(right)
+        self._count(torch.zeros_like(mistakes.label))
+        for tally in self.tallies:
+            tally.add_broken(CLEAN, len(mistakes))
+        self._keep_mistakes(mistakes)
+        labels = self.model.places(standing.label)
         with self.trainer.precision_plugin.forward_context():
-            found = self.sweep.add(standing.index.tolist(), standing.image, standing.label)
+            found = self.sweep.add(standing.index.tolist(), standing.image, labels)
         self._take(found)
 
     def compute(self) -> list[Result]:
@@ -165,20 +175,23 @@ class AdversarialAccuracy(EvaluationCallback):
             "attack_precision": str(self.trainer.precision),
             "verdict": RULE,
         }
+        if self.described.classes:
+            protocol["decided_among"] = len(self.described.classes)
         if self.surrogate is not None:
-            digest = weights_digest(self.attacked.get_submodule("network"))
+            digest = weights_digest(self.attacked.get_submodule("model.network"))
             protocol["surrogate"] = {"network": self.surrogate.name, "weights_sha256": digest}
         return protocol
 
     def _take(self, found: list[Verdicts]) -> None:
         for verdicts in found:
             self.tallies[verdicts.strength].add(verdicts.result)
+            for tally in self.tallies[verdicts.strength + 1 :]:
+                tally.add_broken(SMALLER_EPS, int(verdicts.broken.sum()))
             self._count(verdicts.withstood[verdicts.final])
+            labels = self.model.numbers(verdicts.labels).tolist()
             for place, number in enumerate(verdicts.numbers):
                 if number in self.gallery.wanted and verdicts.final[place]:
-                    self._keep(
-                        number, verdicts.clean[place], verdicts.result.images[place], int(verdicts.labels[place])
-                    )
+                    self._keep(number, verdicts.clean[place], verdicts.result.images[place], labels[place])
 
     def _count(self, withstood: Tensor) -> None:
         strengths = torch.arange(len(self.attacks), device=withstood.device)
@@ -191,7 +204,7 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def _keep(self, number: int, clean: Tensor, attacked: Tensor, label: int) -> None:
         with torch.no_grad(), full_precision(clean.device.type):
-            answers = self.model(torch.stack([clean, attacked])).argmax(1).tolist()
+            answers = self.model.numbers(self.model(torch.stack([clean, attacked])).argmax(1)).tolist()
         images = {"clean": to_uint8(clean), "adversarial": to_uint8(attacked)}
         words = [self.described.class_name(answer) for answer in (label, *answers)]
         self.gallery.kept[number] = (images, dict(zip(("label", *images), words, strict=True)))

@@ -1,5 +1,6 @@
 """What AutoAttack says beside its verdicts, summed over batches and ranks."""
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -9,41 +10,54 @@ from torch import Tensor
 
 from lit_robust.attacks import Attack, AttackResult, AutoAttack, AutoAttackResult, Flags
 
+CLEAN = "clean"
+SMALLER_EPS = "smaller eps"
+
 
 class AutoAttackTally:
-    """Counts which attack broke how many images, and the signs that a verdict may be too good.
+    """Counts what broke how many images, and the signs that a verdict may be too good.
 
-    Results of other attacks leave it empty.
+    Its shares are of all images, so those that were broken without this attack belong into it. Results of other attacks
+    leave it empty.
 
     Args:
         attack: whose results are counted.
+        causes: what else breaks images, in the order of the counts: ``CLEAN`` and, in a sweep, ``SMALLER_EPS``.
         device: where to count, that of the results.
     """
 
-    def __init__(self, attack: Attack, device: torch.device) -> None:
-        self.names = ("clean", *attack.attacks()) if isinstance(attack, AutoAttack) else ()
-        self.broken_by = torch.zeros(len(self.names), dtype=torch.int64, device=device)
+    def __init__(self, attack: Attack, causes: Sequence[str], device: torch.device) -> None:
+        self.causes = tuple(causes)
+        self.attacks = tuple(attack.attacks()) if isinstance(attack, AutoAttack) else ()
+        self.broken_by = torch.zeros(len(self.causes) + len(self.attacks), dtype=torch.int64, device=device)
         self.flags = torch.zeros(len(astuple(Flags())), dtype=torch.int64, device=device)
 
     def add(self, result: AttackResult) -> None:
-        """Count a batch."""
+        """Count a batch that was attacked."""
         if isinstance(result, AutoAttackResult):
-            broken = result.code[result.code >= 0]
-            self.broken_by += torch.bincount(broken, minlength=len(self.broken_by))
+            # A result's codes count from clean errors, then the attacks.
+            code = result.code[result.code >= 0]
+            place = torch.where(code == 0, self.causes.index(CLEAN), code - 1 + len(self.causes))
+            self.broken_by += torch.bincount(place, minlength=len(self.broken_by))
             self.flags += torch.tensor(astuple(result.flags), device=self.flags.device)
+
+    def add_broken(self, cause: str, count: int) -> None:
+        """Count images that were broken already and not attacked."""
+        self.broken_by[self.causes.index(cause)] += count
+        self.flags += torch.tensor(astuple(Flags(images=count, unattacked=count)), device=self.flags.device)
 
     def reduced(self, strategy: Strategy) -> dict[str, Any]:
         """Return what belongs into a result's protocol; every rank calls this. Empty without AutoAttack.
 
         Returns:
-            ``broken_by``, attack to images; ``flags``, sign to images; ``warnings``, a sentence a sign.
+            ``broken_by``, cause or attack to images; ``flags``, sign to images; ``warnings``, a sentence a sign.
         """
-        if not self.names:
+        if not self.attacks:
             return {}
         sums: list[Tensor] = [strategy.reduce(part.clone(), reduce_op="sum") for part in (self.broken_by, self.flags)]
         broken_by, numbers = (part.tolist() for part in sums)
         return {
-            "broken_by": dict(zip(self.names, broken_by, strict=True)),
+            "broken_by": dict(zip((*self.causes, *self.attacks), broken_by, strict=True)),
             "flags": dict(zip(Flags.__dataclass_fields__, numbers, strict=True)),
             "warnings": Flags(*numbers).sentences(),
         }

@@ -1,7 +1,9 @@
 """Which images a network gets right, as a file that other evaluations can be restricted to."""
 
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -9,18 +11,23 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.decisions import sample_keys
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.callbacks.restriction import SCHEMA, samples_digest
+from lit_robust.callbacks.selection import SCHEMA, samples_digest
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
 from lit_robust.metrics.class_choice import among_classes, check_labels
 from lit_robust.results import Example, Result
 
+log = logging.getLogger(__name__)
+
 
 class CorrectSamples(EvaluationCallback):
-    """Writes ``correct-<dataset>.json`` into the run's folder: the numbers of the samples that are classified right.
+    """Writes ``correct-<dataset>.json`` into the run's folder: which samples are classified right.
 
-    ``SampleRestriction`` takes such files. The state is 8 bytes for each right answer, on the module's device.
+    ``SampleRestriction`` takes such files. Samples are listed by number, and by name and label where the set knows
+    names and has each image once, so that the same images are found in other shards. Nothing is written where only a
+    part of the set was evaluated. The state is 16 bytes for each right answer, on the module's device.
 
     Args:
         dataset: name of the test loader.
@@ -33,43 +40,53 @@ class CorrectSamples(EvaluationCallback):
         """Forget an earlier run's samples."""
         # A restriction leaves each sample its number among all.
         whole = module.trainer.datamodule.evaluation_sets[self.dataset]  # type: ignore[attr-defined]
-        self.digest, self.whole = samples_digest(whole), whole.count
-        self.right: list[Tensor] = [torch.zeros(0, dtype=torch.int64, device=module.device)]
+        self.digest, self.whole = samples_digest(whole), whole
+        self.right: list[Tensor] = [torch.zeros(0, 2, dtype=torch.int64, device=module.device)]
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        """Keep the numbers of right answers."""
+        """Keep the numbers and labels of right answers."""
         check_labels(batch.label, logits.shape[1], self.described.classes)
         answers = among_classes(logits, self.described.classes).argmax(1)
-        self.right.append(batch.index[answers == batch.label])
+        self.right.append(torch.stack([batch.index, batch.label], 1)[answers == batch.label])
 
     def compute(self) -> list[Result]:
-        """Return how many are right; every rank gets all numbers."""
+        """Return how many are right; every rank gets all of them."""
         own = torch.cat(self.right)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         parts = gather_all_tensors(own) if distributed else [own]
-        self.numbers: list[int] = torch.cat(parts).sort()[0].tolist()
+        self.found: list[tuple[int, int]] = sorted(map(tuple, torch.cat(parts).tolist()))
         protocol = {"decided_among": len(self.described.classes)} if self.described.classes else {}
-        return [self.result("correct_samples", len(self.numbers), "count", protocol)]
+        return [self.result("correct_samples", len(self.found), "count", protocol)]
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
-        """Write the file, on rank 0.
-
-        Raises:
-            UserError: only a part of the set was evaluated, so that the list would be too short.
-        """
+        """Write the file, on rank 0; a list of a part of the set would be too short."""
+        if not trainer.is_global_zero:
+            return []
         if self.described.protocol.get("partial"):
-            raise UserError(
-                f"Only {self.described.count} of the {self.whole} samples of {self.dataset} were evaluated, too few "
-                "for a list of those that are right: take --limit or limit_test_batches out, or CorrectSamples."
+            log.warning(
+                "No list of right samples of %s is written, as only %d of %d were evaluated.",
+                self.dataset,
+                self.described.count,
+                self.whole.count,
             )
-        if trainer.is_global_zero:
-            content = {
-                "schema": SCHEMA,
-                "dataset": self.dataset,
-                "samples_sha256": self.digest,
-                "count": self.whole,
-                "correct": self.numbers,
-            }
-            file = Path(trainer.default_root_dir) / f"correct-{self.dataset}.json"
-            write_text(file, json.dumps(content) + "\n")
+            return []
+        content = {
+            "schema": SCHEMA,
+            "dataset": self.dataset,
+            "samples_sha256": self.digest,
+            "count": self.whole.count,
+            "correct": [number for number, _ in self.found],
+            **self._named(trainer),
+        }
+        write_text(Path(trainer.default_root_dir) / f"correct-{self.dataset}.json", json.dumps(content) + "\n")
         return []
+
+    def _named(self, trainer: Trainer) -> dict[str, list[Any]]:
+        # Under each of many corruptions an image has the same name, which tells no sample from another.
+        if "cells" in self.whole.protocol:
+            return {}
+        try:
+            name = sample_keys(trainer.datamodule, self.dataset)  # type: ignore[attr-defined]
+        except UserError:  # A stream's samples have no names, and are found by their numbers.
+            return {}
+        return {"names": [name(number) for number, _ in self.found], "labels": [label for _, label in self.found]}

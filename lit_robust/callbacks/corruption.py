@@ -3,10 +3,12 @@
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.followed import left_out
 from lit_robust.callbacks.wandb_record import log_heat_map
 from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy
@@ -20,7 +22,7 @@ class CorruptionEvaluation(EvaluationCallback):
     """Mean corruption error, and accuracy of every corruption and severity (Hendrycks & Dietterich 2019).
 
     A relative error needs the same network's clean error: the evaluation counts the run's clean set, too, where there
-    is one.
+    is one. What a ``SampleRestriction`` leaves of one of the two sets alone gives nothing relative.
 
     Args:
         dataset: name of the test loader; its groups are the cells.
@@ -59,6 +61,15 @@ class CorruptionEvaluation(EvaluationCallback):
                 f"{self.dataset} has {known} classes, and AlexNet's errors are those among ImageNet's 1,000: set "
                 "baseline to null for accuracies alone."
             )
+        if warning := self._misfit(described):
+            rank_zero_warn(f"{self.label}: {warning}; set baseline to the one that fits, or to null.")
+        self.is_relative = self.baseline is not None and self.other_described is not None
+        if self.is_relative and self._is_restricted(described) != self._is_restricted(self.other_described):
+            self.is_relative = False
+            rank_zero_warn(
+                f"{self.label}: relative_mce is left out, as only one of {self.dataset} and {self.clean} is "
+                "restricted; restrict both, or none."
+            )
         self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
         self.clean_metric = TopKAccuracy((1,)).to(module.device)
 
@@ -91,22 +102,37 @@ class CorruptionEvaluation(EvaluationCallback):
         log_heat_map(trainer, f"test/{self.dataset}/accuracy_by_cell", self.tested)
         return []
 
+    @staticmethod
+    def _is_restricted(described: EvaluationSet | None) -> bool:
+        return described is not None and "samples_sha256" in described.protocol
+
+    def _misfit(self, described: EvaluationSet) -> str:
+        """Say if the baseline was measured on another number of images; empty where it fits."""
+        images = described.protocol.get("images_a_cell")
+        # A few that cannot be read are no other measurement.
+        if self.baseline is None or images is None or abs(images - self.baseline.images) <= self.baseline.images // 100:
+            return ""
+        return f"the baseline {self.baseline.name} is of {self.baseline.images} images a cell, and the set has {images}"
+
     def _clean(self) -> tuple[float | None, dict[str, Any]]:
-        if self.other_described is None:
+        """Return the clean error, if there is one that fits, and what a protocol says of it."""
+        clean = self.other_described
+        if clean is None or not self.is_relative:
             return None, {}
         top1 = float(self.clean_metric.compute())
-        with self.clean_metric.sync_context():
-            counted = int(self.clean_metric.total)
-        if not counted:
+        if not clean.count:
             return None, {}
-        facts = {"dataset": self.clean, "top1": top1, "images": counted, "of": self.other_described.count}
-        return 1 - top1, facts
+        whole = clean.protocol.get("full_count", clean.count)
+        facts = {"dataset": self.clean, "top1": top1, "images": clean.count, "of": whole}
+        return 1 - top1, {"clean": facts, **left_out(self.described, clean)}
 
     def _protocol(self, name: str, clean: dict[str, Any]) -> dict[str, Any]:
+        """Return what a value's protocol has of its own; ``clean`` is that of a relative one."""
         if self.baseline is None or not (name in ("mce", "relative_mce") or name.startswith("ce_")):
             return {}
-        relative = {"clean": clean} if name == "relative_mce" else {}
-        return {"baseline": self.baseline.protocol(), **relative}
+        warning = self._misfit(self.described)
+        doubts = {"warnings": [warning]} if warning else {}
+        return {"baseline": self.baseline.protocol(), **doubts, **(clean if name == "relative_mce" else {})}
 
 
 def _counted(name: str, counts: dict[str, int]) -> int:

@@ -78,9 +78,7 @@ def sample_keys(data: Any, dataset: str) -> Callable[[int], str]:
     """
     key: Callable[[int], str] | None = data.sample_key(dataset) if hasattr(data, "sample_key") else None
     if key is None:
-        raise UserError(
-            f"The samples of {dataset} have no names to find their decisions by: copy the shards to a disk."
-        )
+        raise UserError(f"The samples of {dataset} have no names to find them by: copy the shards to a disk.")
     return key
 
 

@@ -1,5 +1,6 @@
 """Whether a network errs on the same cue-conflict images as people do."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,23 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
         self.decisions = Path(decisions)
         self.aggregation: Aggregation = aggregation
 
+    @property
+    def inputs_sha256(self) -> str:
+        """Digest of the files of decisions."""
+        files = sorted(self.decisions.glob("*.csv")) if self.decisions.is_dir() else [self.decisions]
+        try:
+            contents = [file.read_bytes() for file in files]
+        except OSError as error:
+            raise UserError(f"{self.decisions} cannot be read ({error}): give a CSV file of decisions.") from error
+        return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
+
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Read the decisions, and set the counts to zero.
 
         Raises:
             UserError: the decisions cannot be read, or none is of an image of the set.
         """
-        recorded = read_decisions(self.decisions)
+        recorded, self.digest = read_decisions(self.decisions), self.inputs_sha256
         data = module.trainer.datamodule  # type: ignore[attr-defined]
         key = sample_keys(data, self.dataset)
         # A restriction leaves each sample its number among all.
@@ -78,7 +89,11 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
         """Return ``error_consistency_<observer>``, and ``error_consistency_humans``, the mean over people."""
         computed = self.metric.compute()
         values, counts = computed["error_consistency"].reshape(-1).tolist(), computed["counts"]
-        protocol: dict[str, Any] = {"aggregation": self.aggregation, "decisions": self.decisions.name}
+        protocol: dict[str, Any] = {
+            "aggregation": self.aggregation,
+            "decisions": self.decisions.name,
+            "decisions_sha256": self.digest,
+        }
         results = []
         for name, value, table in zip(self.observers, values, counts, strict=True):
             trials = int(table.sum())

@@ -2,17 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
+from lit_robust.callbacks.followed import FollowedSet
 from lit_robust.callbacks.restriction import restricted
+from lit_robust.callbacks.shown import Shown, noting, show
 from lit_robust.errors import DataError, UserError
 from lit_robust.results import Example, Result
+
+Found = tuple[list[Result], list[Example], list[Shown]]
 
 
 class EvaluationCallback(Callback, ABC):
@@ -33,9 +37,10 @@ class EvaluationCallback(Callback, ABC):
         self.left_out = False
         self.finished = False
         # What it found before an interruption; see Resumption.
-        self.stored: tuple[list[Result], list[Example]] | None = None
+        self.stored: Found | None = None
         self.results: list[Result] = []
         self.examples: list[Example] = []
+        self.shown: list[Shown] = []
 
     @abstractmethod
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
@@ -63,6 +68,11 @@ class EvaluationCallback(Callback, ABC):
     def label(self) -> str:
         """What tells this evaluation's results from another's; no two of a run may share it."""
         return f"{type(self).__name__} on {self.dataset}"
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Digest of files that its results depend on beside settings, network and data; empty where there are none."""
+        return ""
 
     def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch of valid samples of the second set, where there is one; as `update`."""
@@ -97,7 +107,7 @@ class EvaluationCallback(Callback, ABC):
         """Find the loader by its name; an evaluation of a set that the data left out does nothing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.finished = self.stored is not None
-        self.results, self.examples = self.stored or ([], [])
+        self.results, self.examples, self.shown = self.stored or ([], [], [])
         self.left_out = self.dataset in getattr(data, "missing_sets", {})
         if self.left_out or self.finished:
             return
@@ -110,19 +120,25 @@ class EvaluationCallback(Callback, ABC):
             )
         others = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback) and c is not self]  # type: ignore[attr-defined]
         if any(other.label == self.label for other in others):
-            raise UserError(f"Two callbacks evaluate {self.label}: give one another name, or take it out.")
-        self.described = restricted(sets[self.dataset], trainer)
+            raise UserError(
+                f"Two callbacks evaluate {self.label}: give one another name, where it takes one, or test with it in "
+                "a run of its own."
+            )
+        self.followed = [
+            FollowedSet.start(restricted(sets[name], trainer), list(sets).index(name), pl_module.device)
+            for name in self.sets
+            if name in sets
+        ]
+        self._describe([one.described for one in self.followed])
         if self.needs_categories not in (None, bool(self.described.categories)):
             has = "has" if self.described.categories else "has no"
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
-        self.loader_number = list(sets).index(self.dataset)
-        other = self.sets[1] if len(self.sets) > 1 and self.sets[1] in sets else None
-        self.other_described = None if other is None else restricted(sets[other], trainer)
-        self.other_number = -1 if other is None else list(sets).index(other)
-        self.last_number = max(self.loader_number, self.other_number)
-        self.seen = torch.zeros((), dtype=torch.int64, device=pl_module.device)
-        self.broken = torch.zeros((), dtype=torch.int64, device=pl_module.device)
+        self.last_number = max(one.number for one in self.followed)
         self.prepare(pl_module, self.described)
+
+    def _describe(self, sets: Sequence[EvaluationSet]) -> None:
+        self.described: EvaluationSet = sets[0]
+        self.other_described: EvaluationSet | None = sets[1] if len(sets) > 1 else None
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -143,52 +159,29 @@ class EvaluationCallback(Callback, ABC):
         """Hand the valid part of its sets' batches to ``update`` and ``update_other``."""
         if self.left_out or self.finished:
             return
-        if dataloader_idx == self.other_number and self.other_described is not None:
-            self.update_other(pl_module, *valid_part(batch, outputs, self.other_described.name, trainer))
-        if dataloader_idx != self.loader_number:
-            return
-        if batch.broken is not None:
-            self.broken += batch.broken.sum()
-        kept, logits = valid_part(batch, outputs, self.dataset, trainer)
-        self.seen += len(kept)
-        self.update(pl_module, kept, logits)
+        for one, update in zip(self.followed, (self.update, self.update_other), strict=False):
+            if dataloader_idx == one.number:
+                kept, logits = valid_part(batch, outputs, one.described.name, trainer)
+                one.count(batch, kept)
+                update(pl_module, kept, logits)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the results, after computing those of the last set."""
+        """Log the results, after computing those of the last set; show again what was stored."""
         if not (self.left_out or self.finished):
             self._finish(trainer)
+        for shown in self.shown if self.stored is not None else ():
+            show(trainer, shown)
         for result in self.results:
-            pl_module.log(result.key, result.value, rank_zero_only=False)
-
-    def _asked(self, trainer: Trainer) -> int | None:
-        """Return of how many samples there must be answers; None where batches or a restricted set are cut."""
-        batches = trainer.limit_test_batches
-        # To Lightning 1.0 is everything, 1 is one batch.
-        if not (isinstance(batches, float) and batches == 1.0):
-            return None
-        limit = getattr(trainer.datamodule, "limit", None)  # type: ignore[attr-defined]
-        if limit is None:
-            return self.described.count
-        is_restricted = "samples_sha256" in self.described.protocol
-        return None if is_restricted else min(limit, self.described.count)
+            # Every rank has the same value: of equal ones the largest is each, where a mean may be rounded.
+            pl_module.log(result.key, result.value, sync_dist=True, reduce_fx="max")
 
     def _finish(self, trainer: Trainer) -> None:
-        """Check the count over all ranks, then compute, show and keep the results."""
-        seen, broken = (int(trainer.strategy.reduce(n.clone(), reduce_op="sum")) for n in (self.seen, self.broken))
-        asked = self._asked(trainer)
-        if asked is not None and seen + broken != asked:
-            raise DataError(
-                f"{seen + broken} samples of {self.dataset} were evaluated where {asked} were asked for: no result is "
-                "given."
-            )
-        if broken:
-            protocol = {**self.described.protocol, "broken_images": broken}
-            self.described = replace(self.described, count=self.described.count - broken, protocol=protocol)
-        if seen != self.described.count:
-            protocol = {**self.described.protocol, "partial": True, "full_count": self.described.count}
-            self.described = replace(self.described, count=seen, protocol=protocol)
+        """Check the counts over all ranks, then compute, show and keep the results."""
+        self._describe([one.as_seen(trainer) for one in self.followed])
         self.results = self.compute()
-        self.examples = self.illustrate(trainer)
+        is_partial = bool(self.results) and all(result.protocol.get("partial") for result in self.results)
+        with noting(is_partial) as self.shown:
+            self.examples = self.illustrate(trainer)
         self.finished = True
 
 
@@ -213,15 +206,11 @@ def valid_part(batch: Batch, outputs: Tensor, dataset: str, trainer: Trainer) ->
     return kept, logits
 
 
-def log_images(trainer: Trainer, key: str, images: Sequence[Any], captions: Sequence[str]) -> None:
-    """Show images, if there are any, to every logger that takes them (W&B does; CSV does not)."""
-    for logger in trainer.loggers:
-        if images and hasattr(logger, "log_image"):
-            logger.log_image(key=key, images=list(images), caption=list(captions))
+def log_images(trainer: Trainer, key: str, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> None:
+    """Show images, if there are any, to every logger that takes them."""
+    show(trainer, Shown("images", key, images=images, captions=captions))
 
 
 def log_table(trainer: Trainer, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Show a table to every logger that takes one (W&B does; CSV does not)."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_table"):
-            logger.log_table(key=key, columns=list(columns), data=[list(row) for row in rows])
+    """Show a table to every logger that takes one."""
+    show(trainer, Shown("table", key, columns, rows))

@@ -10,6 +10,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lit_robust.callbacks.restriction import SampleRestriction
 from lit_robust.files import atomic_path
 
 FOLDER = "examples"
@@ -28,9 +29,10 @@ class Gallery:
     kept: dict[int, tuple[dict[str, NDArray[np.uint8]], dict[str, str]]] = field(default_factory=dict)
 
     @classmethod
-    def spread(cls, count: int, size: int) -> "Gallery":
-        """Choose ``size`` sample numbers evenly over ``count``."""
-        return cls(frozenset(np.linspace(0, count - 1, min(size, count)).round().astype(int).tolist()))
+    def among(cls, numbers: NDArray[np.int64], size: int) -> "Gallery":
+        """Choose ``size`` of the samples that will come, evenly over their ``numbers``, ascending."""
+        places = np.linspace(0, len(numbers) - 1, min(size, len(numbers))).round().astype(int)
+        return cls(frozenset(numbers[places].tolist()))
 
     def places(self, index: Tensor) -> list[tuple[int, int]]:
         """Return (place in the batch, sample number) of the wanted samples among ``index`` ``[B]``."""
@@ -58,6 +60,18 @@ class Gallery:
                 with atomic_path(Path(trainer.default_root_dir) / files[number][role]) as beside:
                     Image.fromarray(image).save(beside, format="PNG")
         return files
+
+
+def coming(trainer: Trainer, dataset: str) -> NDArray[np.int64]:
+    """Return the numbers, ascending, of a test set's samples that will be evaluated: limited and restricted."""
+    data, callbacks = trainer.datamodule, trainer.callbacks  # type: ignore[attr-defined]
+    described = data.evaluation_sets[dataset]
+    count = described.count
+    numbers: NDArray[np.int64] = data.numbers_taken(count) if hasattr(data, "numbers_taken") else np.arange(count)
+    for callback in callbacks:
+        if isinstance(callback, SampleRestriction) and callback.dataset == dataset:
+            numbers = np.intersect1d(numbers, callback.found(described, data).numbers)
+    return numbers
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:

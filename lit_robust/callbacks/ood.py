@@ -1,6 +1,7 @@
 """How well a network's scores tell images of unknown classes from those of known ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol, cast, get_args
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.followed import LIMITS, left_out
 from lit_robust.callbacks.wandb_record import log_curve
 from lit_robust.errors import DataError, UserError
 from lit_robust.metrics.class_choice import among_classes
@@ -74,9 +76,6 @@ class OodEvaluation(EvaluationCallback):
                 f"{self.label} takes images of known classes from {self.known}, which the data have not: add that data "
                 "module, or set known to null."
             )
-        limit = getattr(trainer.datamodule, "limit", None)  # type: ignore[attr-defined]
-        takes_all = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
-        self.known_is_partial = not takes_all or (limit is not None and limit < self.other_described.count)
         if "in_distribution" in self.described.protocol:
             raise UserError(
                 f"{self.label} takes images of known classes from {self.known}, but {self.dataset} holds some itself: "
@@ -140,11 +139,8 @@ class OodEvaluation(EvaluationCallback):
         for score, metric in self.metrics.items():
             computed = metric.compute()
             positives, negatives = int(computed["positives"]), int(computed["negatives"])
-            other = self.other_described
             protocol = {
                 **classes,
-                **({} if other is None else _of_known(other, negatives)),
-                **self._partial(positives),
                 "score": score,
                 "positive": self.described.groups[OUT_OF_DISTRIBUTION],
                 "positives": positives,
@@ -154,14 +150,24 @@ class OodEvaluation(EvaluationCallback):
             end = "" if score == PUBLISHED else f"_{score}"
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
                 told = {**protocol, **extra}
-                results.append(self.result(f"{name}{end}", computed[name], "fraction", told, positives + negatives))
+                result = self.result(f"{name}{end}", computed[name], "fraction", told, positives + negatives)
+                results.append(result if self.other_described is None else self._with_known(result, negatives))
         return results
 
-    def _partial(self, positives: int) -> dict[str, object]:
-        """Return what marks the results where a part of the second set was left out, though not of the first."""
-        if self.other_described is None or not self.known_is_partial:
-            return {}
-        return {"partial": True, "full_count": positives + self.other_described.count}
+    def _with_known(self, result: Result, count: int) -> Result:
+        """Return a result whose images in distribution, ``count`` of them, are another set's: they have the labels."""
+        known = self.other_described
+        assert known is not None
+        classes = {name: known.protocol[name] for name in ("num_classes",) if name in known.protocol}
+        facts = {name: value for name, value in known.protocol.items() if name not in LIMITS}
+        told = {**result.protocol, **classes, "in_distribution": {"count": count, **facts}}
+        told |= left_out(self.described, known)
+        if "full_count" in told:
+            told["full_count"] += count
+        if known.protocol.get("partial"):
+            # How many images of those classes the whole set has, nobody counted.
+            told.pop("full_count", None)
+        return replace(result, protocol=told)
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log the precision-recall curve of each score."""
@@ -171,9 +177,3 @@ class OodEvaluation(EvaluationCallback):
                 key = result.key.replace("aupr", "precision_recall")
                 log_curve(trainer, key, ("recall", "precision"), [(recall, precision) for recall, precision in curve])
         return []
-
-
-def _of_known(known: EvaluationSet, count: int) -> dict[str, object]:
-    """Return what a protocol says of images in distribution that are another set's: they have the labels."""
-    classes = {name: known.protocol[name] for name in ("num_classes",) if name in known.protocol}
-    return {**classes, "in_distribution": {"count": count, **known.protocol}}

@@ -62,6 +62,8 @@ class ResultsFile(Callback):
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 1),
             "precision": str(trainer.precision),
+            # The trainer's is an attack's; answers are taken in full precision, see ``ClassifierModule.test_step``.
+            "scored_in": "fp32",
             "ranks": trainer.world_size,
             "hardware": hardware(pl_module.device),
             "versions": versions(),

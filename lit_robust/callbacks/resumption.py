@@ -12,23 +12,24 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import lit_robust
-from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.evaluation import EvaluationCallback, Found
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.results_file import description
-from lit_robust.results import Example, Result, RunResults
+from lit_robust.callbacks.shown import read_shown, write_shown
+from lit_robust.results import RunResults
 
 log = logging.getLogger(__name__)
 
 FOLDER = "unfinished-test"
-Found = tuple[list[Result], list[Example]]
 
 
 class Resumption(Callback):
     """Stores what every evaluation found as soon as its sets are through, and does not evaluate it again after a stop.
 
-    ``unfinished-test/`` of the run's folder holds it until the test has ended. It counts only where settings, network
-    and test sets are the same; a set none of whose evaluations are left is not read at all. A callback that is no
-    ``EvaluationCallback`` sees the sets that are read.
+    ``unfinished-test/`` of the run's folder holds it until the test has ended: values, and the tables, curves and
+    images that loggers were shown, who are shown them again. It counts only where settings, network, test sets and
+    files of recorded decisions are the same; a set none of whose evaluations are left is not read at all. A callback
+    that is no ``EvaluationCallback`` sees the sets that are read.
 
     Args:
         settings: the test's whole configuration, as text; without one every test starts anew.
@@ -78,16 +79,17 @@ class Resumption(Callback):
             trainer.world_size,
             description(module),
             [[one.name, one.count, one.protocol] for one in sets],
+            [evaluation.inputs_sha256 for evaluation in _evaluations(trainer)],
         ]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def _read(self) -> dict[str, Found]:
         """Return label of each finished evaluation to what it found; what is of another test is removed."""
-        files = [RunResults.load(file) for file in sorted(self.folder.glob("*/results.json"))]
-        if any(one.run.get("identity") != self.identity for one in files):
+        files = {file.parent: RunResults.load(file) for file in sorted(self.folder.glob("*/results.json"))}
+        if any(one.run.get("identity") != self.identity for one in files.values()):
             shutil.rmtree(self.folder)
             return {}
-        return {one.run["label"]: (one.results, one.examples) for one in files}
+        return {one.run["label"]: (one.results, one.examples, read_shown(place)) for place, one in files.items()}
 
     def on_test_batch_end(
         self,
@@ -104,7 +106,10 @@ class Resumption(Callback):
         for number, evaluation in enumerate(_evaluations(trainer)):
             if evaluation.finished and evaluation.label not in self.kept:
                 facts = {"identity": self.identity, "label": evaluation.label}
-                RunResults(facts, {}, evaluation.results, evaluation.examples).save(self.folder / str(number))
+                place = self.folder / str(number)
+                write_shown(evaluation.shown, place)
+                # Last, as it says that the evaluation is finished.
+                RunResults(facts, {}, evaluation.results, evaluation.examples).save(place)
                 self.kept.add(evaluation.label)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

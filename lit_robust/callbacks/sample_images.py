@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import log_images, valid_part
-from lit_robust.callbacks.gallery import Gallery, to_uint8
+from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
+from lit_robust.callbacks.restriction import restricted
+from lit_robust.callbacks.shown import noting
 from lit_robust.metrics.class_choice import among_classes
 
 
@@ -14,7 +17,7 @@ class SampleImages(Callback):
     """Logs images of every test set as ``test/<dataset>/examples``: what each is, and what the network says.
 
     Sets with conflicting cues have images of their own, see ``ShapeBiasEvaluation``. Without a logger that shows images
-    nothing is done.
+    nothing is done. A test that goes on after an interruption logs none of the sets that were through.
 
     Args:
         examples: how many images a set, spread evenly over it.
@@ -30,10 +33,11 @@ class SampleImages(Callback):
         # Rank 0's loggers show what all ranks collect.
         shows = any(hasattr(logger, "log_image") for logger in trainer.loggers)
         self.galleries = {
-            number: (described, Gallery.spread(described.count, self.examples))
+            number: (described, Gallery.among(coming(trainer, described.name), self.examples))
             for number, described in enumerate(sets.values())
             if shows and not described.categories
         }
+        self.seen = dict.fromkeys(self.galleries, torch.zeros((), dtype=torch.int64, device=pl_module.device))
 
     def on_test_batch_end(
         self,
@@ -48,6 +52,8 @@ class SampleImages(Callback):
         if dataloader_idx not in self.galleries:
             return
         described, gallery = self.galleries[dataloader_idx]
+        broken = 0 if batch.broken is None else batch.broken.sum()
+        self.seen[dataloader_idx] = self.seen[dataloader_idx] + batch.valid.sum() + broken
         if len(gallery.kept) == len(gallery.wanted):
             return
         kept, logits = valid_part(batch, outputs, described.name, trainer)
@@ -58,11 +64,12 @@ class SampleImages(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring the ranks' images together, and log them."""
-        for described, gallery in self.galleries.values():
+        for number, (described, gallery) in self.galleries.items():
             gallery.gather()
+            seen = int(trainer.strategy.reduce(self.seen[number].clone(), reduce_op="sum"))
             images = [images["image"] for images, _ in gallery.kept.values()]
-            if images:
-                words = [words["image"] for _, words in gallery.kept.values()]
+            words = [words["image"] for _, words in gallery.kept.values()]
+            with noting(is_partial=seen < restricted(described, trainer).count):
                 log_images(trainer, f"test/{described.name}/examples", images, words)
 
 

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images, log_table
-from lit_robust.callbacks.gallery import Gallery, to_uint8
+from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
+from lit_robust.callbacks.shape_image import shape_image
+from lit_robust.callbacks.wandb_record import wandb_loggers
 from lit_robust.metrics import ShapeBias, shape_bias
 from lit_robust.metrics.shape_bias import Aggregation
 from lit_robust.results import Example, Result
@@ -32,7 +34,7 @@ class ShapeBiasEvaluation(EvaluationCallback):
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the counts to zero."""
         self.metric = ShapeBias(described.categories, self.aggregation).to(module.device)
-        self.gallery = Gallery.spread(described.count, self.number_of_examples)
+        self.gallery = Gallery.among(coming(module.trainer, self.dataset), self.number_of_examples)
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch."""
@@ -70,9 +72,13 @@ class ShapeBiasEvaluation(EvaluationCallback):
         return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
-        """Log the table of decisions and some images."""
+        """Log the table of decisions, their figure and some images."""
         rows = [[name, *row.tolist()] for name, row in zip(self.metric.categories, self.counts, strict=True)]
         log_table(trainer, f"test/{self.dataset}/decisions", COLUMNS, rows)
+        if wandb_loggers(trainer):
+            decided = {row[0]: (row[1], row[2]) for row in rows}
+            words = ["by category of the shape, and a line over all: decisions for shape or for texture"]
+            log_images(trainer, f"test/{self.dataset}/shape_by_category", [shape_image(decided)], words)
         self.gallery.gather()
         files = self.gallery.save(trainer, self.dataset)
         kept = self.gallery.kept

@@ -12,9 +12,8 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 
+from lit_robust.callbacks.shown import PARTIAL, Shown, show
 from lit_robust.results import RunResults
-
-PARTIAL = "partial"  # A run's tag, and the last part of a set's summary entry.
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
@@ -23,7 +22,7 @@ def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
 
 
 def log_curve(trainer: Trainer, key: str, columns: tuple[str, str], points: Sequence[tuple[float, float]]) -> None:
-    """Show a line through points; W&B keeps its table as ``<key>_table``.
+    """Show a line through points in a W&B run, which keeps its table as ``<key>_table``.
 
     Args:
         trainer: whose loggers.
@@ -31,11 +30,7 @@ def log_curve(trainer: Trainer, key: str, columns: tuple[str, str], points: Sequ
         columns: what is along the horizontal and the vertical axis.
         points: in their order.
     """
-    for logger in wandb_loggers(trainer):
-        import wandb
-
-        rows = wandb.Table(columns=list(columns), data=[list(point) for point in points])
-        logger.experiment.log({key: wandb.plot.line(rows, *columns, title=key)})
+    show(trainer, Shown("curve", key, columns, points))
 
 
 def log_heat_map(trainer: Trainer, key: str, cells: Mapping[str, float]) -> None:
@@ -46,18 +41,16 @@ def log_heat_map(trainer: Trainer, key: str, cells: Mapping[str, float]) -> None
         key: of the table.
         cells: name of a cell, such as ``fog/3``, to the fraction that is right.
     """
-    loggers = wandb_loggers(trainer)
-    if not loggers or not cells:
+    if not wandb_loggers(trainer) or not cells:
         return
     places = [cell.split("/") for cell in cells]
     names = list(dict.fromkeys(corruption for corruption, _ in places))
     severities = sorted({int(severity) for _, severity in places})
     rows = [[cells.get(f"{name}/{severity}") for severity in severities] for name in names]
     columns = ["corruption", *(f"severity {severity}" for severity in severities)]
-    image = heat_map(names, severities, rows)
-    for logger in loggers:
-        logger.log_table(key, columns, [[name, *row] for name, row in zip(names, rows, strict=True)])
-        logger.log_image(f"{key}_heat_map", [image], caption=["top-1 accuracy, percent"])
+    show(trainer, Shown("table", key, columns, [[name, *row] for name, row in zip(names, rows, strict=True)]))
+    drawn, words = [heat_map(names, severities, rows)], ["top-1 accuracy, percent"]
+    show(trainer, Shown("images", f"{key}_heat_map", images=drawn, captions=words))
 
 
 def heat_map(
@@ -108,10 +101,12 @@ def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:
 
         run = logger.experiment
         values = {result.key: result.value for result in found.results}
-        partial = {r.dataset: r.protocol["full_count"] for r in found.results if r.protocol.get("partial")}
+        # Of what a whole set has there may be no number, where values are of two sets.
+        partial = {r.dataset: r.protocol.get("full_count") for r in found.results if r.protocol.get("partial")}
         run.summary.update(values)
         for dataset, full in partial.items():
-            run.summary.update({f"test/{dataset}/{PARTIAL}": True, f"test/{dataset}/full_count": full})
+            known = {} if full is None else {f"test/{dataset}/full_count": full}
+            run.summary.update({f"test/{dataset}/{PARTIAL}": True, **known})
         kept = [tag for tag in run.tags or () if tag != PARTIAL]
         run.tags = (*kept, PARTIAL) if partial else tuple(kept)
         copy = Path(run.dir) / file.name

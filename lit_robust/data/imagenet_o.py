@@ -81,10 +81,14 @@ class ImageNetODataModule(SingleSetDataModule):
                 f"{known.where} holds no image of ImageNet-O's 200 classes: name ImageNet's shards, or set classes to "
                 "all for another set."
             )
+        # Said of the whole, too: it is what marks a value.
+        gapped = [part for part in (unknown, known) if "skipped" in part.protocol]
+        gaps = [f"of {part.where} {part.protocol['skipped']}" for part in gapped]
         return replace(
             known,
             where=f"{unknown.where} with {known.where}",
             protocol={
+                **({"skipped": "; ".join(gaps)} if gaps else {}),
                 "in_distribution": {"count": len(table), **known.protocol},
                 "out_of_distribution": {"count": len(strangers), **unknown.protocol},
             },

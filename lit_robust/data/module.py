@@ -47,6 +47,16 @@ class RobustDataModule(LightningDataModule, ABC):
         """Name of every test set that is left out because it is not on disk, to the sentence that says so."""
         return {}
 
+    def numbers_taken(self, count: int) -> NDArray[np.int64]:
+        """Return the numbers, ascending, of the samples that are taken of a test set of ``count``.
+
+        All of them, or ``limit`` at random, the same ones always: images of a class, or of a corruption, may lie side
+        by side.
+        """
+        if self.limit is None or self.limit >= count:
+            return np.arange(count)
+        return np.sort(random_stream(0, "limit", 0).choice(count, self.limit, replace=False))
+
     def sample_key(self, name: str) -> Callable[[int], str] | None:
         """Return what gives the name of each sample of a test set by its number; None where it is not known."""
         return None
@@ -153,12 +163,10 @@ class ShardDataModule(RobustDataModule, ABC):
         return self.loader(samples, plan, keeps_workers=False)
 
     def evaluation_order(self, split: Split) -> tuple[Source, Plan]:
-        """Return this rank's samples of a split that is evaluated: all, or ``limit`` of them, the same ones always."""
+        """Return this rank's samples of a split that is evaluated: all, or ``limit`` of them."""
         if self.limit is None or self.limit >= len(split):
             return split.evaluation(self.evaluation_share(len(split)))
-        # At random, for images of a class, or of a corruption, may lie side by side.
-        numbers = random_stream(0, "limit", 0).choice(len(split), self.limit, replace=False)
-        return self._chosen(split, np.sort(numbers))
+        return self._chosen(split, self.numbers_taken(len(split)))
 
     def once_loader(self, split: Split, numbers: NDArray[np.int64], crop: EvaluationCrop) -> PlannedLoader:
         """Return the padded loader of this rank for some samples: each valid once over all ranks."""

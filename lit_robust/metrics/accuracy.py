@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_robust.errors import UserError
 from lit_robust.metrics.class_choice import among_classes, check_labels
 
 
@@ -41,6 +42,9 @@ class TopKAccuracy(Metric):
         top_k: how many answers are allowed, such as ``(1, 5)``.
         classes: the classes a decision is taken among, such as ImageNet-A's 200; empty for all of the network's.
 
+    Raises:
+        UserError: ``top_k`` is empty, or holds a number below 1.
+
     Example:
         >>> metric = TopKAccuracy(top_k=(1, 2))
         >>> metric.update(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
@@ -58,6 +62,8 @@ class TopKAccuracy(Metric):
 
     def __init__(self, top_k: Sequence[int] = (1, 5), classes: Sequence[int] = ()) -> None:
         super().__init__()
+        if not top_k or min(top_k) < 1:
+            raise UserError(f"top_k is {tuple(top_k)}: name numbers of answers, each at least 1, such as (1, 5).")
         self.top_k = tuple(top_k)
         self.classes = tuple(classes)
         self.add_state("correct", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")

@@ -4,6 +4,7 @@ Each function takes a set of samples and not a sequence: where confidences are e
 right as they are on average. So no value depends on the order of samples, of batches or of ranks.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lit_robust.metrics.class_choice import check_labels
+from lit_robust.metrics.checks import answered, labelled, refuse
+from lit_robust.metrics.plotting import Computed, shown
 
 BIN_SIZE = 100
 ECE_BINS = 15
@@ -127,10 +129,10 @@ class Calibration(Metric):
         """Keep a batch: logits ``[B, num_classes]``, minus infinity for classes left out; labels ``[B]``.
 
         Raises:
-            DataError: a label is none of the classes.
+            DataError: a label is none of the classes, or a confidence is not a number.
         """
-        check_labels(labels, logits.shape[1])
         confidence, answer = logits.float().softmax(1).max(1)
+        refuse(labelled(labels, logits.shape[1]), answered(confidence))
         self.confidence.append(confidence)
         # Of the type of an empty state, which torchmetrics sends for a rank that has seen no batch.
         self.correct.append((answer == labels).float())
@@ -148,6 +150,6 @@ class Calibration(Metric):
             "ece": expected_calibration_error(confidence, correct),
         }
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot the RMS calibration error; see torchmetrics."""
-        return self._plot((val or self.compute())["rms_calibration_error"], ax)
+    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
+        """Plot the RMS calibration error, of one or several computed values; see torchmetrics."""
+        return self._plot(shown(val or self.compute(), "rms_calibration_error"), ax)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.errors import DataError
+from lit_robust.metrics.checks import labelled, refuse
 
 
 def among_classes(logits: Tensor, classes: Sequence[int]) -> Tensor:
@@ -51,12 +52,4 @@ def check_labels(labels: Tensor, num_classes: int, classes: Sequence[int] = ()) 
         num_classes: classes of the network.
         classes: the classes a decision is taken among; empty for all.
     """
-    outside = (labels < 0) | (labels >= num_classes)
-    if classes:
-        outside |= ~torch.isin(labels, torch.tensor(classes, device=labels.device))
-    if outside.any():
-        among = f"the {len(classes)} classes of the set" if classes else f"the network's {num_classes} classes"
-        raise DataError(
-            f"An image has label {int(labels[outside][0])}, which is none of {among}: evaluate with a network and a "
-            "set that have the same classes."
-        )
+    refuse(labelled(labels, num_classes, classes))

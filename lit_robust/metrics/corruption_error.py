@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_robust.metrics.class_choice import check_labels
+from lit_robust.metrics.checks import answered, labelled, numbered, refuse
+from lit_robust.metrics.plotting import Computed, shown
 from lit_robust.reference.corruption_baselines import SEVERITIES, CorruptionBaseline, benchmark_corruptions
 
 
@@ -113,9 +114,13 @@ class CorruptionError(Metric):
         """Count a batch: logits ``[B, num_classes]``, labels ``[B]``, numbers of their cells ``[B]``.
 
         Raises:
-            DataError: a label is none of the classes.
+            DataError: a label is none of the classes, a number none of the cells, or a logit not a number.
         """
-        check_labels(labels, logits.shape[1])
+        refuse(
+            labelled(labels, logits.shape[1]),
+            numbered(groups, len(self.cells), "cell", "name every cell of the set"),
+            answered(logits),
+        )
         self.correct.index_add_(0, groups, (logits.argmax(1) == labels).long())
         self.total.index_add_(0, groups, torch.ones_like(groups))
 
@@ -131,9 +136,9 @@ class CorruptionError(Metric):
         mce = torch.tensor(summary.get("mce", float("nan")), dtype=torch.float64)
         return {"mce": mce, "top1": top1, "count": self.total.cpu()}
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot the mean corruption error; see torchmetrics."""
-        return self._plot((val or self.compute())["mce"], ax)
+    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
+        """Plot the mean corruption error, of one or several computed values; see torchmetrics."""
+        return self._plot(shown(val or self.compute(), "mce"), ax)
 
 
 def tested_cells(cells: Sequence[str], top1: Tensor, count: Tensor) -> dict[str, float]:

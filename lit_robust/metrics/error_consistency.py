@@ -1,10 +1,13 @@
 """Whether two observers err on the same images (Geirhos, Meding & Wichmann 2020)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from lit_robust.metrics.plotting import Computed, shown
 
 
 def error_consistency(counts: Tensor) -> Tensor:
@@ -72,6 +75,7 @@ class ErrorConsistency(Metric):
         """
         return {"error_consistency": error_consistency(self.counts), "counts": self.counts.cpu()}
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot the observers' mean; see torchmetrics."""
-        return self._plot((val or self.compute())["error_consistency"].nanmean(), ax)
+    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
+        """Plot the observers' mean, of one or several computed values; see torchmetrics."""
+        values = shown(val or self.compute(), "error_consistency")
+        return self._plot(values.nanmean() if isinstance(values, Tensor) else [each.nanmean() for each in values], ax)

@@ -1,5 +1,6 @@
 """Telling images of unknown classes from those of known ones (Hendrycks et al. 2021, ImageNet-O)."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_robust.metrics.checks import finite, refuse
+from lit_robust.metrics.plotting import Computed, shown
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
 
 LogitScore = Literal["max_softmax", "max_logit", "energy"]
@@ -63,7 +66,12 @@ class OodDetection(Metric):
         self.add_state("positive", [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, positive: Tensor) -> None:
-        """Keep a batch: scores ``[B]``, high where strange, and ``[B]`` bool, true out of distribution."""
+        """Keep a batch: scores ``[B]``, high where strange, and ``[B]`` bool, true out of distribution.
+
+        Raises:
+            DataError: a score is no finite number.
+        """
+        refuse(finite(scores))
         self.scores.append(scores.float())
         # Of the type of an empty state, which torchmetrics sends for a rank that has seen no batch.
         self.positive.append(positive.float())
@@ -90,9 +98,9 @@ class OodDetection(Metric):
             "curve": thinned_curve(scores, positive),
         }
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot the AUPR; see torchmetrics."""
-        return self._plot((val or self.compute())["aupr"], ax)
+    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
+        """Plot the AUPR, of one or several computed values; see torchmetrics."""
+        return self._plot(shown(val or self.compute(), "aupr"), ax)
 
 
 def thinned_curve(scores: Tensor, positive: Tensor, points: int = 101) -> Tensor:

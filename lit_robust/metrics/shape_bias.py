@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_robust.errors import DataError
+from lit_robust.metrics.checks import answered, numbered, refuse
+from lit_robust.metrics.plotting import Computed, shown
+
 Aggregation = Literal["mean", "max", "sum"]
 
 
@@ -25,7 +29,16 @@ def category_probabilities(
 
     Returns:
         ``[B, len(categories)]`` fp32.
+
+    Raises:
+        DataError: a class of a category is none of the network's.
     """
+    highest = max(max(classes) for classes in categories.values())
+    if highest >= logits.shape[1]:
+        raise DataError(
+            f"A category has class {highest}, but the network has {logits.shape[1]} classes: give a network of the "
+            "categories' classes."
+        )
     probabilities = logits.float().softmax(1)
     columns = [probabilities[:, list(classes)] for classes in categories.values()]
     if aggregation == "mean":
@@ -101,8 +114,17 @@ class ShapeBias(Metric):
         return category_probabilities(logits, self.categories, self.aggregation).argmax(1)
 
     def update(self, logits: Tensor, shapes: Tensor, textures: Tensor) -> None:
-        """Count a batch: logits ``[B, num_classes]``, categories of shape and texture ``[B]``."""
-        self.counts += decision_counts(self.decide(logits), shapes, textures, len(self.categories))
+        """Count a batch: logits ``[B, num_classes]``, categories of shape and texture ``[B]``.
+
+        Raises:
+            DataError: a label is none of the categories, or a probability is not a number.
+        """
+        probabilities = category_probabilities(logits, self.categories, self.aggregation)
+        count, fix = len(self.categories), "number the categories in their order"
+        refuse(
+            numbered(shapes, count, "shape", fix), numbered(textures, count, "texture", fix), answered(probabilities)
+        )
+        self.counts += decision_counts(probabilities.argmax(1), shapes, textures, count)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the bias over all conflict images and the counts behind it.
@@ -113,6 +135,6 @@ class ShapeBias(Metric):
         """
         return {"shape_bias": shape_bias(self.counts[:, 0].sum(), self.counts[:, 1].sum()), "counts": self.counts}
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot the shape bias; see torchmetrics."""
-        return self._plot((val or self.compute())["shape_bias"], ax)
+    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
+        """Plot the shape bias, of one or several computed values; see torchmetrics."""
+        return self._plot(shown(val or self.compute(), "shape_bias"), ax)

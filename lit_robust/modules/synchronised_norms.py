@@ -1,7 +1,7 @@
 """Batch norm over the batches of all ranks, for any library's networks."""
 
 from pytorch_lightning.plugins.layer_sync import LayerSync
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch.nn import Module
 
 
@@ -14,7 +14,7 @@ class SynchronisedNorms(LayerSync):
 
     def apply(self, model: Module) -> Module:
         """Return the model with its batch norms replaced; parameters and buffers are the same tensors."""
-        converted: Module = convert_sync_batchnorm(model)
+        converted: Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
 
     def revert(self, model: Module) -> Module:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def build_network() -> nn.Module:
@@ -63,3 +64,36 @@ def labels(network: nn.Module, images: Tensor) -> Tensor:
     """What the network answers on the clean images, so that success is the attack's doing."""
     with torch.no_grad():
         return network(images).argmax(1)
+
+
+@pytest.fixture(scope="session")
+def trained() -> tuple[nn.Module, Tensor, Tensor]:
+    """A network trained for a moment, 200 images that it was not trained on and gets right, and their classes."""
+    generator = torch.Generator().manual_seed(5)
+    patterns = 0.15 * torch.randn(6, 3, 12, 12, generator=generator)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        classes = torch.randint(6, (count,), generator=generator)
+        noise = 0.15 * torch.randn(count, 3, 12, 12, generator=generator)
+        strength = torch.rand(count, 1, 1, 1, generator=generator)
+        return (0.5 + strength * patterns[classes] + noise).clamp(0, 1), classes
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            *(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.SiLU()),
+            *(nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.BatchNorm2d(24), nn.SiLU()),
+            *(nn.Flatten(), nn.Linear(24 * 36, 6)),
+        )
+        optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+        for _ in range(60):
+            images, labels = draw(64)
+            optimiser.zero_grad()
+            F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    network.eval()
+    images, labels = draw(300)
+    with torch.no_grad():
+        right = network(images).argmax(1) == labels
+    assert right.sum() >= 200, "the network has to have learnt something"
+    return network, images[right][:200], labels[right][:200]

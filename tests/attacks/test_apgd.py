@@ -202,7 +202,7 @@ def test_wrong_settings_are_refused_in_a_sentence(network: nn.Module, images: Te
         APGD()(network, images, labels)
     with pytest.raises(UserError, match="3 generators for 8 images"):
         APGD()(network, images, labels, generator=generators(3))
-    with pytest.raises(UserError, match="L2 eps 128 is beyond 20.78"):
+    with pytest.raises(UserError, match="L2 eps 128 is beyond 5.2"):
         APGD("l2", 128)(network, images, labels, generator=generators(8))
     with pytest.raises(UserError, match="carry no gradient"):
         APGD(steps=1)(lambda images: network(images.detach()), images, labels, generator=generators(8))

@@ -10,19 +10,11 @@ from lit_robust.attacks import PGD, Attack, CachePaperAttack, Sweep
 from lit_robust.attacks.sweep import Verdicts
 from lit_robust.errors import UserError
 
-COUNT = 60
-EPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+EPS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def random_of(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
-
-
-@pytest.fixture
-def samples(network: nn.Module) -> tuple[Tensor, Tensor]:
-    images = torch.rand(COUNT, 3, 12, 12, generator=torch.Generator().manual_seed(9))
-    with torch.no_grad():
-        return images, network(images).argmax(1)
 
 
 def run(sweep: Sweep, images: Tensor, labels: Tensor, chunk: int) -> tuple[dict[int, int], list[Verdicts]]:
@@ -51,37 +43,37 @@ def run(sweep: Sweep, images: Tensor, labels: Tensor, chunk: int) -> tuple[dict[
     ],
 )
 def test_the_curve_is_that_of_separate_runs_made_monotone(
-    network: nn.Module, samples: tuple[Tensor, Tensor], attack: Attack, scale: float
+    trained: tuple[nn.Module, Tensor, Tensor], attack: Attack, scale: float
 ) -> None:
+    network, images, labels = trained
     attacks = [attack.with_eps(value * scale) for value in EPS]
-    found, _ = run(Sweep(attacks, 16, network, None, random_of), *samples, chunk=7)
+    found, _ = run(Sweep(attacks, 16, network, None, random_of), images, labels, chunk=7)
     separate = torch.stack(
-        [~single(network, *samples, generator=[random_of(n) for n in range(COUNT)]).success for single in attacks]
+        [~single(network, images, labels, generator=[random_of(n) for n in range(200)]).success for single in attacks]
     )
     assert 0 < separate[-1].sum() < separate[0].sum(), "the strengths have to matter"
-    # A sample withstands as many strengths as come before its first failure.
+    # A sample withstands as many strengths as come before its first failure; one of 200 may round to the other side.
     expected = separate.cumprod(0).sum(0).tolist()
-    assert [found[number] for number in range(COUNT)] == expected
+    assert sum(found[number] != count for number, count in enumerate(expected)) <= 1
     for strength in range(len(attacks)):
         curve = sum(count > strength for count in found.values())
         alone = int(separate[strength].sum())
-        # Half a point of 60 samples is less than one.
+        # The curve is never above, and at most half a point below: one sample of 200.
         assert alone - 1 <= curve <= alone
 
 
-def test_batches_are_full_and_nothing_broken_is_attacked_again(
-    network: nn.Module, samples: tuple[Tensor, Tensor]
-) -> None:
+def test_batches_are_full_and_nothing_broken_is_attacked_again(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = trained
     attacks = [PGD(eps=value, step_size=value / 3, steps=4) for value in EPS]
-    found, verdicts = run(Sweep(attacks, 16, network, None, random_of), *samples, chunk=7)
+    found, verdicts = run(Sweep(attacks, 16, network, None, random_of), images, labels, chunk=7)
     for strength in range(len(attacks)):
         sizes = [len(entry.numbers) for entry in verdicts if entry.strength == strength]
         assert sum(sizes) == sum(count >= strength for count in found.values())
         assert all(size == 16 for size in sizes[:-1])
 
 
-def test_transfer_is_judged_by_the_other_network(network: nn.Module, samples: tuple[Tensor, Tensor]) -> None:
-    images, labels = samples
+def test_transfer_is_judged_by_the_other_network(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    network, images, labels = trained
 
     class Other(nn.Module):
         def forward(self, images: Tensor) -> Tensor:

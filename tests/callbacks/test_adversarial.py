@@ -4,16 +4,18 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning import Trainer
+from tiny_sets import SMALL, write
 
-from lit_robust.attacks import PGD, AutoAttack
+from lit_robust.attacks import APGD, PGD, AutoAttack, Square
 from lit_robust.batch import Batch
-from lit_robust.callbacks import AdversarialAccuracy
+from lit_robust.callbacks import AdversarialAccuracy, CleanAccuracy
 from lit_robust.cli import main
-from lit_robust.data import ImageNetDataModule
+from lit_robust.data import ImageNetADataModule, ImageNetDataModule
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import StandardModule
+from lit_robust.reference import imagenet_subset
 from lit_robust.results import RunResults
 from lit_robust.seeds import stream_seed
 
@@ -165,3 +167,73 @@ def test_a_surrogate_of_other_classes_is_refused(toy, tmp_path):
     data = ImageNetDataModule(toy, eval_batch_size=9, num_workers=0, evaluation=EvaluationCrop(None, None))
     with pytest.raises(UserError, match="surrogate has 4 classes and the network under test 8"):
         Trainer(callbacks=[callback], **options).test(StandardModule(Network("lit_robust/resnet_tiny", 8)), data)
+
+
+def test_every_image_is_in_autoattack_s_counts(toy, tmp_path, trained, monkeypatch):
+    weights, batch = trained
+    monkeypatch.setattr(
+        AutoAttack,
+        "attacks",
+        lambda self: {"apgd-ce": APGD(self.norm, self.eps, steps=3), "square": Square(self.norm, self.eps, queries=9)},
+    )
+    attack = {"class_path": "lit_robust.attacks.AutoAttack", "init_args": {"norm": "l2", "eps": 0.2}}
+    found = results_of(toy, tmp_path, weights / "0.pt", [{"attack": attack, "eps": [0.4]}])
+    with torch.no_grad():
+        mistakes = int((network(weights, 0).eval()(batch.image).argmax(1) != batch.label).sum())
+    weak, strong = (
+        {r.metric: r for r in found.results}[f"adversarial_accuracy_l2_eps_{eps}"] for eps in ("0.2", "0.4")
+    )
+    assert 0 < mistakes < 41
+    broken = [round(41 * (1 - result.value)) for result in (weak, strong)]
+    assert mistakes < broken[0] < broken[1]
+    assert list(weak.protocol["broken_by"]) == ["clean", "apgd-ce", "square"]
+    assert list(strong.protocol["broken_by"]) == ["clean", "smaller eps", "apgd-ce", "square"]
+    assert strong.protocol["broken_by"]["smaller eps"] == broken[0] - mistakes
+    for result, count, before in zip((weak, strong), broken, (mistakes, broken[0]), strict=True):
+        by, flags = result.protocol["broken_by"], result.protocol["flags"]
+        assert by["clean"] == mistakes
+        assert sum(by.values()) == count
+        assert (flags["images"], flags["unattacked"]) == (41, before)
+        assert flags["gained_by_square"] == by["square"]
+
+
+class AmongA(StandardModule):
+    """Sure of class 5, which is none of ImageNet-A's; of those, one or the other by an image's brightness."""
+
+    def __init__(self):
+        super().__init__(Network("lit_robust/resnet_tiny", num_classes=1000))
+        dark, bright = imagenet_subset("imagenet-a")[:2]
+        self.weight = torch.zeros(1000)
+        self.weight[bright] = 1000.0
+        self.bias = torch.full((1000,), -50.0)
+        # Images of red 0, 1 and 2, and of blue 7, of 255: the boundary is between the last two.
+        self.bias[[5, dark, bright]] = torch.tensor([100.0, 0.0, -1000 * 8.5 / 765])
+        self.model = Brightness(self.weight, self.bias)
+
+
+class Brightness(torch.nn.Module):
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, images):
+        return images.mean((1, 2, 3))[:, None] * self.weight + self.bias
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
+def test_attack_and_verdict_are_among_the_set_s_classes(tmp_path, loss):
+    classes = imagenet_subset("imagenet-a")
+    write(tmp_path / "imagenet-a", "test", [classes[0], classes[0], classes[1]])
+    attack = PGD(eps=1e-6, step_size=1e-6, steps=2, loss=loss)
+    callback = AdversarialAccuracy(attack, eps=[0.1], dataset="imagenet-a")
+    clean = CleanAccuracy("imagenet-a")
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    data = ImageNetADataModule(tmp_path, evaluation=EvaluationCrop(None, None), **SMALL)
+    Trainer(callbacks=[clean, callback], **options).test(AmongA(), data, verbose=False)
+    top1 = clean.results[0]
+    assert (top1.metric, top1.value) == ("top1", 1.0)
+    # At an eps of nearly nothing adversarial accuracy is top-1; at one of six boundaries' width nothing is left.
+    assert [result.value for result in callback.results] == [1.0, 0.0]
+    assert {r.protocol["decided_among"] for r in (top1, *callback.results)} == {200}
+    said = {entry[1]["adversarial"] for entry in callback.gallery.kept.values()}
+    assert said == {callback.described.class_name(number) for number in classes[:2]}

@@ -1,23 +1,20 @@
 """The measures that need ImageNet's classes, on tiny images with its labels and a network of 1,000 logits."""
 
-import json
-
 import pytest
 import torch
 from pytorch_lightning import Trainer
 from tiny_sets import SMALL, write
 from tiny_sets import WHOLE as WHOLE_IMAGES
 
-from lit_robust.batch import EvaluationSet
 from lit_robust.callbacks import (
     ClassSubsetAccuracy,
     CleanAccuracy,
+    CorrectSamples,
     CorruptionEvaluation,
     OodEvaluation,
     ResultsFile,
     SampleRestriction,
 )
-from lit_robust.callbacks.restriction import read_selection, samples_digest
 from lit_robust.data import (
     ImageNetADataModule,
     ImageNetCDataModule,
@@ -25,11 +22,11 @@ from lit_robust.data import (
     ImageNetODataModule,
     RobustnessSuite,
 )
-from lit_robust.errors import UserError
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.reference import imagenet_subset
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
+from lit_robust.report.protocol import limits
 from lit_robust.results import RunResults
 
 WHOLE = {"evaluation": WHOLE_IMAGES, **SMALL}
@@ -108,6 +105,28 @@ def test_corruption_errors_with_the_clean_error_of_the_same_run(root, tmp_path):
     assert len(found) == 3 + 15 * 7
 
 
+def test_a_clean_set_that_is_restricted_alone_gives_nothing_relative(root, tmp_path):
+    clean, corrupted = saying([0, 1, IN_A[3], IN_A[9], 999, 999, 999]), saying([0, 999, 999, 999])
+    run(tmp_path, suite(root), [clean], CorrectSamples())
+    members = ImageNetCDataModule(eval_batch_size=7, num_workers=0), ImageNetDataModule(**WHOLE)
+    restriction = SampleRestriction([tmp_path / "correct-imagenet.json"])
+    with pytest.warns(UserWarning, match="relative_mce is left out, as only one of imagenet-c and imagenet is"):
+        found = run(tmp_path, suite(root, *members), [corrupted, clean], CorruptionEvaluation(), restriction)
+    assert "test/imagenet-c/relative_mce" not in found
+    assert "test/imagenet-c/mce" in found
+
+
+def test_a_baseline_of_another_number_of_images_is_told(root, tmp_path):
+    members = ImageNetCDataModule(eval_batch_size=7, num_workers=0), ImageNetDataModule(**WHOLE)
+    answers = [saying([0, 999, 999, 999]), saying([0, 1, 2, 3, 4, 5, 6])]
+    with pytest.warns(UserWarning, match="the baseline imagenet-c is of 50000 images a cell, and the set has 4"):
+        found = run(tmp_path, suite(root, *members), answers, CorruptionEvaluation())
+    assert limits(found["test/imagenet-c/mce"]) == [
+        "the baseline imagenet-c is of 50000 images a cell, and the set has 4"
+    ]
+    assert limits(found["test/imagenet-c/top1_fog"]) == []
+
+
 def test_without_the_clean_set_nothing_is_relative(root, tmp_path):
     members = ImageNetCDataModule(eval_batch_size=7, num_workers=0, severities=[1, 2])
     found = run(
@@ -166,34 +185,3 @@ def test_imagenet_o_scores_among_its_classes(root, tmp_path):
     found = {result.metric: result for result in RunResults.load(tmp_path).results}
     assert (found["aupr"].value, found["auroc"].value, found["fpr95"].value) == (1, 1, 0)
     assert found["aupr"].protocol["decided_among"] == 200
-
-
-def described(**protocol):
-    return EvaluationSet("imagenet", 7, {"split": "val", "shards_sha256": "a", **protocol})
-
-
-def test_lists_of_other_samples_are_refused(tmp_path):
-    digest = samples_digest(described(resize=256))
-    assert digest == samples_digest(described(resize=232))
-    assert digest != samples_digest(described(restricted="3 of 7"))
-    file = tmp_path / "correct-imagenet.json"
-
-    def write_list(**changes):
-        content = {"schema": 1, "dataset": "imagenet", "samples_sha256": digest, "count": 7, "correct": [1, 4]}
-        file.write_text(json.dumps(content | changes))
-        return file
-
-    restriction = SampleRestriction([write_list()])
-    assert restriction.describe(described()).count == 2
-    with pytest.raises(UserError, match="another set of 7, not of the 7 of imagenet"):
-        restriction.describe(described(shards_sha256="b"))
-    for changes in ({"correct": [4, 1]}, {"correct": [1, 1]}, {"correct": [7]}, {"correct": [-1]}):
-        with pytest.raises(UserError, match="lists a sample twice, or one that is none of 7"):
-            read_selection(write_list(**changes))
-    for changes in ({"schema": 2}, {"correct": None}):
-        with pytest.raises(UserError, match="is no list of samples"):
-            read_selection(write_list(**changes))
-    with pytest.raises(UserError, match="have none in common"):
-        _ = SampleRestriction([write_list(correct=[])]).selection
-    with pytest.raises(UserError, match="has no files"):
-        SampleRestriction([])

@@ -1,12 +1,16 @@
 """An interrupted test goes on at the set it was in, and finds what an uninterrupted one finds."""
 
 import json
+import sys
+from typing import ClassVar
 
 import pytest
 import torch
 import yaml
+from pytorch_lightning.loggers.logger import DummyLogger
 from stop_callback import StopAt
 
+from lit_robust.callbacks import ErrorConsistencyEvaluation
 from lit_robust.cli import main
 from lit_robust.models.resnet_small import resnet_tiny
 from lit_robust.results import RunResults
@@ -23,6 +27,18 @@ CALLBACKS = [
 ]
 ORDER = ["imagenet-o", "imagenet-a", "imagenet-c-like", "cue-conflict", "imagenet"]
 WHOLE = {"evaluation": {"resize": None, "crop": None}, "eval_batch_size": 16, "num_workers": 0}
+
+
+class Listening(DummyLogger):
+    """Takes images and tables, as W&B does."""
+
+    heard: ClassVar[list] = []
+
+    def log_image(self, key, images, caption):
+        self.heard.append((key, [image.tolist() for image in images], caption))
+
+    def log_table(self, key, columns, data):
+        self.heard.append((key, columns, data))
 
 
 def member(kind, **settings):
@@ -66,10 +82,10 @@ def run(recipe, folder, *words):
     return list(StopAt.read)
 
 
-def stop(recipe, folder, name, monkeypatch):
+def stop(recipe, folder, name, monkeypatch, *words):
     monkeypatch.setenv("STOP_AT", name)
     with pytest.raises(InterruptedError, match=name):
-        run(recipe, folder)
+        run(recipe, folder, *words)
     monkeypatch.delenv("STOP_AT")
     assert not (folder / "results.json").exists()
 
@@ -101,6 +117,40 @@ def test_a_test_goes_on_at_the_set_it_was_in(recipe, tmp_path, monkeypatch):
     # It has ended: another starts anew.
     assert run(recipe, stopped) == ORDER
     assert RunResults.load(stopped).run["resumed"] == []
+
+
+def test_loggers_are_shown_again_what_was_finished(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "listening", sys.modules[__name__])
+    logger = ["--trainer.logger", "listening.Listening"]
+    shown = {
+        "test/imagenet-a/adversarial_accuracy_l2_examples",
+        "test/cue-conflict/decisions",
+        "test/cue-conflict/examples",
+    }
+
+    def heard():
+        # SampleImages shows others at the end, of the sets that were read.
+        return sorted(one for one in Listening.heard if one[0] in shown)
+
+    Listening.heard.clear()
+    run(recipe, tmp_path / "whole", *logger)
+    whole = heard()
+    assert {key for key, *_ in whole} == shown
+    stop(recipe, tmp_path / "stopped", "imagenet", monkeypatch, *logger)
+    Listening.heard.clear()
+    run(recipe, tmp_path / "stopped", *logger)
+    assert heard() == whole
+
+
+def test_other_decisions_start_anew(tmp_path):
+    """The name of a file is in the settings, and not what it holds."""
+    file = tmp_path / "decisions.csv"
+    file.write_text("model,image,decision\n")
+    evaluation = ErrorConsistencyEvaluation(file)
+    before = evaluation.inputs_sha256
+    file.write_text("model,image,decision\nsubject-01,a-b,cat\n")
+    assert evaluation.inputs_sha256 != before
+    assert ErrorConsistencyEvaluation(tmp_path).inputs_sha256 == evaluation.inputs_sha256
 
 
 def test_other_settings_or_weights_start_anew(recipe, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """What lands in an offline W&B run beside the scalars, read from the run's own file."""
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +20,12 @@ from lit_robust.callbacks import (
     OodEvaluation,
     ResultsFile,
     SampleImages,
+    ShapeBiasEvaluation,
 )
+from lit_robust.callbacks.shape_image import shape_image
 from lit_robust.callbacks.wandb_record import heat_map
 from lit_robust.data import (
+    CueConflictDataModule,
     EvaluationCrop,
     ImageNetCDataModule,
     ImageNetDataModule,
@@ -36,7 +41,7 @@ SMALL = {"eval_batch_size": 16, "num_workers": 0}
 WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}
 
 
-def run(toy, folder, *callbacks, **settings):
+def run(toy, folder, *callbacks, limit=None, more=(), **settings):
     import wandb
 
     torch.manual_seed(3)
@@ -45,17 +50,25 @@ def run(toy, folder, *callbacks, **settings):
         ImageNetDataModule(**WHOLE),
         ImageNetCDataModule(severities=[3], name="imagenet-c-like", **SMALL),
         ImageNetODataModule(classes="all", **WHOLE),
+        *more,
     ]
+    suite = RobustnessSuite(sets, root=toy)
+    suite.limit = limit
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     logger = WandbLogger(project="lit-robust", name="test", save_dir=folder, offline=True)
     callbacks = [*callbacks, SampleImages(examples=3), ResultsFile()]
     trainer = Trainer(default_root_dir=folder, logger=logger, callbacks=callbacks, **quiet, **settings)
     try:
-        trainer.test(module, RobustnessSuite(sets, root=toy), verbose=False)
+        trainer.test(module, suite, verbose=False)
     finally:
         wandb.finish()
+    # On a busy machine W&B's own process may still be writing its last records.
+    (file,) = Path(folder).glob("wandb/offline*/*.wandb")
+    waited_until = time.monotonic() + 20
+    while not any(record.HasField("exit") for record in records(file)) and time.monotonic() < waited_until:
+        time.sleep(0.1)
     place, history, _ = read_run(folder)
-    return place / "files", history, list(records(next(place.glob("*.wandb"))))
+    return place / "files", history, list(records(file))
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +170,37 @@ def test_a_limited_run_is_marked_partial(toy, tmp_path):
     assert '"partial":["imagenet"]' in next(r.artifact.metadata for r in found if r.HasField("artifact")).replace(
         " ", ""
     )
+
+
+def test_a_quick_look_shows_as_many_images_as_asked_for_and_marks_them(toy, tmp_path):
+    conflict = CueConflictDataModule(categories="shards", **WHOLE)
+    callbacks = [
+        ShapeBiasEvaluation(examples=4),
+        CorruptionEvaluation("imagenet-c-like", baseline=None),
+        OodEvaluation(),
+    ]
+    files, history, _ = run(toy, tmp_path, *callbacks, limit=10, more=[conflict])
+    for name, count in (("cue-conflict", 4), ("imagenet", 3), ("imagenet-c-like", 3), ("imagenet-o", 3)):
+        shown = history[f"test/{name}/examples"]
+        assert len(shown["filenames"]) == count
+        assert all(caption.endswith(", partial") for caption in shown["captions"])
+    for key in ("cue-conflict/shape_by_category", "imagenet-c-like/accuracy_by_cell_heat_map"):
+        assert history[f"test/{key}"]["captions"][0].endswith(", partial")
+        assert (files / history[f"test/{key}"]["filenames"][0]).is_file()
+    assert history["test/imagenet-o/precision_recall_table"]["nrows"] > 1
+
+
+def test_shape_decisions_stand_to_the_left():
+    pixels = shape_image({"cat": (9, 1), "knife": (1, 9), "boat": (0, 0)}).astype(int)
+    blue = np.abs(pixels - (31, 119, 180)).sum(-1) < 30  # Matplotlib's first colour.
+    line = int(blue.sum(0).argmax())
+    # Two marks, left and right of the line at one half, 10 marks' widths away from it.
+    columns = np.flatnonzero(blue.any(0))
+    assert columns.min() < line - 60
+    assert columns.max() > line + 60
+    rows = [np.flatnonzero(blue[:, column]).mean() for column in (columns.min(), columns.max())]
+    assert rows[0] < rows[1]
+    assert shape_image({"cat": (0, 0)}).dtype == np.uint8
 
 
 def test_a_heat_map_is_brighter_where_more_is_right():

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy, topk_correct
 
 
@@ -36,3 +37,9 @@ def test_empty_batches_count_nothing():
     assert metric.compute().isnan()
     metric.update(torch.eye(4), torch.arange(4))
     assert metric.compute() == 1.0
+
+
+@pytest.mark.parametrize("top_k", [(0,), (1, -5), ()])
+def test_no_answers_at_all_are_refused(top_k):
+    with pytest.raises(UserError, match="name numbers of answers, each at least 1"):
+        TopKAccuracy(top_k)

@@ -126,3 +126,8 @@ def test_nothing_kept_is_undefined():
 def test_labels_out_of_range_are_refused():
     with pytest.raises(DataError, match="label -1"):
         Calibration().update(torch.eye(2), torch.tensor([0, -1]))
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    with pytest.raises(DataError, match="answer to image 1 of a batch is not a number"):
+        Calibration().update(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]), torch.tensor([0, 1]))

@@ -140,3 +140,16 @@ def test_cells_without_samples_are_not_tested():
 def test_labels_out_of_range_are_refused():
     with pytest.raises(DataError, match="label 3, which is none of the network's 3 classes"):
         CorruptionError(["fog/1"]).update(torch.eye(3), torch.tensor([0, 1, 3]), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("cell", [3, -1, 1])
+def test_cells_out_of_range_are_refused(cell):
+    with pytest.raises(DataError, match=f"cell {cell}, where numbers go from 0 to 0: name every cell"):
+        CorruptionError(["fog/1"]).update(torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, cell]))
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    # The place of a NaN would be the answer, and right where that is the label.
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
+    with pytest.raises(DataError, match="answer to image 1 of a batch is not a number"):
+        CorruptionError(["fog/1"]).update(logits, torch.tensor([1, 0]), torch.tensor([0, 0]))

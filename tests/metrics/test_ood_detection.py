@@ -4,6 +4,7 @@ import torch
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from lit_robust.errors import DataError
 from lit_robust.metrics import OodDetection, among_classes, ood_score
 from lit_robust.metrics.ood_detection import thinned_curve
 from lit_robust.reference import imagenet_subset
@@ -61,3 +62,11 @@ def test_the_drawn_curve_is_a_part_of_the_whole():
     for recall, precision in curve[1:].tolist():
         taken = scores >= best[round(recall * 1000) - 1]
         assert positive[taken].double().mean() == pytest.approx(precision, abs=1e-12)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_scores_without_a_rank_are_refused(score):
+    metric = OodDetection()
+    with pytest.raises(DataError, match=f"score of image 2 of a batch is {score}"):
+        metric.update(torch.tensor([0.2, 0.3, score]), torch.tensor([False, False, True]))
+    assert not metric.scores

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_robust.errors import DataError
 from lit_robust.metrics import ShapeBias, category_probabilities, shape_bias
 from lit_robust.metrics.shape_bias import decision_counts
 from lit_robust.reference import imagenet_categories
@@ -68,3 +69,25 @@ def test_published_decisions_by_an_independent_count():
         counts = decision_counts(*(torch.tensor(c) for c in (decisions, shapes, textures)), num_categories=16).sum(0)
         assert counts[:3].tolist() == list(counted.values())
         assert sum(counted.values()) == 408
+
+
+@pytest.mark.parametrize(
+    ("shape", "texture", "logit", "words"),
+    [
+        (0, 7, 0.0, "texture 7, where numbers go from 0 to 1"),
+        (5, 0, 0.0, "shape 5, where numbers go from 0 to 1"),
+        (-1, 0, 0.0, "shape -1, where"),
+        (0, 1, math.nan, "answer to image 1 of a batch is not a number"),
+    ],
+)
+def test_what_is_no_category_and_no_number_is_refused(shape, texture, logit, words):
+    metric = ShapeBias({"a": (0,), "b": (1,)})
+    logits = torch.tensor([[0.0, 1.0], [0.0, logit]])
+    with pytest.raises(DataError, match=words):
+        metric.update(logits, torch.tensor([1, shape]), torch.tensor([0, texture]))
+    assert metric.counts.sum() == 0
+
+
+def test_categories_of_another_network_are_refused():
+    with pytest.raises(DataError, match="A category has class 7, but the network has 2 classes"):
+        ShapeBias({"a": (0,), "b": (1, 7)}).decide(torch.eye(2))
