@@ -53,8 +53,8 @@ class PGD(Attack):
         restarts: searches from different random starts, each for the images that withstood those before; of several
             failures the one of highest loss is returned. Scored in fp32.
         target: ``none``, any mistake will do; ``random``, a uniformly drawn wrong class; ``least_likely``, the wrong
-            class that the clean image is least likely to be (Kurakin et al. 2017). Classes of your own choice, one an
-            image, are an argument of `towards`, which is called in the attack's place. Success is always any mistake.
+            class that the clean image is least likely to be (Kurakin et al. 2017); given classes are an argument of
+            `towards`. Success is always any mistake.
 
     Raises:
         UserError: a setting is out of range, or two do not fit together.
@@ -140,9 +140,8 @@ class PGD(Attack):
     def perturb(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Tensor:
         """Return the adversarial images; see ``Attack``.
 
-        With one search that keeps its last iterate this is ``steps`` forward and backward passes; loss ``kl`` and
-        target ``least_likely`` add a forward pass of the clean images, and target ``random`` one of the first image,
-        to count the classes. Nothing waits for an accelerator, so the range of the pixels is checked on the CPU alone.
+        With one search that keeps its last iterate this is ``steps`` forward and backward passes, which wait for no
+        accelerator, so pixels' range is checked on the CPU alone; loss ``kl`` and targets add a pass of clean images.
         """
         self._check_call(images, labels, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):

@@ -32,10 +32,9 @@ RULE = "clean errors and images broken at a smaller eps count as broken"
 class AdversarialAccuracy(EvaluationCallback):
     """Accuracy under an attack, at one or several eps, in one pass over the data.
 
-    An image misclassified clean counts as broken and is not attacked, and one broken at a smaller eps is not
-    attacked at a larger one, whose ball holds the smaller one; survivors wait until they fill a batch. The attack
-    runs in the trainer's precision, its verdicts are scored in fp32. Where the set says among which classes a decision
-    is taken, as ImageNet-A does of its 200, attack and verdict are among these, as its top-1 is.
+    An image misclassified clean counts as broken and is not attacked, nor one at an eps larger than one that broke it;
+    survivors wait until they fill a batch. The attack runs in the trainer's precision, its verdicts are scored in fp32.
+    Where the set is decided among some classes, as ImageNet-A among 200, attack and verdict are among these.
 
     Args:
         attack: the attack and its settings; its eps is the one that matters most. What counts as broken is the
@@ -211,7 +210,6 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log accuracy against eps, and pairs of clean and attacked images with what the network says of each."""
-        # Every rank takes part in the sum.
         curve = [(0.0, float(self.clean_metric.compute()))]
         curve += [(attack.eps, result.value) for attack, result in zip(self.attacks, self.results, strict=True)]
         log_curve(trainer, f"test/{self.dataset}/{self.stem}_by_eps", ("eps", "accuracy"), curve)
