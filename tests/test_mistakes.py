@@ -60,8 +60,8 @@ def test_on_the_command_line(words, more, expected, capsys):
     [
         (("trainer",), "max_epoch", "did you mean 'trainer.max_epochs'?"),
         (("model", "init_args"), "optimization", "did you mean 'optimisation'?"),
-        (("trainer", "callbacks", 1, "init_args"), "datset", "(CleanAccuracy): there is no option 'datset'; did you"),
-        (("trainer", "callbacks", 2, "init_args", "attack", "init_args"), "epsilon", "(PGD): there is no option"),
+        (("trainer", "callbacks", 2, "init_args"), "datset", "(CleanAccuracy): there is no option 'datset'; did you"),
+        (("trainer", "callbacks", 3, "init_args", "attack", "init_args"), "epsilon", "(PGD): there is no option"),
         (("data", "init_args", "members", 0, "init_args"), "batchsize", "did you mean 'batch_size'?"),
         ((), "modle", "there is no option 'modle'; did you mean 'model'?"),
     ],
