@@ -142,7 +142,9 @@ def cluster(tmp_path_factory):
     # Later releases than 24.05 may lack linuxproc.
     track = "linuxproc" if list(Path("/usr/lib").glob("*/slurm*/proctrack_linuxproc.so")) else "pgid"
     (folder / "slurm.conf").write_text(CONFIGURATION.format(ports=free_ports(3), folder=folder, track=track))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))} | {
+    # Lightning leaves MASTER_PORT behind where an earlier test made ranks in this process; two jobs would share it.
+    foreign = ("SLURM_", "SBATCH_", "MASTER_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
         "SLURM_CONF": str(folder / "slurm.conf"),
         "MASTER_ADDR": "127.0.0.1",  # the nodes' names are none of this machine's
         "PYTHONPATH": str(Path(__file__).parent),
