@@ -130,8 +130,9 @@ def run_sweep(
         print("\n".join(shlex.join(run.words) for run in runs))
         return
     identities: dict[str, str] = {}
+    contents: dict[str, str] = {}  # Most runs are given the same weights and data, which are looked at once.
     for run in runs:
-        identities[run.name] = _identity(run, output, identities)
+        identities[run.name] = _identity(run, output, identities, contents)
         _run_once(run, output / run.name, f"the run {run.name} of {file.name}", identities[run.name])
     folders = [output / run.name for run in runs if run.is_reported]
     print(f"\n{sweep.title}\n\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
@@ -158,12 +159,14 @@ def _run(name: str, words: Sequence[Any], values: Mapping[str, Any]) -> Run:
     return Run(name, (*command.split(), *options), command == "test")
 
 
-def _identity(run: Run, output: Path, others: Mapping[str, str]) -> str:
+def _identity(run: Run, output: Path, others: Mapping[str, str], contents: dict[str, str]) -> str:
     """Return a text of all that a run follows from: its words, recipes, weights and data, and the runs it builds on."""
     recipes = [Path(word) for before, word in pairwise(run.words) if before == "-c"]
     texts = [recipe.read_text(encoding="utf-8") for recipe in recipes if recipe.is_file()]
     values = [yaml.safe_load(text) for text in [*texts, *(word for word in run.words if word.startswith(("{", "[")))]]
-    given = steps.content_of([*run.words, *_texts(values)], output)
+    named = {*run.words, *_texts(values)}
+    contents |= steps.content_of(named - contents.keys(), output)
+    given = {name: contents[name] for name in sorted(named & contents.keys())}
     bases = [one for name, one in others.items() if any(f"{output / name}/" in f"{word}/" for word in run.words)]
     return json.dumps([lit_robust.__version__, run.words, texts, given, bases])
 

@@ -146,9 +146,8 @@ class AdversarialAccuracy(EvaluationCallback):
         for tally in self.tallies:
             tally.add_broken(CLEAN, len(mistakes))
         self._keep_mistakes(mistakes)
-        labels = self.model.places(standing.label)
         with self.trainer.precision_plugin.forward_context():
-            found = self.sweep.add(standing.index.tolist(), standing.image, labels)
+            found = self.sweep.add(standing.index.tolist(), standing.image, self.model.places(standing.label))
         self._take(found)
 
     def compute(self) -> list[Result]:
@@ -184,8 +183,9 @@ class AdversarialAccuracy(EvaluationCallback):
     def _take(self, found: list[Verdicts]) -> None:
         for verdicts in found:
             self.tallies[verdicts.strength].add(verdicts.result)
+            broken = int(verdicts.broken.sum())
             for tally in self.tallies[verdicts.strength + 1 :]:
-                tally.add_broken(SMALLER_EPS, int(verdicts.broken.sum()))
+                tally.add_broken(SMALLER_EPS, broken)
             self._count(verdicts.withstood[verdicts.final])
             labels = self.model.numbers(verdicts.labels).tolist()
             for place, number in enumerate(verdicts.numbers):
@@ -210,7 +210,7 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log accuracy against eps, and pairs of clean and attacked images with what the network says of each."""
-        curve = [(0.0, float(self.clean_metric.compute()))]
+        curve = [(0.0, float(self.clean_metric.compute()))]  # Every rank takes part in the sum.
         curve += [(attack.eps, result.value) for attack, result in zip(self.attacks, self.results, strict=True)]
         log_curve(trainer, f"test/{self.dataset}/{self.stem}_by_eps", ("eps", "accuracy"), curve)
         self.gallery.gather()

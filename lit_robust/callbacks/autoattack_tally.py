@@ -43,6 +43,8 @@ class AutoAttackTally:
 
     def add_broken(self, cause: str, count: int) -> None:
         """Count images that were broken already and not attacked."""
+        if not self.attacks:
+            return
         self.broken_by[self.causes.index(cause)] += count
         self.flags += torch.tensor(astuple(Flags(images=count, unattacked=count)), device=self.flags.device)
 

@@ -34,17 +34,22 @@ def test_eps_grows_linearly_over_the_warmup(tmp_path, monkeypatch):
     assert [step for _, step, _ in used] == pytest.approx([0.25 * share for share in shares])
 
 
+def accuracy_under(attack, module):
+    """What is right of the twelve images when the network is attacked as it is tested."""
+    module.eval()
+    right = 0
+    for batch in Loader():
+        attacked = attack.perturb(module.model, batch.image, batch.label)
+        right += int((module.model(attacked).argmax(1) == batch.label).sum())
+    return right / 12
+
+
 @pytest.mark.parametrize("scheme", [AdversarialModule, AdvPropModule])
 def test_validation_under_attack_is_the_attack_on_the_network_as_tested(tmp_path, scheme):
     seed_everything(3)
     module = scheme(NETWORK, SETTINGS, ATTACK)
     trainer = fit(module, tmp_path, epochs=1)
-    module.eval()
-    right = 0
-    for batch in Loader():
-        attacked = ATTACK.perturb(module.model, batch.image, batch.label)
-        right += int((module.model(attacked).argmax(1) == batch.label).sum())
-    assert float(trainer.callback_metrics["val/adversarial_top1"]) == pytest.approx(right / 12)
+    assert float(trainer.callback_metrics["val/adversarial_top1"]) == pytest.approx(accuracy_under(ATTACK, module))
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
@@ -52,12 +57,7 @@ def test_validation_may_have_an_attack_of_its_own(tmp_path):
     stronger = PGD(norm="l2", eps=4.0, step_size=1.0, steps=5)
     module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(validation_attack=stronger))
     trainer = fit(module, tmp_path, epochs=1)
-    module.eval()
-    right = 0
-    for batch in Loader():
-        attacked = stronger.perturb(module.model, batch.image, batch.label)
-        right += int((module.model(attacked).argmax(1) == batch.label).sum())
-    assert float(trainer.callback_metrics["val/adversarial_top1"]) == pytest.approx(right / 12)
+    assert float(trainer.callback_metrics["val/adversarial_top1"]) == pytest.approx(accuracy_under(stronger, module))
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     again = AdversarialModule.load_from_checkpoint(tmp_path / "end.ckpt")
     assert again.schedule.validation_attack == stronger
