@@ -1,10 +1,14 @@
 """The cells of ImageNet-C: a corruption at a severity."""
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from lit_robust.data.settings import check_given
 from lit_robust.errors import UserError
-from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
+from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
+
+log = logging.getLogger(__name__)
 
 NAME = "imagenet-c"
 # The number of a cell in `Batch.group`, whichever cells a run uses.
@@ -23,3 +27,17 @@ def chosen_cells(corruptions: Sequence[str], severities: Sequence[int]) -> list[
         if not given or len(set(given)) < len(given) or not set(given) <= set(known):
             raise UserError(f"{what} is {list(given)}: name some of {', '.join(map(str, known))}, each once.")
     return [f"{corruption}/{severity}" for corruption in corruptions for severity in severities]
+
+
+def cells_there(folder: Path, cells: Sequence[str]) -> list[str]:
+    """Return the cells that have a folder; that one of the 15 benchmark corruptions is left out so is a warning.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [cell for cell in cells if (folder / cell).is_dir()]
+    if not found:
+        raise UserError(f"{folder} has no folder <corruption>/<severity>, such as {cells[0]}: check the root.")
+    if lacking := [cell for cell in cells if cell not in found and cell.split("/")[0] in CORRUPTIONS]:
+        log.warning("%s lacks %d cells, the first %s: no mean corruption error.", folder, len(lacking), lacking[0])
+    return found

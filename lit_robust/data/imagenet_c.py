@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lit_robust.data.cells import CELLS, GENERATED, NAME, chosen_cells
+from lit_robust.data.cells import CELLS, GENERATED, NAME, cells_there, chosen_cells
 from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.single_set import SingleSetDataModule
@@ -18,7 +18,7 @@ from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import DataError, UserError
 from lit_robust.shards.address import is_url, shown
 from lit_robust.shards.listing import read_info
-from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
+from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
 
 
 class ImageNetCDataModule(SingleSetDataModule):
@@ -33,8 +33,8 @@ class ImageNetCDataModule(SingleSetDataModule):
     Args:
         root: folder that holds ``imagenet-c/``.
         corruptions: names; the paper's 15 by default. The extra four are speckle_noise, gaussian_blur, spatter,
-            saturate.
-        severities: 1 to 5.
+            saturate. Null for those of the 19 that are there.
+        severities: 1 to 5. Null for those that are there.
         subset: file with the name of one image a line, to which every cell is restricted, such as RobustBench's 5,000
             (``robustbench/data/imagenet_test_image_ids.txt``); folders and extensions do not matter. Null for all.
         eval_batch_size: samples a rank and batch.
@@ -49,8 +49,8 @@ class ImageNetCDataModule(SingleSetDataModule):
     def __init__(
         self,
         root: str | Path = "data",
-        corruptions: Sequence[str] = CORRUPTIONS,
-        severities: Sequence[int] = SEVERITIES,
+        corruptions: Sequence[str] | None = CORRUPTIONS,
+        severities: Sequence[int] | None = SEVERITIES,
         subset: Path | None = None,
         eval_batch_size: int = 256,
         num_workers: int = 8,
@@ -59,7 +59,10 @@ class ImageNetCDataModule(SingleSetDataModule):
     ) -> None:
         whole = EvaluationCrop(resize=None, crop=None)
         super().__init__(root, name, whole, eval_batch_size, num_workers, reading)
-        self.cells = chosen_cells(corruptions, severities)
+        self.cells = chosen_cells(
+            ALL_CORRUPTIONS if corruptions is None else corruptions, SEVERITIES if severities is None else severities
+        )
+        self.takes_what_is_there = corruptions is None or severities is None
         self.subset = subset
 
     def open_samples(self) -> TableSplit:
@@ -69,11 +72,12 @@ class ImageNetCDataModule(SingleSetDataModule):
         folder = Path(self.root) / self.name
         kept = None if self.subset is None else read_names(self.subset)
         found = []
-        for cell in tqdm(self.cells, f"opening {self.name}", unit="cell", delay=2):
+        cells = cells_there(folder, self.cells) if self.takes_what_is_there else self.cells
+        for cell in tqdm(cells, f"opening {self.name}", unit="cell", delay=2):
             check_origin(folder / cell, self.name)
             split = open_table(folder / cell, "val", self.reading)
             found.append(split if kept is None else restrict(split, kept))
-        return join_cells(found, [CELLS.index(cell) for cell in self.cells], self.cells)
+        return join_cells(found, [CELLS.index(cell) for cell in cells], cells)
 
 
 def check_origin(folder: Path, name: str) -> None:

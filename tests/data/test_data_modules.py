@@ -1,6 +1,7 @@
 """Every data module on tiny shards in its set's layout: which samples it delivers, labelled and grouped how."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from lit_robust.data.cells import CELLS
 from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_subset, restricted_imagenet
 from lit_robust.shards import ShardWriter
+from lit_robust.stimuli.corruption_names import CORRUPTIONS
 from lit_robust.stimuli.corruptions import corrupt
 
 
@@ -86,6 +88,25 @@ def test_imagenet_c_takes_the_papers_fifteen_and_names_what_is_missing(tmp_path)
         ImageNetCDataModule(tmp_path, ["rain"])
     with pytest.raises(UserError, match=r"severities is \[0\]: name some of 1, 2, 3, 4, 5"):
         ImageNetCDataModule(tmp_path, severities=[0])
+
+
+def test_imagenet_c_by_null_is_what_there_is_of_it(tmp_path, caplog):
+    folder = tmp_path / "imagenet-c"
+    for corruption in CORRUPTIONS:
+        for severity in (1, 3):
+            write(folder / corruption / str(severity), "val", [7])
+    module = ready(ImageNetCDataModule(tmp_path, None, [1, 3], **SMALL))
+    assert module.evaluation_sets["imagenet-c"].count == 15 * 2
+    assert not caplog.records
+    write(folder / "spatter" / "3", "val", [7])
+    shutil.rmtree(folder / "fog" / "1")
+    cells = ready(ImageNetCDataModule(tmp_path, None, None, **SMALL)).evaluation_sets["imagenet-c"].protocol["cells"]
+    assert set(cells) == {f"{name}/{severity}" for name in CORRUPTIONS for severity in (1, 3)} - {"fog/1"} | {
+        "spatter/3"
+    }
+    assert f"{folder} lacks 46 cells, the first gaussian_noise/2: no mean corruption error." in caplog.text
+    with pytest.raises(UserError, match="imagenet-c has no folder <corruption>/<severity>, such as gaussian_noise/5"):
+        ready(ImageNetCDataModule(tmp_path, None, [5], **SMALL))
 
 
 def test_imagenet_c_cells_of_different_length_are_refused(tmp_path):

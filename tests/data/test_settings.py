@@ -43,7 +43,8 @@ NESTED = {"training", "evaluation", "reading"}
 def settings(cls):
     names = inspect.signature(cls).parameters
     crops = {"crop"} if cls in (EvaluationCrop, ImageNetCLikeDataModule) else set()
-    return [(cls, name) for name in names if name not in MAY_BE_NULL | NESTED | crops]
+    cells = {"corruptions", "severities"} if cls is ImageNetCDataModule else set()
+    return [(cls, name) for name in names if name not in MAY_BE_NULL | NESTED | crops | cells]
 
 
 @pytest.mark.parametrize(("cls", "name"), [pair for cls in [*MODULES, TrainingCrop, Reading] for pair in settings(cls)])
