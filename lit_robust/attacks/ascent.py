@@ -49,7 +49,7 @@ def ascent_step(model: Model, loss: LogitLoss, images: Tensor, ball: Ball, step_
         UserError: the loss does not depend on the images through autograd.
     """
     here = slope(model, loss, images)
-    return ball.enter(images.detach() + step_size * ball.norm.normalise(here.gradient)), here
+    return ball.enter(images.detach() + step_size * ball.norm.ascent(here.gradient, images.detach())), here
 
 
 def last_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:

@@ -5,11 +5,12 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from lit_robust.attacks.norms import L2
+from lit_robust.attacks.norms import L1, L2
 from lit_robust.errors import UserError
 
 # The largest L2 radius, as a share of the largest distance of two images: 97 for 3 channels of 224 by 224, 14 for 32 by
-# 32. Published ones end at 10 and 1 there (MadryLab/robustness); 0.5 on a scale to 255 is 127.5.
+# 32. Published ones end at 10 and 1 there (MadryLab/robustness); 0.5 on a scale to 255 is 127.5. In L1 it is 768 for 32
+# by 32, where published ones are about 12.
 LARGEST_SHARE = 0.25
 
 
@@ -34,7 +35,7 @@ def check_eps(name: str, value: float, norm: str) -> None:
     Args:
         name: of the setting, for the sentence, such as ``PGD eps``.
         value: in [0, 1] pixel units.
-        norm: ``l2`` or ``linf``.
+        norm: ``l1``, ``l2`` or ``linf``.
 
     Raises:
         UserError: not finite, negative, or beyond black to white in linf.
@@ -50,20 +51,22 @@ def check_eps(name: str, value: float, norm: str) -> None:
 
 
 def check_reach(eps: float, norm: str, images: Tensor) -> None:
-    """Refuse an L2 radius that leaves little of an image, as 255 times a usual one does.
+    """Refuse an L1 or L2 radius that leaves little of an image, as 255 times a usual one does.
 
     Args:
         eps: in [0, 1] pixel units.
-        norm: ``l2`` or ``linf``.
+        norm: ``l1``, ``l2`` or ``linf``.
         images: ``[B, C, H, W]``, whose shape alone is looked at.
 
     Raises:
         UserError: ``eps`` is longer than a quarter of the largest distance of two images of this shape.
     """
-    largest = LARGEST_SHARE * L2().diameter(images.shape[1:])
-    if norm == "l2" and eps > largest:
+    if norm == "linf":
+        return
+    largest = LARGEST_SHARE * (L1() if norm == "l1" else L2()).diameter(images.shape[1:])
+    if eps > largest:
         raise UserError(
-            f"L2 eps {eps:g} is beyond {largest:.3g}, a quarter of the largest distance of two images of shape "
-            f"{list(images.shape[1:])}: give eps in [0, 1] pixel units, where you may mean {eps:g}/255 = "
+            f"{norm.upper()} eps {eps:g} is beyond {largest:.3g}, a quarter of the largest distance of two images of "
+            f"shape {list(images.shape[1:])}: give eps in [0, 1] pixel units, where you may mean {eps:g}/255 = "
             f"{eps / 255:.3g}."
         )

@@ -1,4 +1,4 @@
-"""The two norms attacks live in: how a step is scaled, how an offset is kept in the ball, where a search starts.
+"""The norms attacks live in: how a step is scaled, how an offset is kept in the ball, where a search starts.
 
 Everything here works image by image on ``[B, ...]`` float32 tensors of any memory format.
 """
@@ -26,6 +26,10 @@ class Norm(ABC):
     @abstractmethod
     def normalise(self, gradient: Tensor) -> Tensor:
         """Return the direction of steepest ascent, of length 1; 0 where the gradient is 0."""
+
+    def ascent(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """Return the direction, of length 1, of a step from ``images`` in [0, 1]; `normalise`'s, if not said."""
+        return self.normalise(gradient)
 
     @abstractmethod
     def project(self, offset: Tensor, eps: Radius) -> Tensor:
@@ -96,3 +100,57 @@ class Linf(Norm):
     def diameter(self, shape: Sequence[int]) -> float:
         """Return 1, the range of a pixel."""
         return 1.0
+
+
+class L1(Norm):
+    """Sum of the absolute changes of all values of an image.
+
+    The steepest ascent would change one value a step. Steps are those of sparse L1 descent instead (Tramer and Boneh
+    2019), which change a hundredth of the values.
+    """
+
+    kept = 0.01
+    """Share of an image's values that a step changes."""
+
+    def length(self, offset: Tensor) -> Tensor:
+        """Return the sums of absolute values ``[B, 1, ...]``."""
+        return offset.abs().sum(dim=tuple(range(1, offset.ndim)), keepdim=True)
+
+    def normalise(self, gradient: Tensor) -> Tensor:
+        """Return the signs of the largest hundredth of the gradient, over their number; those of a tie all."""
+        sizes = gradient.abs()
+        # As many as lie at or above the 0.99 quantile, where it falls between two values.
+        count = sizes[0].numel() - math.ceil((1 - self.kept) * (sizes[0].numel() - 1)) if len(sizes) else 1
+        least = sizes.flatten(1).topk(count, sorted=True).values[:, -1].view(-1, *[1] * (sizes.ndim - 1))
+        signs = torch.where(sizes >= least, gradient.sign(), 0)
+        return signs / self.length(signs).clamp_min(1)
+
+    def ascent(self, gradient: Tensor, images: Tensor) -> Tensor:
+        """Leave out the values that would only step out of [0, 1], which the step's length is too short to waste on."""
+        stuck = ((images <= 0) & (gradient < 0)) | ((images >= 1) & (gradient > 0))
+        return self.normalise(gradient.masked_fill(stuck, 0))
+
+    def project(self, offset: Tensor, eps: Radius) -> Tensor:
+        """Draw all values of offsets longer than ``eps`` towards 0 by the same amount (Duchi et al. 2008, fig. 1)."""
+        sizes = offset.abs().flatten(1)
+        radius = eps.flatten(1) if isinstance(eps, Tensor) else eps
+        ordered = sizes.sort(dim=1, descending=True).values
+        ranks = torch.arange(1, sizes.shape[1] + 1, device=sizes.device)
+        surplus = (ordered.cumsum(1) - radius) / ranks
+        # Of the sorted values those that stay positive come first.
+        positive = (ordered > surplus).sum(1, keepdim=True).clamp_min(1)
+        amount = surplus.gather(1, positive - 1).view(-1, *[1] * (offset.ndim - 1))
+        shrunk = offset.sign() * (offset.abs() - amount).clamp_min(0)
+        return torch.where(self.length(offset) <= eps, offset, shrunk)
+
+    def ball(self, images: Tensor, eps: Radius, generator: Generators) -> Tensor:
+        """Return exponential numbers of random sign over the sum of their sizes and one more (Barthe et al. 2005)."""
+        # One draw gives the sign and, independent of it, the size; 2**-25 is half the finest step of a draw.
+        either = 2 * draw_uniform(images.shape, generator, images.device) - 1
+        sizes = -(1 - either.abs()).clamp_min(2**-25).log()
+        rest = -(1 - draw_uniform(images.shape[:1], generator, images.device)).log()
+        return either.sign() * sizes * (eps / (self.length(sizes) + rest.view(-1, *[1] * (images.ndim - 1))))
+
+    def diameter(self, shape: Sequence[int]) -> float:
+        """Return the number of values in an image: 150,528 for 3 channels of 224 by 224."""
+        return float(math.prod(shape))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_robust.attacks import PGD, Sweep
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.scoring import score
-from lit_robust.bench.subjects import PlainClassifier, Precision, precise, read_images, synchronise
+from lit_robust.bench.subjects import PlainClassifier, Precision, check_peers_norm, precise, read_images, synchronise
 from lit_robust.bench.timing import alternate, machine, ratio, table
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
@@ -54,6 +54,7 @@ def bench_attacks(
         rounds: measurements of each contender, at least 1.
         precision: of our attack; ``bf16`` is autocast, and verdicts stay in fp32.
     """
+    check_peers_norm(attack)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pixels, labels = (part.to(device) for part in read_images(folder, split, images, crop))
     ours = build_classifier(network).to(device).eval()

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_robust.attacks import PGD
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading
 from lit_robust.data.transforms import EvaluationCrop
@@ -52,6 +53,14 @@ def read_images(folder: Path, split: str, count: int, crop: EvaluationCrop) -> t
     reader = source.table.readers[0]
     pixels = [crop(decode_rgb(reader.image_bytes(row), reader.name(row))) for row in range(count)]
     return torch.stack(pixels).float().div_(255), torch.tensor(source.table.label[:count]).long()
+
+
+def check_peers_norm(attack: PGD) -> None:
+    """Raise a UserError for a norm that not every peer attacks in."""
+    if attack.norm == "l1":
+        raise UserError(
+            "Of the peers Foolbox alone attacks in l1, and leaves the ball: set the attack's norm to l2 or linf."
+        )
 
 
 def precise(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from lit_robust.batch import Batch
 from lit_robust.bench.madrylab import madrylab_step
 from lit_robust.bench.memory import peak_memory
 from lit_robust.bench.operations import count_operations, product_rate
-from lit_robust.bench.subjects import PlainClassifier, Precision, precise, synchronise
+from lit_robust.bench.subjects import PlainClassifier, Precision, check_peers_norm, precise, synchronise
 from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import (
@@ -71,6 +71,7 @@ def bench_training(
         rounds: measurements of each, at least 1.
         precision: of our steps; MadryLab's is fp32, as its code is.
     """
+    check_peers_norm(attack)
     subject = Subject(network, num_classes, size, batch, attack, precision)
     device = _device()
     names: dict[Scheme, str] = {

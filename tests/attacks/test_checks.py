@@ -19,3 +19,10 @@ def test_published_radii_pass_and_those_on_the_scale_to_255_do_not(side: int, us
     check_reach(limit * 0.999, "l2", images)
     with pytest.raises(UserError, match="a quarter of the largest distance"):
         check_reach(limit * 1.001, "l2", images)
+
+
+def test_l1_radii_likewise() -> None:
+    images = torch.empty(1, 3, 32, 32)
+    check_reach(12.0, "l1", images)  # Croce and Hein 2021's of CIFAR-10.
+    with pytest.raises(UserError, match=r"L1 eps 3060 is beyond 768, a quarter .* you may mean 3060/255 = 12\."):
+        check_reach(12.0 * 255, "l1", images)

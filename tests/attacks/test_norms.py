@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_robust.attacks.norms import L2, Linf, Norm
+from lit_robust.attacks.norms import L1, L2, Linf, Norm
 
 
 def offsets(scale: float) -> torch.Tensor:
@@ -25,12 +25,52 @@ def test_l2_projection_is_the_float64_one(scale: float, eps: float) -> None:
     np.testing.assert_array_equal(projected[inside], offset.numpy().reshape(40, -1)[inside])
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize("eps", [0.0, 0.05, 1.0, 12.0])
+def test_l1_projection_is_the_float64_one(scale: float, eps: float) -> None:
+    offset = offsets(scale)
+    offset[3] = 0
+    offset[4] = torch.tensor([-0.5, 0.5, 0.5, -0.5]) * scale  # Ties.
+    exact = offset.double().numpy().reshape(40, -1)
+    # The nearest point of an L1 ball shrinks every value by one amount; here that is found by bisection.
+    low, high = np.zeros((40, 1)), np.abs(exact).max(1, keepdims=True)
+    for _ in range(100):
+        middle = (low + high) / 2
+        too_long = np.maximum(np.abs(exact) - middle, 0).sum(1, keepdims=True) > eps
+        low, high = np.where(too_long, middle, low), np.where(too_long, high, middle)
+    outside = np.abs(exact).sum(1) > eps
+    expected = np.where(outside[:, None], np.sign(exact) * np.maximum(np.abs(exact) - high, 0), exact)
+    projected = L1().project(offset, eps).numpy().reshape(40, -1)
+    # A value is the difference of two of the size of the largest, each right to fp32's 7 digits.
+    np.testing.assert_allclose(projected, expected, rtol=0, atol=4e-6 * scale)
+    np.testing.assert_array_equal(projected[~outside], offset.numpy().reshape(40, -1)[~outside])
+
+
+def test_each_image_has_a_radius_of_its_own_in_l1() -> None:
+    offset = offsets(1.0)[:3]
+    radii = torch.tensor([0.5, 100.0, 3.0]).view(3, 1, 1, 1)
+    together = L1().project(offset, radii)
+    for image, radius, projected in zip(offset, radii.flatten().tolist(), together, strict=True):
+        torch.testing.assert_close(L1().project(image[None], radius)[0], projected, rtol=0, atol=1e-6)
+
+
+def test_l1_steps_along_the_largest_hundredth_that_can_move() -> None:
+    gradient = torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 20, 20, generator=torch.Generator().manual_seed(1)).mul(3).sub(1).clamp(0, 1)
+    found = L1().ascent(gradient, images)
+    for one, image, step in zip(gradient, images, found, strict=True):
+        free = one.numpy() * ~((image == 0) & (one < 0) | (image == 1) & (one > 0)).numpy()
+        largest = np.abs(free) >= np.quantile(np.abs(free), 0.99)
+        assert largest.sum() == 12
+        np.testing.assert_allclose(step.numpy(), np.sign(free) * largest / 12, rtol=1e-6)
+
+
 def test_linf_projection_is_numpy_clip() -> None:
     offset = offsets(1.0)
     np.testing.assert_array_equal(Linf().project(offset, 0.25).numpy(), np.clip(offset.numpy(), -0.25, 0.25))
 
 
-@pytest.mark.parametrize("norm", [L2(), Linf()])
+@pytest.mark.parametrize("norm", [L1(), L2(), Linf()])
 def test_projection_of_zero_offset_onto_empty_ball_is_zero(norm: Norm) -> None:
     assert torch.equal(norm.project(torch.zeros(2, 3, 2, 2), 0.0), torch.zeros(2, 3, 2, 2))
 
@@ -38,7 +78,7 @@ def test_projection_of_zero_offset_onto_empty_ball_is_zero(norm: Norm) -> None:
 def test_normalised_gradients_have_length_one_and_zero_stays_zero() -> None:
     gradient = offsets(3.0)
     gradient[7] = 0
-    for norm in (L2(), Linf()):
+    for norm in (L1(), L2(), Linf()):
         lengths = norm.length(norm.normalise(gradient)).flatten()
         expected = torch.ones(40)
         expected[7] = 0
@@ -52,7 +92,7 @@ def test_l2_guard_is_added_to_the_norm() -> None:
     assert L2().normalise(gradient)[0, 0, 0, 0].item() == pytest.approx(0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", [L2(), Linf()])
+@pytest.mark.parametrize("norm", [L1(), L2(), Linf()])
 def test_channels_last_changes_nothing(norm: Norm) -> None:
     offset = offsets(1.0)
     last = offset.to(memory_format=torch.channels_last)
@@ -95,6 +135,18 @@ def test_l2_ball_is_uniform_in_volume(side: int) -> None:
     assert kolmogorov_distance(torch.rand(COUNT) ** (3 * side * side)) > 5 * LIMIT
 
 
+@pytest.mark.parametrize("side", [1, 2])
+def test_l1_ball_is_uniform_in_volume(side: int) -> None:
+    offset = L1().ball(torch.zeros(COUNT, 3, side, side), 0.7, torch.Generator().manual_seed(1)).flatten(1) / 0.7
+    dimension = 3 * side * side
+    assert offset.abs().sum(1).max() <= 1 + 1e-6
+    # The volume within a radius grows with its power; what a coordinate leaves is a ball of one dimension less.
+    assert kolmogorov_distance(offset.abs().sum(1) ** dimension) < LIMIT
+    for value in offset.T:
+        assert kolmogorov_distance(1 - (1 - value.abs()) ** dimension) < LIMIT
+        assert abs((value > 0).float().mean() - 0.5) < LIMIT
+
+
 def test_linf_ball_is_uniform_in_each_value() -> None:
     offset = Linf().ball(torch.zeros(COUNT, 1, 1, 2), 0.1, torch.Generator().manual_seed(2))
     for value in offset.flatten(1).T:
@@ -103,5 +155,5 @@ def test_linf_ball_is_uniform_in_each_value() -> None:
 
 def test_diameter_is_black_to_white() -> None:
     white = torch.ones(1, 3, 6, 5)
-    for norm in (L2(), Linf()):
+    for norm in (L1(), L2(), Linf()):
         assert norm.diameter(white.shape[1:]) == pytest.approx(norm.length(white).item(), rel=1e-6)

@@ -22,13 +22,14 @@ def generators(count: int, first: int = 0) -> list[torch.Generator]:
 
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize(
-    ("norm", "eps", "start"), [("l2", 1.0, "none"), ("l2", 1.0, "sphere"), ("l2", 1.0, "ball"), ("linf", 0.05, "ball")]
+    ("norm", "eps", "start"),
+    [("l2", 1.0, "none"), ("l2", 1.0, "sphere"), ("l2", 1.0, "ball"), ("linf", 0.05, "ball"), ("l1", 6.0, "ball")],
 )
 def test_result_is_what_its_fields_say(
     network: nn.Module,
     images: Tensor,
     labels: Tensor,
-    norm: Literal["l2", "linf"],
+    norm: Literal["l1", "l2", "linf"],
     eps: float,
     start: Literal["none", "sphere", "ball"],
     keep: Literal["last", "best"],
@@ -39,7 +40,7 @@ def test_result_is_what_its_fields_say(
     assert result.images.min() >= 0
     assert result.images.max() <= 1
     offset = (result.images - images).flatten(1).double()
-    length = offset.norm(dim=1) if norm == "l2" else offset.abs().amax(1)
+    length = offset.norm(dim=1, p={"l1": 1, "l2": 2, "linf": float("inf")}[norm])
     # Adding the offset to a pixel near 1 rounds to 6e-8.
     assert length.max() <= eps * (1 + 1e-6) + 6e-8
     with torch.no_grad():
@@ -116,7 +117,7 @@ def test_random_starts_are_clamped_to_the_pixel_range(
 
 
 def test_eps_zero_returns_the_clean_images(network: nn.Module, images: Tensor, labels: Tensor) -> None:
-    for attack in (L2, LINF, PGD(eps=1.0, start="sphere", keep="best")):
+    for attack in (L2, LINF, PGD(norm="l1", eps=6.0), PGD(eps=1.0, start="sphere", keep="best")):
         result = attack.with_eps(0.0)(network, images, labels, generator=generators(8))
         assert torch.equal(result.images, images)
         assert not result.success.any()
@@ -279,13 +280,14 @@ def test_protocol_is_plain_and_tells_all_settings_apart() -> None:
         ({"steps": -1}, "steps is -1"),
         ({"restarts": 0}, "restarts is 0"),
         ({"restarts": 2}, "start to ball"),
-        ({"norm": "l1"}, "choose one of l2, linf"),
+        ({"norm": "l3"}, "choose one of l1, l2, linf"),
         ({"start": "random"}, "choose one of none, sphere, ball"),
         ({"loss": "mse"}, "choose one of cross_entropy, margin, dlr, kl"),
         ({"keep": "worst"}, "choose one of last, best, first"),
         ({"target": "likely"}, "choose one of none, random, least_likely"),
         ({"loss": "kl"}, "set start to ball and target to none"),
         ({"norm": "linf", "eps": 0.03, "start": "sphere"}, "sphere is for norm l2"),
+        ({"norm": "l1", "start": "sphere"}, "in l1 use ball"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_sentence(settings: dict[str, Any], sentence: str) -> None:
