@@ -38,6 +38,7 @@ def weigh_step(build: Callable[..., Callable[[], None]], arguments: tuple[Any, .
     """Return what taking a step adds to this process at its peak, in MiB; on a CPU as the kernel accounts for it."""
     step = build(*arguments)
     if torch.cuda.is_available():
+        step()  # The first also brings the libraries' own work space.
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()

@@ -1,6 +1,5 @@
 """Floating-point operations: how many a step takes, and how many a second the machine can do."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lit_robust.bench.subjects import synchronise
+from lit_robust.bench.subjects import seconds_of
 
 
 class _Counter(TorchDispatchMode):
@@ -46,11 +45,5 @@ def product_rate(device: torch.device) -> float:
     """Return the operations a second of a large bfloat16 matrix product, about the most that a network can reach."""
     size = 8192 if device.type == "cuda" else 2048
     left, right = (torch.rand(size, size, device=device).bfloat16() for _ in range(2))
-    seconds = []
-    for _ in range(6):
-        synchronise(device)
-        begin = time.perf_counter()
-        left @ right
-        synchronise(device)
-        seconds.append(time.perf_counter() - begin)
+    seconds = [seconds_of(lambda: left @ right, device) for _ in range(6)]
     return 2 * size**3 / median(seconds[1:])  # The first also chooses an algorithm.

@@ -1,6 +1,5 @@
 """`lit-robust bench memory`: retrieval beside the matrix product it cannot do without, and beside Faiss."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from lit_robust.bench.building import bench_building, bench_writing
 from lit_robust.bench.memory import extra_memory
 from lit_robust.bench.operations import product_rate
-from lit_robust.bench.subjects import synchronise
+from lit_robust.bench.subjects import seconds_of
 from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
 from lit_robust.memory import chunks_of, class_log_sums, log_probabilities, nearest_keys
 from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
@@ -57,6 +56,7 @@ def bench_memory(subject: Subject, rounds: int) -> str:
         subject: what is asked.
         rounds: measurements of each, at least 1.
     """
+    import_faiss()  # Not after minutes of measuring.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = [
         _retrieval(subject, rounds, device),
@@ -172,11 +172,6 @@ def _neighbours(subject: Subject, rounds: int, device: torch.device) -> str:
 
 
 def _seconds(works: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Figure]:
-    def measure(work: Callable[[], object]) -> float:
-        synchronise(device)
-        begin = time.perf_counter()
-        work()
-        synchronise(device)
-        return time.perf_counter() - begin
-
-    return alternate({name: partial(measure, work) for name, work in works.items()}, rounds, "s")
+    for work in works.values():
+        work()  # The first time also chooses algorithms.
+    return alternate({name: partial(seconds_of, work, device) for name, work in works.items()}, rounds, "s")

@@ -1,6 +1,7 @@
 """What attacks and training are measured on: a network in our form and in the peers', and images with labels."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -72,6 +73,20 @@ def precise(precision: Precision, device: torch.device) -> AbstractContextManage
 def _autocast(device: torch.device) -> Iterator[None]:
     with torch.autocast(device.type, dtype=torch.bfloat16):
         yield
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that some work takes: once on a processor, on an accelerator at least for a second in a row.
+
+    Alone it would begin on an idle device, and be timed with the launch of its first kernels.
+    """
+    synchronise(device)
+    begin, taken = time.perf_counter(), 0
+    while not taken or (device.type != "cpu" and time.perf_counter() - begin < 1):
+        work()
+        taken += 1
+    synchronise(device)
+    return (time.perf_counter() - begin) / taken
 
 
 def synchronise(device: torch.device) -> None:

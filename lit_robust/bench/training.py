@@ -1,6 +1,5 @@
 """`lit-robust bench training`: a step of each training scheme beside a standard step and MadryLab's recipe."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from lit_robust.batch import Batch
 from lit_robust.bench.madrylab import madrylab_step
 from lit_robust.bench.memory import peak_memory
 from lit_robust.bench.operations import count_operations, product_rate
-from lit_robust.bench.subjects import PlainClassifier, Precision, check_peers_norm, precise, synchronise
+from lit_robust.bench.subjects import PlainClassifier, Precision, check_peers_norm, precise, seconds_of
 from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import (
@@ -100,6 +99,10 @@ def bench_training(
         lines.append(
             f"| {name} | {ratio(standard, figure):.2f} | {passes:.2f} | {rate / 1e12:.3g} | {100 * rate / peak:.0f} % |"
         )
+    steps.clear()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # The next processes need the room.
+        lines += ["", "Where it says fp32, convolutions are in TF32, as torch has them unless it is told otherwise."]
     peaks = {scheme: peak_memory(build_step, (scheme, subject)) for scheme in ("standard", "madry")}
     lines += [
         "",
@@ -155,10 +158,6 @@ def _sample(subject: Subject) -> Batch:
 
 def _rates(steps: Mapping[str, Callable[[], None]], batch: int, rounds: int, device: torch.device) -> dict[str, Figure]:
     def measure(step: Callable[[], None]) -> float:
-        synchronise(device)
-        begin = time.perf_counter()
-        step()
-        synchronise(device)
-        return batch / (time.perf_counter() - begin)
+        return batch / seconds_of(step, device)
 
     return alternate({name: partial(measure, step) for name, step in steps.items()}, rounds, "images/s")

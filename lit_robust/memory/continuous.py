@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_robust.memory.chunks import Chunk
+from lit_robust.precision import full_precision
 
 QUERIES = 512  # In one go; with a chunk's 4,096 keys their similarities are 8 MiB.
 FLOOR = -1e4
@@ -23,10 +24,10 @@ def class_log_sums(
 ) -> Tensor:
     """Return the logarithm of each class's sum of exp(theta q.mu).
 
-    Each class is shifted by its own largest similarity, so that nothing overflows or is lost at any theta; on a GPU by
-    that of its chunk, where a class e^87 times less likely than its neighbours counts as without keys, and has no
-    gradient. The backward pass computes the similarities again; it holds the gradient of the queries alone, and may not
-    be differentiated itself.
+    Computed in fp32 under autocast, too. Each class is shifted by its own largest similarity, so that nothing overflows
+    or is lost at any theta; on a GPU by that of its chunk, where a class e^87 times less likely than its neighbours
+    counts as without keys, and has no gradient. The backward pass computes the similarities again; it holds the
+    gradient of the queries alone, and may not be differentiated itself.
 
     Args:
         queries: ``[B, d]`` fp32.
@@ -50,7 +51,7 @@ def class_log_sums_at(
 
     There is no gradient.
     """
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(queries.device.type):
         sums = queries.new_full((len(thetas), num_classes, len(queries)), -torch.inf, dtype=torch.float32)
         for block, chunk, part in _pieces(queries.float(), keys, chunks):
             cosines = products(part, queries[block].float())
@@ -73,8 +74,9 @@ class _ClassLogSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, chunks: Sequence[Chunk], num_classes: int) -> Tensor:
         sums = queries.new_full((num_classes, len(queries)), -torch.inf)
-        for block, chunk, part in _pieces(queries, keys, chunks):
-            _add_chunk(sums[chunk.classes, block], products(part, queries[block]), chunk)
+        with full_precision(queries.device.type):
+            for block, chunk, part in _pieces(queries, keys, chunks):
+                _add_chunk(sums[chunk.classes, block], products(part, queries[block]), chunk)
         ctx.save_for_backward(queries, keys, sums)
         ctx.chunks = chunks
         return sums.T.contiguous()
@@ -84,15 +86,17 @@ class _ClassLogSums(torch.autograd.Function):
         queries, keys, sums = ctx.saved_tensors
         outer = gradients[0].T.contiguous()
         inner = torch.zeros_like(queries)
-        for block, chunk, part in _pieces(queries, keys, ctx.chunks):
-            # The derivative of a class's log-sum is the mean of its keys, each weighted by its share of the sum.
-            shares = products(part, queries[block])
-            whole = sums[chunk.classes, block]
-            # A class that was lost beside its neighbours has no sum to have a share of.
-            whole = whole.masked_fill(whole == -torch.inf, torch.inf)
-            shares.sub_(whole.index_select(0, chunk.local)).exp_()
-            shares.mul_(outer[chunk.classes, block].index_select(0, chunk.local))
-            add_product(inner[block], shares, part)
+        # Autocast may be on again, for an attack goes backward within it.
+        with full_precision(queries.device.type):
+            for block, chunk, part in _pieces(queries, keys, ctx.chunks):
+                # The derivative of a class's log-sum is the mean of its keys, each weighted by its share of the sum.
+                shares = products(part, queries[block])
+                whole = sums[chunk.classes, block]
+                # A class that was lost beside its neighbours has no sum to have a share of.
+                whole = whole.masked_fill(whole == -torch.inf, torch.inf)
+                shares.sub_(whole.index_select(0, chunk.local)).exp_()
+                shares.mul_(outer[chunk.classes, block].index_select(0, chunk.local))
+                add_product(inner[block], shares, part)
         return inner, None, None, None
 
 

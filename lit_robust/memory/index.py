@@ -1,6 +1,7 @@
 """Approximate search for nearest neighbours, by Faiss: built once, kept beside the memory, opened by a test."""
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from lit_robust.errors import DataError, UserError
 from lit_robust.files import atomic_path, write_text
 from lit_robust.memory.directory import Memory, file_digest
 from lit_robust.memory.neighbours import nearest_keys
+
+log = logging.getLogger(__name__)
 
 Search = Callable[[Tensor, int], Tensor]
 """Queries ``[B, d]`` and k to rows ``[B, k]`` int64, the most similar first; -1 where fewer were found."""
@@ -107,8 +110,13 @@ def open_index(memory: Memory, factory: str, settings: str, device: torch.device
             f"{memory.folder} --factory {factory}`."
         )
     index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP if "IVF" in factory else 0)
+    parameters = faiss.ParameterSpace()
     if device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
+        try:
+            index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
+            parameters = faiss.GpuParameterSpace()
+        except RuntimeError as error:  # Not every kind of index is there for GPUs, HNSW not.
+            log.warning("The index %s is searched on the processor: %s", factory, faiss_reason(error))
 
     def search(queries: Tensor, k: int) -> Tensor:
         _, rows = index.search(np.ascontiguousarray(queries.detach().float().cpu().numpy()), k)
@@ -116,7 +124,7 @@ def open_index(memory: Memory, factory: str, settings: str, device: torch.device
 
     try:
         if settings:
-            faiss.ParameterSpace().set_index_parameters(index, settings)
+            parameters.set_index_parameters(index, settings)
         search(torch.zeros(1, memory.manifest.dimensions), 1)  # Some settings are found wrong only now.
     except RuntimeError as error:
         raise UserError(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.memory.continuous import QUERIES, products
+from lit_robust.precision import full_precision
 
 KEYS = 16384  # Compared at once: with 512 queries 32 MiB.
 FEW = 64  # Queries whose neighbours are brought together at once: of 50 keys with 2,048 numbers these are 25 MiB.
@@ -26,7 +27,7 @@ def nearest_keys(queries: Tensor, keys: Tensor, k: int) -> tuple[Tensor, Tensor]
     k = min(k, len(keys))
     if not len(queries):
         return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=queries.device)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(queries.device.type):
         blocks = torch.split(queries.float(), QUERIES)
         found = [_nearest(block, keys, k) for block in blocks]
     return torch.cat([values for values, _ in found]), torch.cat([rows for _, rows in found])
@@ -99,18 +100,20 @@ class _ProductsWithRows(torch.autograd.Function):
     def forward(ctx: Any, queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(keys, rows)
         found = queries.new_empty(rows.shape)
-        for start in range(0, len(rows), FEW):
-            few = slice(start, start + FEW)
-            found[few] = torch.einsum("bd,bkd->bk", queries[few], keys[rows[few]].float())
+        with full_precision(queries.device.type):
+            for start in range(0, len(rows), FEW):
+                few = slice(start, start + FEW)
+                found[few] = torch.einsum("bd,bkd->bk", queries[few], keys[rows[few]].float())
         return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         keys, rows = ctx.saved_tensors
         inner = gradients[0].new_empty(len(rows), keys.shape[1])
-        for start in range(0, len(rows), FEW):
-            few = slice(start, start + FEW)
-            inner[few] = torch.einsum("bk,bkd->bd", gradients[0][few], keys[rows[few]].float())
+        with full_precision(inner.device.type):
+            for start in range(0, len(rows), FEW):
+                few = slice(start, start + FEW)
+                inner[few] = torch.einsum("bk,bkd->bd", gradients[0][few], keys[rows[few]].float())
         return inner, None, None
 
 

@@ -13,6 +13,7 @@ from lit_robust.memory.directory import PROJECTION
 from lit_robust.memory.projection import read_projection
 from lit_robust.models import Classifier
 from lit_robust.modules.retrieval import ContinuousLayer, NearestLayer, Retrieval
+from lit_robust.precision import full_precision
 
 Transform = Literal["none", "softmax"]
 Layout = Literal["channels first", "channels last"]
@@ -72,7 +73,8 @@ class CacheClassifier(nn.Module):
             return F.normalize(vectors, dim=1)
         if self.projects == "unit":
             vectors = F.normalize(vectors, dim=1)
-        return F.normalize((vectors - self.mean) @ self.components.T, dim=1)
+        with full_precision(images.device.type):
+            return F.normalize((vectors - self.mean) @ self.components.T, dim=1)
 
     def vectors(self, images: Tensor) -> Tensor:
         """Return the layer's fp32 output ``[B, d]``: a map's mean over its places, tokens' mean over the tokens.

@@ -131,6 +131,25 @@ def test_keys_of_16_bits_are_summed_in_32(kind):
     torch.testing.assert_close(found.double(), expected, rtol=3e-5, atol=0)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_autocast_changes_nothing(kind):
+    """As where an attack on the whole cache model goes forward and backward within it."""
+    keys, labels, queries = problem(3000, 11, dimensions=64)
+    keys, chunks = keys.to(kind), chunks_of(labels)
+
+    def answers():
+        asking = queries.clone().requires_grad_(True)
+        sums = class_log_sums(asking, keys, chunks, 11, 90.0)
+        (slope,) = torch.autograd.grad(log_probabilities(sums)[:, 3].sum(), asking)
+        return sums, slope, class_log_sums_at(queries, keys, chunks, 11, (10.0, 90.0))
+
+    expected = answers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = answers()
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_several_thetas_at_once():
     keys, labels, queries = problem(500, 9)
     chunks = chunks_of(labels, 64)

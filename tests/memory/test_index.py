@@ -51,6 +51,39 @@ def test_recall_counts_what_was_found():
     assert recall(found, exact).tolist() == [2 / 3, 1.0]
 
 
+def test_a_copy_on_a_gpu_is_told_of_settings_as_gpus_are(memory, queries, monkeypatch):
+    import faiss
+
+    told = []
+
+    class Parameters(faiss.GpuParameterSpace):
+        def set_index_parameters(self, index, settings):
+            told.append(settings)
+            super().set_index_parameters(index, settings)
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda resources, place, index: index, raising=False)
+    monkeypatch.setattr(faiss, "GpuParameterSpace", Parameters)
+    build_index(memory, "IVF8,Flat", seed=0)
+    found = open_index(memory, "IVF8,Flat", "nprobe=8", torch.device("cuda", 0))(queries, 50)
+    assert told == ["nprobe=8"]
+    assert float(recall(found, exact_search(memory.tensors()[0])(queries, 50)).mean()) == 1
+
+
+def test_an_index_that_no_gpu_knows_stays_on_the_processor(memory, queries, monkeypatch, caplog):
+    import faiss
+
+    def refuses(resources, place, index):
+        raise RuntimeError("Error in clone at gpu/GpuCloner.cpp:1: This index type is not implemented on GPU.")
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: None, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", refuses, raising=False)
+    build_index(memory, "HNSW16", seed=0)
+    found = open_index(memory, "HNSW16", "efSearch=200", torch.device("cuda", 0))(queries, 50)
+    assert float(recall(found, exact_search(memory.tensors()[0])(queries, 50)).mean()) > 0.9
+    assert "HNSW16 is searched on the processor: This index type is not implemented on GPU.\n" in caplog.text
+
+
 def test_faiss_and_ours_agree(memory, queries):
     import faiss
 

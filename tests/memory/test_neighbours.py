@@ -77,6 +77,25 @@ def test_a_class_far_less_likely_keeps_its_probability_and_gradient(theta):
         torch.testing.assert_close(slope.double(), wanted, rtol=1e-5, atol=1e-4)
 
 
+def test_autocast_changes_nothing():
+    generator = torch.Generator().manual_seed(0)
+    keys = F.normalize(torch.randn(500, 24, generator=generator))
+    labels, queries = torch.randint(7, (500,), generator=generator), torch.randn(5, 24, generator=generator)
+
+    def answers():
+        asking = F.normalize(queries).requires_grad_(True)
+        products, rows = nearest_keys(asking, keys, 50)
+        sums = neighbour_log_sums(asking, keys, labels, rows, 7, 50.0)
+        (slope,) = torch.autograd.grad(log_probabilities(sums)[:, 3].sum(), asking)
+        return products, rows, sums, slope
+
+    expected = answers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = answers()
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_rows_that_were_not_found_do_not_count():
     keys, labels = torch.eye(3), torch.tensor([0, 1, 2])
     rows = torch.tensor([[1, -1, -1]])
