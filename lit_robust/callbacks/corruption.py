@@ -1,5 +1,7 @@
 """Accuracy under ImageNet-C's corruptions, and mean corruption error."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -12,7 +14,7 @@ from lit_robust.callbacks.followed import left_out
 from lit_robust.callbacks.wandb_record import log_heat_map
 from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy
-from lit_robust.metrics.corruption_error import CorruptionError, summarise, tested_cells
+from lit_robust.metrics.corruption_error import EXTRA_MEAN, TESTED_MEAN, CorruptionError, summarise, tested_cells
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
 from lit_robust.results import Example, Result
@@ -92,10 +94,11 @@ class CorruptionEvaluation(EvaluationCallback):
         clean_error, clean = self._clean()
         values = summarise(cells, self.baseline, clean_error)
         counts = dict(zip(self.metric.cells, computed["count"].reshape(-1).tolist(), strict=True))
-        return [
+        results = [
             self.result(name, value, "fraction", self._protocol(name, clean), _counted(name, counts))
             for name, value in values.items()
         ]
+        return [replace(result, protocol=of_its_cells(result.metric, result.protocol)) for result in results]
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log the accuracies by corruption and severity, as a table and as a heat map."""
@@ -135,9 +138,34 @@ class CorruptionEvaluation(EvaluationCallback):
         return {"baseline": self.baseline.protocol(), **doubts, **(clean if name == "relative_mce" else {})}
 
 
+def of_its_cells(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a value's protocol with those of the set's cells, and of its shards' digests, that it may depend on.
+
+    The extra corruptions enter no mean, so with and without them a mean is measured alike.
+
+    Example:
+        >>> of_its_cells("mce", {"cells": ["fog/1", "spatter/1"], "extra_shards_sha256": "ab"})
+        {'cells': ['fog/1']}
+    """
+    told = dict(protocol)
+    extra, absent = told.pop("extra_shards_sha256", None), told.pop("lacking_cells", None)
+    kind, _, rest = metric.partition("_")
+    benchmark = benchmark_corruptions()
+    is_extra = metric == EXTRA_MEAN or (kind in ("ce", "top1") and not rest.startswith(benchmark))
+    if is_extra and extra is not None:
+        told["shards_sha256"] = extra
+    if "cells" in told:
+        told["cells"] = [cell for cell in told["cells"] if (cell.split("/")[0] not in benchmark) is is_extra]
+    if absent is not None and metric == TESTED_MEAN:
+        told["restricted"] = "; ".join([*([str(told["restricted"])] if "restricted" in told else []), absent])
+    return told
+
+
 def _counted(name: str, counts: dict[str, int]) -> int:
     """Return how many samples a value was measured on."""
     of_benchmark = sum(count for cell, count in counts.items() if cell.split("/")[0] in benchmark_corruptions())
+    if name == EXTRA_MEAN:
+        return sum(counts.values()) - of_benchmark
     kind, _, rest = name.partition("_")
     if kind not in ("ce", "top1"):
         return of_benchmark

@@ -1,6 +1,6 @@
 """How well a network's scores tell images of unknown classes from those of known ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, cast, get_args
 
@@ -61,6 +61,11 @@ class OodEvaluation(EvaluationCallback):
         """Names of the test loaders that it follows."""
         return (self.dataset,) if self.known is None else (self.dataset, self.known)
 
+    def lacks(self, missing: Mapping[str, str]) -> str:
+        """Return which of its sets is not there; empty where both are."""
+        lacking = next((name for name in self.sets if name in missing), None)
+        return "" if lacking is None else missing[lacking]
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loaders.
 
@@ -68,7 +73,6 @@ class OodEvaluation(EvaluationCallback):
             UserError: the images in distribution are in neither set, or in both.
         """
         super().on_test_start(trainer, pl_module)
-        self.left_out = self.left_out or self.known in getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
         if self.left_out or self.finished or self.known is None:
             return
         if self.other_described is None:

@@ -53,6 +53,7 @@ class ResultsFile(Callback):
         if not trainer.is_global_zero:
             return
         evaluations = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback)]  # type: ignore[attr-defined]
+        missing = getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
         folder = Path(trainer.default_root_dir).resolve()
         run = {
             "name": folder.name,
@@ -68,7 +69,8 @@ class ResultsFile(Callback):
             "hardware": hardware(pl_module.device),
             "versions": versions(),
             "resumed": [callback.label for callback in evaluations if callback.stored is not None],
-            "missing_sets": dict(getattr(trainer.datamodule, "missing_sets", {})),  # type: ignore[attr-defined]
+            "missing_sets": dict(missing),
+            "left_out": {one.label: reason for one in evaluations if (reason := one.lacks(missing))},
         }
         found = RunResults(
             run=run,

@@ -56,7 +56,12 @@ class Resumption(Callback):
         self.identity = self._identity(trainer, module)
         evaluations = _evaluations(trainer)
         stored: dict[str, Found] = trainer.strategy.broadcast(self._read() if trainer.is_global_zero else {})
-        needed = {name for evaluation in evaluations if evaluation.label not in stored for name in evaluation.sets}
+        missing = getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
+        for evaluation in evaluations:
+            if evaluation.dataset not in missing and (reason := evaluation.lacks(missing)):
+                log.warning("%s is left out: %s.", evaluation.label, reason)
+        left = [one for one in evaluations if one.label not in stored and not one.lacks(missing)]
+        needed = {name for evaluation in left for name in evaluation.sets}
         known = {name for evaluation in evaluations for name in evaluation.sets}
         finished = (known - needed) & loaders.keys()
         if len(finished) == len(loaders):
@@ -65,8 +70,9 @@ class Resumption(Callback):
         for evaluation in evaluations:
             evaluation.stored = stored.get(evaluation.label)
         self.kept = set(stored)
-        if finished:
+        if stored:
             log.info("An interrupted test goes on: %s is finished.", ", ".join(sorted(finished)))
+        if finished:
             warnings.filterwarnings("ignore", message="Total length of `NoBatches` across ranks is zero")
         return {name: NoBatches() if name in finished else loader for name, loader in loaders.items()}
 

@@ -13,7 +13,7 @@ from lit_robust.errors import DataError, UserError
 SCHEMA = 2
 _READABLE = (1, SCHEMA)  # The first had numbers alone.
 # What of a set's protocol tells which samples have which number; how they are resized does not matter.
-_IDENTITY = ("split", "shards_sha256", "info_sha256", "restricted", "skipped", "cells")
+_IDENTITY = ("split", "shards_sha256", "extra_shards_sha256", "info_sha256", "restricted", "skipped", "cells")
 _PARTS = ("in_distribution", "out_of_distribution")
 
 

@@ -1,14 +1,11 @@
 """The cells of ImageNet-C: a corruption at a severity."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_robust.data.settings import check_given
 from lit_robust.errors import UserError
-from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
-
-log = logging.getLogger(__name__)
+from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
 NAME = "imagenet-c"
 # The number of a cell in `Batch.group`, whichever cells a run uses.
@@ -30,7 +27,7 @@ def chosen_cells(corruptions: Sequence[str], severities: Sequence[int]) -> list[
 
 
 def cells_there(folder: Path, cells: Sequence[str]) -> list[str]:
-    """Return the cells that have a folder; that one of the 15 benchmark corruptions is left out so is a warning.
+    """Return the cells that have a folder; `lacking` tells of the others.
 
     Raises:
         UserError: there is none.
@@ -38,6 +35,16 @@ def cells_there(folder: Path, cells: Sequence[str]) -> list[str]:
     found = [cell for cell in cells if (folder / cell).is_dir()]
     if not found:
         raise UserError(f"{folder} has no folder <corruption>/<severity>, such as {cells[0]}: check the root.")
-    if lacking := [cell for cell in cells if cell not in found and cell.split("/")[0] in CORRUPTIONS]:
-        log.warning("%s lacks %d cells, the first %s: no mean corruption error.", folder, len(lacking), lacking[0])
     return found
+
+
+def lacking(cells: Sequence[str], wanted: Sequence[str]) -> str:
+    """Say which of the benchmark's cells among ``wanted`` are not among ``cells``; empty where all are."""
+    benchmark = [cell for cell in wanted if not is_extra(cell)]
+    absent = [cell for cell in benchmark if cell not in cells]
+    return f"{len(absent)} of {len(benchmark)} cells are not there, the first is {absent[0]}" if absent else ""
+
+
+def is_extra(cell: str) -> bool:
+    """Tell whether a cell is of the four corruptions that enter no mean."""
+    return cell.split("/")[0] in EXTRA_CORRUPTIONS

@@ -1,14 +1,15 @@
 """ImageNet-C: ImageNet's validation images under 19 corruptions at 5 severities (Hendrycks & Dietterich 2019)."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from lit_robust.data.cells import CELLS, GENERATED, NAME, cells_there, chosen_cells
+from lit_robust.data.cells import CELLS, GENERATED, NAME, cells_there, chosen_cells, is_extra, lacking
 from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.single_set import SingleSetDataModule
@@ -19,6 +20,8 @@ from lit_robust.errors import DataError, UserError
 from lit_robust.shards.address import is_url, shown
 from lit_robust.shards.listing import read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
+
+log = logging.getLogger(__name__)
 
 
 class ImageNetCDataModule(SingleSetDataModule):
@@ -77,7 +80,12 @@ class ImageNetCDataModule(SingleSetDataModule):
             check_origin(folder / cell, self.name)
             split = open_table(folder / cell, "val", self.reading)
             found.append(split if kept is None else restrict(split, kept))
-        return join_cells(found, [CELLS.index(cell) for cell in cells], cells)
+        joined = join_cells(found, [CELLS.index(cell) for cell in cells], cells)
+        absent = lacking(cells, self.cells)
+        if not absent:
+            return joined
+        log.warning("%s: %s, so no mean takes them in.", folder, absent)
+        return replace(joined, protocol={**joined.protocol, "lacking_cells": absent})
 
 
 def check_origin(folder: Path, name: str) -> None:
@@ -147,7 +155,8 @@ def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Seque
                 f"{split.where} holds {len(split)} images, but {first.where} {len(first)}, or of other classes: copy "
                 "the shards of one of them again."
             )
-    digest = hashlib.sha256("".join(split.protocol["shards_sha256"] for split in splits).encode()).hexdigest()
+    digests = {cell: split.protocol["shards_sha256"] for cell, split in zip(cells, splits, strict=True)}
+    benchmark, extra = ({cell: digests[cell] for cell in cells if is_extra(cell) is wanted} for wanted in (False, True))
     return TableSplit(
         where=f"{first.where} and {len(splits) - 1} more cells",
         num_classes=first.num_classes,
@@ -156,11 +165,17 @@ def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Seque
             **({"restricted": first.protocol["restricted"]} if "restricted" in first.protocol else {}),
             "images_a_cell": len(first),
             "cells": list(cells),
-            "shards_sha256": digest,
+            # What is beside the benchmark's cells changes nothing that is measured on those.
+            **({"shards_sha256": _digest(benchmark)} if benchmark else {}),
+            **({"extra_shards_sha256": _digest(extra)} if extra else {}),
             **({"skipped": skipped} if skipped else {}),
         },
         table=join([split.table for split in splits], groups),
     )
+
+
+def _digest(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(digests.values()).encode()).hexdigest()
 
 
 def _stem(name: str) -> str:

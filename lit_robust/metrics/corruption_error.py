@@ -11,6 +11,9 @@ from lit_robust.metrics.checks import answered, labelled, numbered, refuse
 from lit_robust.metrics.plotting import Computed, shown
 from lit_robust.reference.corruption_baselines import SEVERITIES, CorruptionBaseline, benchmark_corruptions
 
+TESTED_MEAN = "mean_accuracy_of_tested_cells"
+EXTRA_MEAN = "mean_accuracy_of_extra_corruptions"
+
 
 def corruption_error(mean_error: float, baseline_mean_error: float) -> float:
     """Return a corruption error: errors summed over the severities, in units of the baseline's sum.
@@ -50,10 +53,9 @@ def summarise(
         - ``mce``, the mean corruption error over the 15 benchmark corruptions, and ``relative_mce``: only where all
           75 cells were tested;
         - ``mean_accuracy`` over those 75 cells, else ``mean_accuracy_of_tested_cells``, over those of them there are;
+        - ``mean_accuracy_of_extra_corruptions``, over what there is of the four extra ones, which enter no other mean;
         - ``ce_<corruption>`` and ``top1_<corruption>``: of a corruption tested at all five severities;
         - ``top1_<corruption>_<severity>``.
-
-        The four extra corruptions enter none of the means.
     """
     corruptions = list(dict.fromkeys(cell.split("/")[0] for cell in top1))
     means = {
@@ -76,7 +78,9 @@ def summarise(
     if all(name in means for name in benchmark):
         found["mean_accuracy"] = sum(means[name] for name in benchmark) / len(benchmark)
     elif tested := [value for cell, value in top1.items() if cell.split("/")[0] in benchmark]:
-        found["mean_accuracy_of_tested_cells"] = sum(tested) / len(tested)
+        found[TESTED_MEAN] = sum(tested) / len(tested)
+    if extra := [value for cell, value in top1.items() if cell.split("/")[0] not in benchmark]:
+        found[EXTRA_MEAN] = sum(extra) / len(extra)
     found |= {f"ce_{name}": error for name, error in errors.items()}
     found |= {f"top1_{name}": mean for name, mean in means.items()}
     return found | {f"top1_{cell.replace('/', '_')}": value for cell, value in top1.items()}

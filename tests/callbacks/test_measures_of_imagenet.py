@@ -1,5 +1,7 @@
 """The measures that need ImageNet's classes, on tiny images with its labels and a network of 1,000 logits."""
 
+import shutil
+
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -26,7 +28,7 @@ from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.reference import imagenet_subset
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
-from lit_robust.report.protocol import limits
+from lit_robust.report.protocol import facts, limits
 from lit_robust.results import RunResults
 
 WHOLE = {"evaluation": WHOLE_IMAGES, **SMALL}
@@ -103,6 +105,41 @@ def test_corruption_errors_with_the_clean_error_of_the_same_run(root, tmp_path):
     assert found["test/imagenet-c/top1_fog_2"].value == found["test/imagenet-c/mean_accuracy"].value == 0.25
     # mce, relative and mean; of each corruption its error, accuracy and five severities.
     assert len(found) == 3 + 15 * 7
+
+
+def test_extra_corruptions_change_nothing_of_the_benchmarks_values(root, tmp_path):
+    """With them on disk a mean is the same value, measured alike, as without them."""
+    more = tmp_path / "more"
+    shutil.copytree(root / "imagenet-c", more / "imagenet-c")
+    for severity in range(1, 6):
+        write(more / f"imagenet-c/spatter/{severity}", "val", LABELS[:4])
+    answers = [saying([0, 999, 999, 999])]
+
+    def found(folder, corruptions):
+        member = ImageNetCDataModule(corruptions=corruptions, eval_batch_size=7, num_workers=0)
+        return run(tmp_path, suite(folder, member), answers, CorruptionEvaluation())
+
+    fifteen, every = found(root, benchmark_corruptions()), found(more, None)
+    for key, result in fifteen.items():
+        assert (every[key].value, every[key].count) == (result.value, result.count)
+        assert facts(every[key]) == facts(result), key
+    extra = every["test/imagenet-c/mean_accuracy_of_extra_corruptions"]
+    assert (extra.value, extra.count) == (0.25, 20)
+    assert extra.protocol["cells"] == [f"spatter/{severity}" for severity in range(1, 6)]
+    assert every["test/imagenet-c/top1_spatter_1"].protocol["shards_sha256"] == extra.protocol["shards_sha256"]
+    assert extra.protocol["shards_sha256"] != every["test/imagenet-c/mce"].protocol["shards_sha256"]
+
+
+def test_cells_that_are_not_there_are_told_of_a_mean(root, tmp_path):
+    cut = tmp_path / "cut"
+    shutil.copytree(root / "imagenet-c", cut / "imagenet-c")
+    shutil.rmtree(cut / "imagenet-c/fog/2")
+    member = ImageNetCDataModule(corruptions=None, severities=None, eval_batch_size=7, num_workers=0)
+    found = run(tmp_path, suite(cut, member), [saying([0, 999, 999, 999])], CorruptionEvaluation(baseline=None))
+    mean = found["test/imagenet-c/mean_accuracy_of_tested_cells"]
+    assert limits(mean) == ["1 of 75 cells are not there, the first is fog/2"]
+    assert (mean.value, mean.count) == (0.25, 74 * 4)
+    assert limits(found["test/imagenet-c/top1_fog_1"]) == []
 
 
 def test_a_clean_set_that_is_restricted_alone_gives_nothing_relative(root, tmp_path):

@@ -104,7 +104,10 @@ def test_imagenet_c_by_null_is_what_there_is_of_it(tmp_path, caplog):
     assert set(cells) == {f"{name}/{severity}" for name in CORRUPTIONS for severity in (1, 3)} - {"fog/1"} | {
         "spatter/3"
     }
-    assert f"{folder} lacks 46 cells, the first gaussian_noise/2: no mean corruption error." in caplog.text
+    assert (
+        f"{folder}: 46 of 75 cells are not there, the first is gaussian_noise/2, so no mean takes them in."
+        in caplog.text
+    )
     with pytest.raises(UserError, match="imagenet-c has no folder <corruption>/<severity>, such as gaussian_noise/5"):
         ready(ImageNetCDataModule(tmp_path, None, [5], **SMALL))
 

@@ -100,10 +100,12 @@ def test_what_can_be_said_of_some_cells():
     fog = {f"fog/{s}": 1 - s / 10 for s in range(1, 6)}
     found = summarise(fog | {"snow/3": 0.4, "spatter/3": 0.1}, corruption_baseline("imagenet-c"), clean_error=0.1)
     assert set(found) == {
-        "mean_accuracy_of_tested_cells", "ce_fog", "top1_fog", "top1_snow_3", "top1_spatter_3",
+        "mean_accuracy_of_tested_cells", "mean_accuracy_of_extra_corruptions",
+        "ce_fog", "top1_fog", "top1_snow_3", "top1_spatter_3",
         *(f"top1_fog_{s}" for s in range(1, 6)),
     }  # fmt: skip
     assert found["mean_accuracy_of_tested_cells"] == pytest.approx((3.5 + 0.4) / 6)
+    assert found["mean_accuracy_of_extra_corruptions"] == 0.1
     assert found["ce_fog"] == pytest.approx(0.3 / 0.819324)
 
 
