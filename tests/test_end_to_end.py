@@ -309,3 +309,25 @@ def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path, re
     assert one["global_step"] == two["global_step"] == 6
     for name, tensor in two["state_dict"].items():
         assert torch.equal(one["state_dict"][name], tensor), name
+
+
+def test_a_checkpoint_by_time_waits_for_gathered_gradients(toy, tmp_path):
+    """Killed before the sixth of 8 batches, of which three make a step: the fourth and fifth are taken again."""
+    last, copy = tmp_path / "whole/checkpoints/last.ckpt", tmp_path / "killed.ckpt"
+    by_time = {"dirpath": "checkpoints", "save_top_k": 0, "save_last": True, "train_time_interval": "0:00:00"}
+    at_end = {"dirpath": "checkpoints", "filename": "end"}
+    callbacks = [
+        {"class_path": "kill_callback.CopyBefore", "init_args": {"batch": 5, "file": str(last), "copy": str(copy)}},
+        {"class_path": "lit_robust.callbacks.CheckpointBetweenSteps", "init_args": by_time},
+        {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": at_end},
+    ]
+    words = [*IMAGENET, "--data.batch_size", "12", "--trainer.accumulate_grad_batches", "3"]
+    weights = []
+    for run, kept, more in (("whole", callbacks, []), ("resumed", callbacks[1:], ["--ckpt_path", str(copy)])):
+        settings = [*options("toy/adversarial.yaml", tmp_path / run, toy), *words, "--trainer.max_epochs", "1"]
+        assert main(["fit", *settings, "--trainer.callbacks", json.dumps(kept), *more]) == 0
+        weights.append(torch.load(tmp_path / run / "checkpoints/end.ckpt", weights_only=True))
+    assert torch.load(copy, weights_only=True)["global_step"] == 1
+    assert weights[0]["global_step"] == weights[1]["global_step"] == 3
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(weights[1]["state_dict"][name], tensor), name

@@ -27,6 +27,9 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
     try:
         for module, _ in modes:
             module.training = False
+            if hasattr(module, "attention_bias_cache"):
+                # What timm's LeViT, EfficientFormer and TinyViT keep in eval mode is of the weights they had then.
+                module.attention_bias_cache = {}
         for parameter, _ in trained:
             parameter.requires_grad_(False)
         yield

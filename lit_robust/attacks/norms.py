@@ -136,10 +136,11 @@ class L1(Norm):
         radius = eps.flatten(1) if isinstance(eps, Tensor) else eps
         ordered = sizes.sort(dim=1, descending=True).values
         ranks = torch.arange(1, sizes.shape[1] + 1, device=sizes.device)
-        surplus = (ordered.cumsum(1) - radius) / ranks
+        # In fp32 the sum of 150,528 values would leave the ball by more than rounding does elsewhere.
+        surplus = (ordered.cumsum(1, dtype=torch.float64) - radius) / ranks
         # Of the sorted values those that stay positive come first.
         positive = (ordered > surplus).sum(1, keepdim=True).clamp_min(1)
-        amount = surplus.gather(1, positive - 1).view(-1, *[1] * (offset.ndim - 1))
+        amount = surplus.gather(1, positive - 1).float().view(-1, *[1] * (offset.ndim - 1))
         shrunk = offset.sign() * (offset.abs() - amount).clamp_min(0)
         return torch.where(self.length(offset) <= eps, offset, shrunk)
 

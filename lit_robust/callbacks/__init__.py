@@ -3,6 +3,7 @@
 from lit_robust.callbacks.accuracy import ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
 from lit_robust.callbacks.calibration import CalibrationEvaluation
+from lit_robust.callbacks.checkpoint import CheckpointBetweenSteps
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
@@ -22,6 +23,7 @@ from lit_robust.callbacks.throughput import Throughput
 __all__ = [
     "AdversarialAccuracy",
     "CalibrationEvaluation",
+    "CheckpointBetweenSteps",
     "ClassSubsetAccuracy",
     "CleanAccuracy",
     "CorrectSamples",

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
-from lit_robust.attacks.checks import check_choice
+from lit_robust.attacks.checks import check_choice, check_reach
 from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.batch import Batch, EvaluationSet
@@ -137,6 +137,8 @@ class AdversarialAccuracy(EvaluationCallback):
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Take in what is classified right; attack as far as batches are full."""
         if self.sweep is None:
+            # Before the first clean answer, for there may be none that is right, and so nothing to attack.
+            check_reach(max(attack.eps for attack in self.attacks), self.attack.norm, batch.image)
             target = None if self.attacked is self.model else self.model
             self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, random_of)
         right = among_classes(logits, self.described.classes).argmax(1) == batch.label

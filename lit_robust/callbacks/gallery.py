@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.restriction import SampleRestriction
+from lit_robust.errors import UserError
 from lit_robust.files import atomic_path
 
 FOLDER = "examples"
@@ -30,7 +31,13 @@ class Gallery:
 
     @classmethod
     def among(cls, numbers: NDArray[np.int64], size: int) -> "Gallery":
-        """Choose ``size`` of the samples that will come, evenly over their ``numbers``, ascending."""
+        """Choose ``size`` of the samples that will come, evenly over their ``numbers``, ascending.
+
+        Raises:
+            UserError: ``size`` is negative.
+        """
+        if size < 0:
+            raise UserError(f"examples is {size}: give a number of images, or 0 for none.")
         places = np.linspace(0, len(numbers) - 1, min(size, len(numbers))).round().astype(int)
         return cls(frozenset(numbers[places].tolist()))
 

@@ -12,6 +12,7 @@ import torch.distributed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lit_robust.callbacks.checkpoint import is_between_steps
 from lit_robust.callbacks.whole_checkpoints import write_whole_checkpoints
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class SaveOnSignal(Callback):
     ) -> None:
         """Save after this batch, if a signal has reached any rank, unless gradients or a validation are to come."""
         self._agreed = max(self._agreed, self._asked_of_any_rank())
-        if not self._agreed or not _is_between_steps(trainer, batch_idx + 1):
+        if not self._agreed or not is_between_steps(trainer, batch_idx + 1):
             return
         name = signal.Signals(self._agreed).name
         trainer.save_checkpoint(Path(trainer.default_root_dir) / FILE)
@@ -146,10 +147,3 @@ def _release(trainer: Trainer) -> None:
         process.join()
     signal.signal(signal.SIGCHLD, before)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
-
-
-def _is_between_steps(trainer: Trainer, batches: int) -> bool:
-    """Tell whether nothing is pending after so many batches of an epoch: no gradients, no validation."""
-    interval = trainer.val_check_batch
-    validates = isinstance(interval, int) and batches % interval == 0
-    return batches % trainer.accumulate_grad_batches == 0 and not validates and not trainer.is_last_batch

@@ -1,5 +1,6 @@
 """What training schemes with an attack share: the attack's random starts, its warm-up, and validation under attack."""
 
+import math
 from abc import ABC
 from dataclasses import dataclass
 
@@ -34,9 +35,10 @@ class AttackSchedule:
     validation_attack: PGD | None = None
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0 or self.validate_every < 0:
+        if not 0 <= self.warmup_epochs < math.inf or self.validate_every < 0:
             raise UserError(
-                f"warmup_epochs is {self.warmup_epochs} and validate_every {self.validate_every}: give 0 or more."
+                f"warmup_epochs is {self.warmup_epochs} and validate_every {self.validate_every}: give a number of "
+                "epochs, 0 or more."
             )
 
     def strength(self, epochs: float) -> float:

@@ -87,8 +87,9 @@ class ClassifierModule(LightningModule, ABC):
         """Log ``val/top1`` and ``val/top5``, exact over all ranks."""
         top1, top5 = self.validation_accuracy.compute()
         self.validation_accuracy.reset()
-        self.log("val/top1", top1.float(), prog_bar=True)
-        self.log("val/top5", top5.float())
+        # Every rank has the same value: of equal ones the largest is each, where a mean may be rounded.
+        self.log("val/top1", top1.float(), prog_bar=True, sync_dist=True, reduce_fx="max")
+        self.log("val/top5", top5.float(), sync_dist=True, reduce_fx="max")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return fp32 logits ``[B, num_classes]``, whatever the trainer's precision: a result is scored in fp32."""

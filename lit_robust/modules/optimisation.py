@@ -46,7 +46,8 @@ class Optimisation:
     norm_decay: bool = True
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1:
+        finite = 0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf
+        if not finite or not 0 <= self.momentum < 1:
             raise UserError(
                 f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay} and momentum {self.momentum}: "
                 "give a rate above 0, a decay of 0 or more, and a momentum from 0 to below 1."
@@ -55,7 +56,7 @@ class Optimisation:
             raise UserError(
                 "nesterov is true and momentum 0: Nesterov's form is one of momentum, give both or neither."
             )
-        if self.step_epochs < 1 or self.warmup_epochs < 0 or not 0 <= self.label_smoothing <= 1:
+        if self.step_epochs < 1 or not 0 <= self.warmup_epochs < math.inf or not 0 <= self.label_smoothing <= 1:
             raise UserError(
                 f"step_epochs {self.step_epochs}, warmup_epochs {self.warmup_epochs} and label_smoothing "
                 f"{self.label_smoothing}: give 1 or more, 0 or more, and 0 to 1."

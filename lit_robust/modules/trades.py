@@ -1,5 +1,7 @@
 """TRADES: clean cross-entropy, and the divergence of the attacked answer from the clean one (Zhang et al. 2019)."""
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +37,7 @@ class TradesModule(AttackingModule):
         schedule: AttackSchedule = AttackSchedule(),
         beta: float = 6.0,
     ) -> None:
-        if attack.loss != "kl" or beta < 0:
+        if attack.loss != "kl" or not 0 <= beta < math.inf:
             raise UserError(
                 f"TRADES with attack loss {attack.loss} and beta {beta}: its attack raises kl and beta is 0 or more."
             )

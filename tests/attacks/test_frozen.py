@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from timm.models.levit import Attention
 from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, frozen
@@ -117,3 +118,31 @@ def test_a_train_method_of_its_own_neither_runs_nor_spoils_the_way_back() -> Non
 def test_a_plain_function_has_nothing_to_freeze() -> None:
     with frozen(lambda images: images):
         pass
+
+
+def test_what_networks_keep_in_eval_mode_is_of_their_weights_now() -> None:
+    """timm's LeViT keeps its attention biases there, and drops them in ``train()``, which is not called here."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Attention(dim=8, key_dim=4, num_heads=2, resolution=(4, 4))
+            self.attention.proj.ln.bn.reset_parameters()
+            nn.init.ones_(self.attention.proj.ln.bn.weight)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.attention(images.flatten(2).mT.repeat(1, 1, 3)[:, :, :8]).mean(1)
+
+    torch.manual_seed(0)
+    network, images = Attending().train(), torch.rand(2, 3, 4, 4)
+    with frozen(network):
+        before = network(images)
+    with torch.no_grad():
+        network.attention.attention_biases.copy_(torch.randn(network.attention.attention_biases.shape))
+    with frozen(network):
+        after = network(images)
+    fresh = Attending()
+    fresh.load_state_dict(network.state_dict())
+    fresh.eval()
+    assert torch.equal(after, fresh(images))
+    assert not torch.equal(before, after)

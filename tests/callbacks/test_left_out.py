@@ -4,8 +4,11 @@ import shutil
 
 import pytest
 import yaml
+from tiny_sets import write
 
 from lit_robust.cli import main
+from lit_robust.modules import StandardModule
+from lit_robust.reference import imagenet_subset
 from lit_robust.results import RunResults
 from lit_robust.shards import ShardIndex
 
@@ -70,6 +73,34 @@ def test_broken_images_and_missing_sets_are_counted_and_named(settings, tmp_path
     assert all(result.protocol["broken_images"] == 1 for result in found.results)
     assert "partial" not in found.results[0].protocol
     assert list(found.run["missing_sets"]) == ["cue-conflict"]
+
+
+def test_what_needs_a_missing_set_is_named_and_its_own_set_not_read(settings, tmp_path, monkeypatch, caplog):
+    """ImageNet-O's known images are ImageNet's, which are not there."""
+    root = tmp_path / "others"
+    write(root / "imagenet-a", "test", imagenet_subset("imagenet-a")[:3])
+    write(root / "imagenet-o", "test", [0, 1, 2])
+    member = {"evaluation": WHOLE, "eval_batch_size": 16, "num_workers": 0}
+    names = ("ImageNetDataModule", "ImageNetADataModule", "ImageNetODataModule")
+    members = [{"class_path": f"lit_robust.data.{name}", "init_args": member} for name in names]
+    members[2]["init_args"] = {**member, "in_distribution": None}
+    settings["data"]["init_args"] |= {"root": str(root), "members": members}
+    settings["model"]["init_args"]["network"]["num_classes"] = 1000
+    settings["trainer"]["callbacks"] = [
+        {"class_path": "lit_robust.callbacks.CleanAccuracy", "init_args": {"dataset": "imagenet-a"}},
+        {
+            "class_path": "lit_robust.callbacks.OodEvaluation",
+            "init_args": {"dataset": "imagenet-o", "known": "imagenet"},
+        },
+    ]
+    read = []
+    monkeypatch.setattr(StandardModule, "on_test_batch_start", lambda _, batch, *rest: read.append(len(batch)))
+    assert run(settings, tmp_path) == 0
+    found = RunResults.load(tmp_path / "run")
+    assert {result.dataset for result in found.results} == {"imagenet-a"}
+    assert found.run["left_out"] == {"OodEvaluation on imagenet-o": f"there is no folder {root / 'imagenet'}"}
+    assert f"OodEvaluation on imagenet-o is left out: there is no folder {root / 'imagenet'}." in caplog.text
+    assert read == [3]
 
 
 def test_neither_is_left_out_unasked(settings, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """What schemes with an attack share: the warm-up of eps, and validation under attack."""
 
+import math
+
 import pytest
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -79,8 +81,11 @@ def test_without_attacked_validation_nothing_is_logged(tmp_path):
 
 
 def test_a_negative_schedule_is_refused():
-    with pytest.raises(UserError, match=r"warmup_epochs is -1 .* give 0 or more"):
+    with pytest.raises(UserError, match=r"warmup_epochs is -1 .* 0 or more"):
         AttackSchedule(warmup_epochs=-1)
+    for endless in (math.inf, math.nan):
+        with pytest.raises(UserError, match=f"warmup_epochs is {endless} .* give a number of epochs"):
+            AttackSchedule(warmup_epochs=endless)
 
 
 @pytest.mark.parametrize("weak", [PGD(eps=0.0), PGD(steps=0)])
