@@ -27,9 +27,10 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
     try:
         for module, _ in modes:
             module.training = False
-            if hasattr(module, "attention_bias_cache"):
-                # What timm's LeViT, EfficientFormer and TinyViT keep in eval mode is of the weights they had then.
-                module.attention_bias_cache = {}
+            kept = getattr(module, "attention_bias_cache", None)
+            if isinstance(kept, dict):
+                # timm's LeViT, EfficientFormer and TinyViT fill it in eval mode: it is of the weights they had then.
+                kept.clear()
         for parameter, _ in trained:
             parameter.requires_grad_(False)
         yield

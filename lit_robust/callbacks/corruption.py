@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
@@ -74,6 +75,11 @@ class CorruptionEvaluation(EvaluationCallback):
             )
         self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
         self.clean_metric = TopKAccuracy((1,)).to(module.device)
+
+    @property
+    def counters(self) -> Mapping[str, Metric]:
+        """The counts of the cells and of the clean set."""
+        return {"cells": self.metric, "clean": self.clean_metric}
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch."""

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.followed import FollowedSet
+from lit_robust.callbacks.halfway import Halfway, put_back
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.shown import Shown, noting, show
 from lit_robust.errors import DataError, UserError
@@ -38,6 +40,7 @@ class EvaluationCallback(Callback, ABC):
         self.finished = False
         # What it found before an interruption; see Resumption.
         self.stored: Found | None = None
+        self.half: Halfway | None = None
         self.results: list[Result] = []
         self.examples: list[Example] = []
         self.shown: list[Shown] = []
@@ -68,6 +71,11 @@ class EvaluationCallback(Callback, ABC):
     def label(self) -> str:
         """What tells this evaluation's results from another's; no two of a run may share it."""
         return f"{type(self).__name__} on {self.dataset}"
+
+    @property
+    def counters(self) -> Mapping[str, Metric]:
+        """What an evaluation of two sets counts with, by name; known after `prepare`."""
+        return {}
 
     @property
     def inputs_sha256(self) -> str:
@@ -143,6 +151,8 @@ class EvaluationCallback(Callback, ABC):
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
         self.last_number = max(one.number for one in self.followed)
         self.prepare(pl_module, self.described)
+        if self.half is not None:
+            put_back(self.half, self.counters, self.followed)
 
     def _describe(self, sets: Sequence[EvaluationSet]) -> None:
         self.described: EvaluationSet = sets[0]

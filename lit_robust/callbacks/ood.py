@@ -7,6 +7,7 @@ from typing import Literal, Protocol, cast, get_args
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
@@ -106,6 +107,11 @@ class OodEvaluation(EvaluationCallback):
                     "retrieval.sharded to false, or take memory_similarity out of scores."
                 )
         self.metrics = {score: OodDetection().to(module.device) for score in self.scores}
+
+    @property
+    def counters(self) -> Mapping[str, Metric]:
+        """The scores kept so far, by their names."""
+        return {score: metric for score, metric in self.metrics.items()}
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Keep a batch's scores."""
