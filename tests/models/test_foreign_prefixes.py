@@ -51,10 +51,17 @@ def test_only_an_attacker_is_called_one(tmp_path, source, around, form, rule):
     assert record["mean"] == pytest.approx([0.485, 0.456, 0.406])
 
 
-def test_a_normaliser_of_no_numbers_is_refused(tmp_path, source):
+@pytest.mark.parametrize(
+    ("entry", "factor", "said"), [("mean", torch.nan, "nan"), ("mean", 255, "123.675"), ("std", 0, "0.0")]
+)
+def test_a_normaliser_that_no_network_can_have_is_refused(tmp_path, source, entry, factor, said):
     state = {**normaliser("normalize"), **prefixed("model.", source.network.state_dict())}
-    torch.save({"state_dict": {**state, "normalize.mean": CHANNELS[0] * torch.nan}}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match="was trained with mean .nan, nan, nan."):
+    state[f"normalize.{entry}"] = state[f"normalize.{entry}"] * factor
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    for network in (NAME, None):
+        with pytest.raises(UserError, match=rf"w\.pt holds a normaliser of .*{entry} \[{said}"):
+            convert(tmp_path / "w.pt", tmp_path / "w.safetensors", network, 5)
+    with pytest.raises(UserError, match="which no images in .0, 1. have"):
         build_classifier(Network(NAME, 5, weights=str(tmp_path / "w.pt")))
 
 
