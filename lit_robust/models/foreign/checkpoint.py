@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_robust.errors import UserError
 from lit_robust.models.foreign.channels import Channels, three_numbers_in
-from lit_robust.models.foreign.containers import INFLATION, Content, read_restricted, refuse_inflating
+from lit_robust.models.foreign.containers import INFLATION, Content, check_archive, read_restricted
 from lit_robust.models.foreign.restricted import Inert
 
 Copy = Literal["averaged", "raw"]
@@ -85,7 +85,7 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
     _refuse_what_is_no_weights_file(file)
     if file.suffix == ".safetensors" or _looks_like_safetensors(file):
         return _open_safetensors(file)
-    refuse_inflating(file)
+    check_archive(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It warns of pickle protocols that it then reads or refuses.
