@@ -111,10 +111,11 @@ def read_hyperparameters(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
     kept = content.get("hyper_parameters", {})
-    if not isinstance(kept, Mapping) or not isinstance(kept.get("network", {}), Mapping):
+    said = kept.get("network", {}) if isinstance(kept, Mapping) else kept
+    if not isinstance(kept, Mapping) or not isinstance(said, Mapping):
         raise UserError(
-            f"The checkpoint {file} is of no module of lit_robust, by its hyperparameters {str(kept)[:60]!r}: give it "
-            "as --model.network.weights."
+            f"The checkpoint {file} is of no module of lit_robust, as {str(said)[:60]!r} describes no network of ours: "
+            "give it as --model.network.weights."
         )
     return dict(kept)
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lit_robust.errors import UserError
@@ -151,6 +152,35 @@ def test_another_entry_among_the_tensors_is_named(tmp_path, entry, kind, key):
     torch.save({key: mixed} if key else mixed, tmp_path / "w.pt")
     with pytest.raises(UserError, match=rf"w\.pt holds no state dict, since among its tensors 'extra' is {kind}"):
         open_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda t: t.to_sparse(), "sparse_coo"),
+        (lambda t: t.to_sparse_csr(), "sparse_csr"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "qint8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch tells that these tensors are young, or old.
+def test_tensors_that_are_not_plain(tmp_path, make, kind):
+    torch.save({**STATE, "conv.weight": make(STATE["conv.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as {kind}, which no network"):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as {kind}, which no network"):
+        build_classifier(Network(NAME, 5, weights=str(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize("name", ["\ud800x", "a\nb\x1b[31m"])
+@pytest.mark.parametrize("value", [torch.ones(2), 3])
+def test_names_that_cannot_be_printed(tmp_path, name, value):
+    torch.save({**STATE, name: value}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="names a tensor .*, which cannot be printed") as caught:
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert str(caught.value).isprintable()
+    save_file({**STATE, "a\nb": torch.ones(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"names a tensor 'a\\nb', which"):
+        open_checkpoint(tmp_path / "w.safetensors")
 
 
 def test_settings_of_others_under_our_names(tmp_path, source, caplog):

@@ -1,7 +1,7 @@
 """Opening a file of weights: which form it has, which of its state dicts counts, and how its network normalises."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -145,6 +145,7 @@ def _open_safetensors(file: Path) -> Checkpoint:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no dict
     except Exception as error:  # The library's own exception is private.
         raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
+    _check_names(file, tensors)
     says = Preprocessing(
         _channels(metadata, "mean", file), _channels(metadata, "std", file), metadata.get("transform_input") == "true"
     )
@@ -179,13 +180,30 @@ def _odd_entries(value: Mapping[Any, Any]) -> list[Any]:
 
 def _tensors_alone(file: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors of a state dict, and a sentence on what else was in it."""
+    _check_names(file, state)
     tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
+    odd = next(
+        (name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized), None
+    )
+    if odd is not None:
+        kind = tensors[odd].dtype if tensors[odd].is_quantized else tensors[odd].layout
+        raise UserError(
+            f"{file} holds {odd} as {str(kind).removeprefix('torch.')}, which no network here computes with: save it "
+            "as plain floats, by `.dequantize()` or `.to_dense()`."
+        )
     # A stride of 0 makes a tensor of any size out of one number.
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > INFLATION * file.stat().st_size:
         raise UserError(f"{file} announces far more numbers than it holds: download it again from where you trust it.")
     others = [name for name, entry in state.items() if not isinstance(entry, Tensor)]
     notes = (f"among the tensors these entries are none, and were left out: {', '.join(others)}",) if others else ()
     return tensors, notes
+
+
+def _check_names(file: Path, names: Iterable[str]) -> None:
+    """Refuse names that no network gives its tensors, and that a terminal or a record could not show."""
+    odd = next((name for name in names if not name.isprintable()), None)
+    if odd is not None:
+        raise UserError(f"{file} names a tensor {odd[:60]!a}, which cannot be printed: save it under another name.")
 
 
 def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, str | None]:
