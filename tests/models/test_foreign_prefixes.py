@@ -30,6 +30,10 @@ def prefixed(prefix, state):
     return {prefix + name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
+def other(state):
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
 def normaliser(prefix, mean="mean", std="std"):
     return {f"{prefix}.{mean}": CHANNELS[0], f"{prefix}.{std}": CHANNELS[1]}
 
@@ -141,6 +145,29 @@ def test_a_copy_with_a_plain_entry_is_still_the_averaged_one(tmp_path):
     # A schedule of that name, without a tensor, is no copy.
     torch.save({"state_dict": STATE, "ema": {"decay": 0.999, "steps": 3}}, tmp_path / "w.pt")
     assert open_checkpoint(tmp_path / "w.pt").key == "state_dict"
+
+
+def test_book_keeping_of_an_average_is_no_copy(tmp_path, source):
+    state = source.network.state_dict()
+    torch.save({"state_dict": state, "ema": {"decay": 0.99, "n": torch.tensor(5)}}, tmp_path / "w.pt")
+    for network in (NAME, None):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors", network, 5)
+    record = json.loads((tmp_path / "w.provenance.json").read_text())
+    assert (record["key"], record["tensors"]) == ("state_dict", len(state))
+    rule = f"state_dict of {len(state)} tensors was taken, not what else holds some: ema (1)"
+    assert record["rules"] == [rule]
+
+
+def test_the_choice_between_two_raw_copies_is_told(tmp_path):
+    torch.save({"model": other(STATE), "state_dict": STATE}, tmp_path / "w.pt")
+    opened = open_checkpoint(tmp_path / "w.pt")
+    assert (opened.key, opened.notes) == (
+        "state_dict", ("state_dict of 3 tensors was taken, not what else holds some: model (3)",)
+    )  # fmt: skip
+    torch.save({"model": STATE, "state_dict": STATE, "ema": other(STATE)}, tmp_path / "w.pt")
+    for copy, key in (("averaged", "ema"), ("raw", "state_dict")):
+        opened = open_checkpoint(tmp_path / "w.pt", copy)
+        assert (opened.key, len(opened.notes)) == (key, 2)
 
 
 @pytest.mark.parametrize(

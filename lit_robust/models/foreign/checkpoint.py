@@ -96,11 +96,9 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
     if _is_state(value):
         tensors, notes = _tensors_alone(file, value)
         return Checkpoint(tensors, "state dict", "", (), foreign, notes=notes)
-    key, second = _chosen(file, value, foreign, copy)
+    key, choice = _chosen(file, value, foreign, copy)
     left = tuple(str(name) for name in value if name != key)
     tensors, notes = _tensors_alone(file, value[key])
-    if second:
-        notes = (f"of two copies of the weights the {copy} one, {key}, was taken, not {second}", *notes)
     settings = value.get("hyper_parameters")
     network = settings.get("network") if isinstance(settings, Mapping) else None
     return Checkpoint(
@@ -109,7 +107,7 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
         key=key,
         left=left,
         foreign=foreign,
-        notes=notes,
+        notes=(*choice, *notes),
         network=network if isinstance(network, Mapping) else {},
     )
 
@@ -206,17 +204,26 @@ def _check_names(file: Path, names: Iterable[str]) -> None:
         raise UserError(f"{file} names a tensor {odd[:60]!a}, which cannot be printed: save it under another name.")
 
 
-def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, str | None]:
-    """Return the key of the state dict that counts, and that of the other copy."""
-    held = {name for name in value if _is_state(value[name])} if isinstance(value, Mapping) else set()
-    averaged = next((name for name in AVERAGED if name in held), None)
-    raw = next((name for name in RAW if name in held), None)
-    if "current_model_state" in held:  # Lightning's WeightAveraging puts the average in the network's place.
+def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, tuple[str, ...]]:
+    """Return the key of the state dict that counts, and a sentence on each choice there was."""
+    counts = (
+        {name: _count(value[name]) for name in value if _is_state(value[name])} if isinstance(value, Mapping) else {}
+    )
+    raw = next((name for name in RAW if name in counts), None)
+    # Book-keeping of an average can hold a tensor too, such as its count of steps.
+    least = counts[raw] if raw is not None else 1
+    averaged = next((name for name in AVERAGED if counts.get(name, 0) >= least), None)
+    if "current_model_state" in counts:  # Lightning's WeightAveraging puts the average in the network's place.
         averaged, raw = raw, "current_model_state"
-    if copy == "averaged" and averaged is not None:
-        return averaged, raw
-    if raw is not None:
-        return raw, averaged
+    first, second = (averaged, raw) if copy == "averaged" else (raw, averaged)
+    if first is None and copy == "averaged":
+        first, second = raw, None
+    if first is not None:
+        notes = [f"of two copies of the weights the {copy} one, {first}, was taken, not {second}"] if second else []
+        others = [f"{name} ({counts[name]})" for name in (*AVERAGED, *RAW) if name in counts.keys() - {first, second}]
+        if others:
+            notes.append(f"{first} of {counts[first]} tensors was taken, not what else holds some: {', '.join(others)}")
+        return first, tuple(notes)
     if averaged is not None:
         raise UserError(f"{file} holds averaged weights alone ({averaged}): take those, with --copy averaged.")
     if mixed := _mixed(value):
@@ -232,6 +239,10 @@ def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tup
             "save `network.state_dict()` where its code is, and name that file."
         )
     raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
+
+
+def _count(state: Mapping[str, Any]) -> int:
+    return sum(isinstance(entry, Tensor) for entry in state.values())
 
 
 def _mixed(value: object) -> Mapping[Any, Any] | None:
