@@ -119,6 +119,28 @@ def test_a_prefix_stays_where_the_rest_does_not_fit(tensors):
     assert set(prefixed("net.", STATE)) <= plain_names(prefixed("net.", STATE)).tensors.keys()
 
 
+@pytest.mark.parametrize(
+    ("prefix", "inside", "outside"),
+    [
+        ("", "module.conv.weight", "fc.bias"),
+        ("module.", "_orig_mod.conv.weight", "fc.bias"),
+        ("module.", "model.conv.weight", "criterion.weight"),
+    ],
+)
+def test_names_that_are_wrapped_in_part_are_not_converted_unchecked(tmp_path, prefix, inside, outside):
+    torch.save(prefixed(prefix, {inside: torch.ones(2, 3), outside: torch.ones(5)}), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"w\.pt holds .*{inside} bears the prefix .* and {outside} does not"):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_network_whose_own_part_is_named_as_a_wrapper_is_converted(tmp_path):
+    volo = {"patch_embed.proj.weight": torch.ones(2), **prefixed("network.0.0.", STATE)}
+    torch.save(prefixed("module.", volo), tmp_path / "w.pt")
+    convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert open_checkpoint(tmp_path / "w.safetensors").tensors.keys() >= volo.keys()
+
+
 def test_the_prefix_that_fits_keeps_the_networks_own_beginnings():
     own = prefixed("body.", STATE).keys() | {"body.norm.num_batches_tracked"}
     assert plain_names(prefixed("net.body.", STATE), own).tensors.keys() == own

@@ -15,6 +15,7 @@ from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
 from lit_robust.models.foreign.channels import Channels
 from lit_robust.models.foreign.checkpoint import Copy, open_checkpoint
+from lit_robust.models.foreign.naming import check_unwrapped
 from lit_robust.models.foreign.reading import Weights, check_normaliser, check_said, read_weights
 from lit_robust.models.network import Network, build_classifier, check_channels
 from lit_robust.models.weights import check_finite, check_fit, tensors_digest
@@ -66,6 +67,7 @@ def convert(
     if spec is not None and built is not None:
         check_fit(weights.tensors, built, f"{source}", f"{spec.name} with {spec.num_classes} classes")
     else:
+        check_unwrapped(weights.tensors, f"{source}")
         check_finite(weights.tensors, f"{source}")
     tensors, rule = _single_precision(weights.tensors)
     says = weights.says
