@@ -1,7 +1,10 @@
 """What the command line says of weights and checkpoints, checked before anything heavy is done."""
 
+import inspect
+import pickle
 import pkgutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lit_robust.errors import UserError
+from lit_robust.models.foreign.containers import check_archive
 from lit_robust.modules import CacheModule
 
 
@@ -44,20 +48,26 @@ def check_weights(command: str, options: Namespace) -> None:
             "memory as --model.memory."
         )
     elif command != "fit" or checkpoint not in ("best", "last", "hpc"):
-        _check_checkpoint(command, checkpoint, f"{module.__module__}.{module.__qualname__}", network)
+        _check_checkpoint(command, checkpoint, module, network)
 
 
-def _check_checkpoint(command: str, checkpoint: str, asked: str, network: Namespace | None) -> None:
+def _check_checkpoint(command: str, checkpoint: str, module: type, network: Namespace | None) -> None:
     """Compare a checkpoint with the module and the network that are asked for.
 
     Lightning would put the checkpoint's network in the place of the one asked for, without a word.
     """
     hyperparameters = read_hyperparameters(Path(checkpoint))
-    trained = hyperparameters.get("_class_path")
+    trained, asked = hyperparameters.get("_class_path"), f"{module.__module__}.{module.__qualname__}"
     if command == "fit" and trained not in (None, asked):
         raise UserError(
             f"The checkpoint {checkpoint} is of {trained}, not {asked}: a run goes on with its own recipe; to "
             "start another from these weights give them as --model.network.weights."
+        )
+    if command != "fit" and trained == asked and (unknown := _unknown_to(module, hyperparameters)):
+        # Lightning would build the module with all of them.
+        raise UserError(
+            f"The checkpoint {checkpoint} has a hyperparameter {unknown[0]!r}, which the {module.__name__} of this "
+            "version does not know: use the version that wrote it, or give it as --model.network.weights."
         )
     kept = hyperparameters.get("network", {})
     for key in ("name", "num_classes", "mean", "std"):
@@ -70,19 +80,44 @@ def _check_checkpoint(command: str, checkpoint: str, asked: str, network: Namesp
             )
 
 
+def _unknown_to(module: type, hyperparameters: Mapping[str, Any]) -> list[str]:
+    """Return which hyperparameters the module's constructor does not take; underscored ones are Lightning's own."""
+    known = inspect.signature(module).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return []
+    return [name for name in hyperparameters if name not in known and not name.startswith("_")]
+
+
 def read_hyperparameters(file: Path) -> dict[str, Any]:
     """Return a checkpoint's hyperparameters, without reading its tensors.
 
     Raises:
-        UserError: the file is no checkpoint of Lightning's.
+        UserError: the file is damaged, or no checkpoint of Lightning's or of ours.
     """
+    what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
+    none = f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote."
     if not zipfile.is_zipfile(file):
-        what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
-        raise UserError(f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote.")
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        raise UserError(none)
+    check_archive(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"The checkpoint {file} holds Python objects beside tensors and plain values, which are never run here: "
+            "give it as --model.network.weights."
+        ) from error
+    except Exception as error:  # torch refuses an archive that is none of its own in ways of its own.
+        raise UserError(none) from error
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
-    return dict(content.get("hyper_parameters", {}))
+    kept = content.get("hyper_parameters", {})
+    said = kept.get("network", {}) if isinstance(kept, Mapping) else kept
+    if not isinstance(kept, Mapping) or not isinstance(said, Mapping):
+        raise UserError(
+            f"The checkpoint {file} is of no module of lit_robust, as {str(said)[:60]!r} describes no network of ours: "
+            "give it as --model.network.weights."
+        )
+    return dict(kept)
 
 
 def _list_of(value: Any) -> Any:

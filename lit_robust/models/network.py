@@ -9,9 +9,9 @@ from torch import nn
 
 from lit_robust.errors import UserError
 from lit_robust.models.classifier import Classifier
-from lit_robust.models.foreign.channels import Channels
+from lit_robust.models.foreign.channels import Channels, in_pixel_units
 from lit_robust.models.foreign.checkpoint import names_file
-from lit_robust.models.foreign.reading import check_normaliser
+from lit_robust.models.foreign.reading import check_normaliser, check_said
 from lit_robust.models.resnet_small import resnet_small, resnet_tiny
 from lit_robust.models.weights import load_weights
 
@@ -55,7 +55,7 @@ class Network:
 
 def check_channels(mean: Channels | None, std: Channels | None) -> None:
     """Refuse a mean or a standard deviation that is not in [0, 1] pixel units, as those in grey values are not."""
-    if not all(0 <= value <= 1 for value in mean or ()) or not all(0 < value <= 1 for value in std or ()):
+    if not in_pixel_units(mean or (), std or ()):
         raise UserError(f"mean {mean} and std {std} are not in [0, 1] pixel units: divide them by 255.")
 
 
@@ -80,6 +80,7 @@ def build_classifier(spec: Network) -> Classifier:
     if weights is not None:
         mean, std = spec.mean or weights.says.mean or mean, spec.std or weights.says.std or std
         check_normaliser(weights, str(file), mean, std)
+        check_said(mean, std, str(file), "--model.network.mean and --model.network.std")
         # torchvision's GoogLeNet and Inception rescale their normalised input inside, where their weights expect it.
         if weights.says.transform_input and hasattr(network, "transform_input"):
             setattr(network, "transform_input", True)  # noqa: B010 - to mypy a module's attributes are tensors

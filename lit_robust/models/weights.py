@@ -54,10 +54,10 @@ def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) ->
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, source: str, name: str) -> None:
-    """Raise a UserError of one sentence unless ``tensors`` are exactly those of ``network``.
+    """Raise a UserError of one sentence unless ``tensors`` are exactly those of ``network``, and are its numbers.
 
     Args:
-        tensors: a state dict.
+        tensors: a state dict, in any floating precision.
         network: what it shall be loaded into.
         source: where the tensors come from, such as a file's path.
         name: what the network is, such as ``torchvision/resnet50 with 1000 classes``.
@@ -72,6 +72,8 @@ def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, source: str, na
         raise UserError(f"{source} is of another network: for {name} it {what}; name the network it was trained with.")
     wrong = [key for key in own if own[key].shape != tensors[key].shape]
     if not wrong:
+        _check_types(tensors, own, source)
+        check_finite(tensors, source)
         return
     theirs, ours = tensors[wrong[-1]].shape, own[wrong[-1]].shape
     if len(wrong) <= 2 and theirs[1:] == ours[1:]:
@@ -80,6 +82,32 @@ def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, source: str, na
         f"{source} is of another network: {wrong[0]} has shape {list(tensors[wrong[0]].shape)}, where {name} has "
         f"{list(own[wrong[0]].shape)}; name the network it was trained with."
     )
+
+
+def _check_types(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what torch would copy into floats without a word: whole numbers without their scale, complex ones."""
+    for key, tensor in tensors.items():
+        if own[key].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{source} holds {key} as {kind}, where the network has floats: save its weights in float32, before "
+                "they are quantised or otherwise changed."
+            )
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise a UserError that names the first tensor that is not finite in float32, in which networks compute here.
+
+    Args:
+        tensors: by name, of any type.
+        source: where the tensors come from, such as a file's path.
+    """
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise UserError(
+                f"{source} holds NaN or infinite numbers in {key}, as float32 has them, so its training failed or the "
+                "file is damaged: take an earlier one."
+            )
 
 
 def weights_digest(network: nn.Module) -> str:

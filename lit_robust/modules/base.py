@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_robust.batch import Batch
+from lit_robust.errors import UserError
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Classifier, Network, build_classifier, check_fit, weights_digest
 from lit_robust.models.auxiliary_norm import without_auxiliary
@@ -136,6 +137,16 @@ class ClassifierModule(LightningModule, ABC):
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(LIGHTNING_PREFIX)
         }
+        beside = sorted(
+            name
+            for name in checkpoint["state_dict"].keys() ^ self.state_dict().keys()
+            if not name.startswith(LIGHTNING_PREFIX)
+        )
+        if beside and self.strict_loading:
+            raise UserError(
+                f"The checkpoint and {type(self).__name__} differ in {len(beside)} tensors beside the network's (first "
+                f"{beside[0]}): use the module that wrote it, or save it with this one's alone."
+            )
         name = f"{self.network.name} with {self.network.num_classes} classes"
         check_fit(state, self.classifier.network, "The checkpoint", name)
 

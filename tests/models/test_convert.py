@@ -143,6 +143,20 @@ def test_a_file_that_says_no_three_numbers(tmp_path, said):
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(("mean", "std"), [("[0, 0, 0]", "[1, 1, 0]"), ("[123.7, 116.3, 103.5]", "[0.5, 0.5, 0.5]")])
+def test_a_file_that_says_what_no_network_can_normalise_by(tmp_path, source, mean, std):
+    file = tmp_path / "w.safetensors"
+    save_file({n: t.contiguous() for n, t in source.network.state_dict().items()}, file, {"mean": mean, "std": std})
+    with pytest.raises(
+        UserError, match=r"not in \[0, 1\] pixel units, or.*as --model\.network\.mean and --model\.network\.std"
+    ):
+        build_classifier(Network(NAME, 5, weights=str(file)))
+    assert build_classifier(Network(NAME, 5, str(file), (0.5,) * 3, (0.5,) * 3)).mean.flatten().tolist() == [0.5] * 3
+    with pytest.raises(UserError, match="as --mean and --std"):
+        convert(file, tmp_path / "new.safetensors")
+    convert(file, tmp_path / "new.safetensors", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
 def test_both_copies(tmp_path, source):
     averaged = source.network.state_dict()
     raw = build_classifier(Network(NAME, 5)).network.state_dict()

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lit_robust.errors import UserError
@@ -29,6 +30,10 @@ def prefixed(prefix, state):
     return {prefix + name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
 
 
+def other(state):
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
 def normaliser(prefix, mean="mean", std="std"):
     return {f"{prefix}.{mean}": CHANNELS[0], f"{prefix}.{std}": CHANNELS[1]}
 
@@ -51,10 +56,17 @@ def test_only_an_attacker_is_called_one(tmp_path, source, around, form, rule):
     assert record["mean"] == pytest.approx([0.485, 0.456, 0.406])
 
 
-def test_a_normaliser_of_no_numbers_is_refused(tmp_path, source):
+@pytest.mark.parametrize(
+    ("entry", "factor", "said"), [("mean", torch.nan, "nan"), ("mean", 255, "123.675"), ("std", 0, "0.0")]
+)
+def test_a_normaliser_that_no_network_can_have_is_refused(tmp_path, source, entry, factor, said):
     state = {**normaliser("normalize"), **prefixed("model.", source.network.state_dict())}
-    torch.save({"state_dict": {**state, "normalize.mean": CHANNELS[0] * torch.nan}}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match="was trained with mean .nan, nan, nan."):
+    state[f"normalize.{entry}"] = state[f"normalize.{entry}"] * factor
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    for network in (NAME, None):
+        with pytest.raises(UserError, match=rf"w\.pt holds a normaliser of .*{entry} \[{said}"):
+            convert(tmp_path / "w.pt", tmp_path / "w.safetensors", network, 5)
+    with pytest.raises(UserError, match="which no images in .0, 1. have"):
         build_classifier(Network(NAME, 5, weights=str(tmp_path / "w.pt")))
 
 
@@ -107,6 +119,28 @@ def test_a_prefix_stays_where_the_rest_does_not_fit(tensors):
     assert set(prefixed("net.", STATE)) <= plain_names(prefixed("net.", STATE)).tensors.keys()
 
 
+@pytest.mark.parametrize(
+    ("prefix", "inside", "outside"),
+    [
+        ("", "module.conv.weight", "fc.bias"),
+        ("module.", "_orig_mod.conv.weight", "fc.bias"),
+        ("module.", "model.conv.weight", "criterion.weight"),
+    ],
+)
+def test_names_that_are_wrapped_in_part_are_not_converted_unchecked(tmp_path, prefix, inside, outside):
+    torch.save(prefixed(prefix, {inside: torch.ones(2, 3), outside: torch.ones(5)}), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"w\.pt holds .*{inside} bears the prefix .* and {outside} does not"):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_network_whose_own_part_is_named_as_a_wrapper_is_converted(tmp_path):
+    volo = {"patch_embed.proj.weight": torch.ones(2), **prefixed("network.0.0.", STATE)}
+    torch.save(prefixed("module.", volo), tmp_path / "w.pt")
+    convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert open_checkpoint(tmp_path / "w.safetensors").tensors.keys() >= volo.keys()
+
+
 def test_the_prefix_that_fits_keeps_the_networks_own_beginnings():
     own = prefixed("body.", STATE).keys() | {"body.norm.num_batches_tracked"}
     assert plain_names(prefixed("net.body.", STATE), own).tensors.keys() == own
@@ -135,6 +169,29 @@ def test_a_copy_with_a_plain_entry_is_still_the_averaged_one(tmp_path):
     assert open_checkpoint(tmp_path / "w.pt").key == "state_dict"
 
 
+def test_book_keeping_of_an_average_is_no_copy(tmp_path, source):
+    state = source.network.state_dict()
+    torch.save({"state_dict": state, "ema": {"decay": 0.99, "n": torch.tensor(5)}}, tmp_path / "w.pt")
+    for network in (NAME, None):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors", network, 5)
+    record = json.loads((tmp_path / "w.provenance.json").read_text())
+    assert (record["key"], record["tensors"]) == ("state_dict", len(state))
+    rule = f"state_dict of {len(state)} tensors was taken, not what else holds some: ema (1)"
+    assert record["rules"] == [rule]
+
+
+def test_the_choice_between_two_raw_copies_is_told(tmp_path):
+    torch.save({"model": other(STATE), "state_dict": STATE}, tmp_path / "w.pt")
+    opened = open_checkpoint(tmp_path / "w.pt")
+    assert (opened.key, opened.notes) == (
+        "state_dict", ("state_dict of 3 tensors was taken, not what else holds some: model (3)",)
+    )  # fmt: skip
+    torch.save({"model": STATE, "state_dict": STATE, "ema": other(STATE)}, tmp_path / "w.pt")
+    for copy, key in (("averaged", "ema"), ("raw", "state_dict")):
+        opened = open_checkpoint(tmp_path / "w.pt", copy)
+        assert (opened.key, len(opened.notes)) == (key, 2)
+
+
 @pytest.mark.parametrize(
     ("entry", "kind"), [({"lr": 1}, "of type dict"), ([1], "of type list"), (nn.Identity(), "a Python object")]
 )
@@ -144,6 +201,35 @@ def test_another_entry_among_the_tensors_is_named(tmp_path, entry, kind, key):
     torch.save({key: mixed} if key else mixed, tmp_path / "w.pt")
     with pytest.raises(UserError, match=rf"w\.pt holds no state dict, since among its tensors 'extra' is {kind}"):
         open_checkpoint(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda t: t.to_sparse(), "sparse_coo"),
+        (lambda t: t.to_sparse_csr(), "sparse_csr"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "qint8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch tells that these tensors are young, or old.
+def test_tensors_that_are_not_plain(tmp_path, make, kind):
+    torch.save({**STATE, "conv.weight": make(STATE["conv.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as {kind}, which no network"):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as {kind}, which no network"):
+        build_classifier(Network(NAME, 5, weights=str(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize("name", ["\ud800x", "a\nb\x1b[31m"])
+@pytest.mark.parametrize("value", [torch.ones(2), 3])
+def test_names_that_cannot_be_printed(tmp_path, name, value):
+    torch.save({**STATE, name: value}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="names a tensor .*, which cannot be printed") as caught:
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
+    assert str(caught.value).isprintable()
+    save_file({**STATE, "a\nb": torch.ones(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"names a tensor 'a\\nb', which"):
+        open_checkpoint(tmp_path / "w.safetensors")
 
 
 def test_settings_of_others_under_our_names(tmp_path, source, caplog):

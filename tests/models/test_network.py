@@ -4,6 +4,7 @@ from safetensors.torch import save_file
 
 from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier, weights_digest
+from lit_robust.models.foreign.convert import convert
 
 SMALL = Network("lit_robust/resnet_tiny", num_classes=5)
 
@@ -72,6 +73,39 @@ def test_weights_of_another_network_or_class_count(tmp_path):
         build_classifier(Network("lit_robust/resnet_small", 5, weights=str(file)))
     with pytest.raises(UserError, match="of another network"):
         build_classifier(Network("torchvision/resnet18", 5, weights=str(file)))
+
+
+FLOATS = {
+    "int8": lambda t: (t * 100).to(torch.int8),
+    "int64": lambda t: (t * 100).long(),
+    "bool": lambda t: t > 0,
+    "complex64": lambda t: t.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_weights_that_are_no_floats_are_refused(tmp_path, kind):
+    state = build_classifier(SMALL).network.state_dict()
+    state["fc.weight"] = FLOATS[kind](state["fc.weight"])
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"w\.pt holds fc\.weight as {kind}, where the network has floats"):
+        build_classifier(Network(SMALL.name, 5, weights=str(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, number):
+    state = build_classifier(SMALL).network.state_dict()
+    state["fc.bias"] = torch.tensor([0, 1, 2, 3, number], dtype=torch.float64)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"w\.pt holds NaN or infinite numbers in fc\.bias"):
+        build_classifier(Network(SMALL.name, 5, weights=str(tmp_path / "w.pt")))
+    for network in (SMALL.name, None):
+        with pytest.raises(UserError, match=r"in fc\.bias"):
+            convert(tmp_path / "w.pt", tmp_path / "w.safetensors", network, 5)
+    state["fc.bias"] = torch.ones(5, dtype=torch.float8_e4m3fn)
+    state["conv1.weight"] = state["conv1.weight"].double()
+    torch.save(state, tmp_path / "w.pt")
+    assert build_classifier(Network(SMALL.name, 5, weights=str(tmp_path / "w.pt"))).network.fc.bias.tolist() == [1] * 5
 
 
 def test_files_that_hold_code_or_nothing(tmp_path):

@@ -194,6 +194,31 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
         open_checkpoint(tmp_path / "small.pt")
 
 
+@pytest.mark.parametrize("member", ["data.pkl", "data/0"])
+def test_a_damaged_archive_is_refused(tmp_path, member):
+    file = tmp_path / "w.pt"
+    torch.save({"w": torch.ones(4000)}, file)
+    with zipfile.ZipFile(file) as archive:
+        info = archive.getinfo(f"w/{member}")
+        inside = file.read_bytes().index(archive.read(info))
+    with file.open("r+b") as stream:
+        stream.seek(inside + info.file_size // 2)
+        stream.write(b"\x7f")
+    with pytest.raises(
+        UserError, match=rf"w\.pt is damaged, as w/{member} in it is not what was written: copy it again"
+    ):
+        open_checkpoint(file)
+
+
+def test_an_archive_without_checksums(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.ones(4)}, tmp_path / "w.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(open_checkpoint(tmp_path / "w.pt").tensors["w"], torch.ones(4))
+
+
 @CONTAINERS
 def test_a_number_repeated_to_a_huge_tensor_is_refused(tmp_path, zipped):
     torch.save({"w": torch.ones(1).expand(2**40)}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)

@@ -140,5 +140,17 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
         fit_from(StandardModule(Network("lit_robust/resnet_tiny", 7)), path, tmp_path)
 
 
+def test_a_checkpoint_with_tensors_beside_the_network_is_refused():
+    module = StandardModule(NETWORK, SETTINGS)
+    state = module.state_dict()
+    module.on_load_checkpoint({"state_dict": dict(state)})
+    with pytest.raises(
+        UserError, match=r"StandardModule differ in 1 tensors beside the network's \(first loss\.weight\)"
+    ):
+        module.on_load_checkpoint({"state_dict": {**state, "loss.weight": torch.ones(2)}})
+    with pytest.raises(UserError, match=r"The checkpoint holds NaN or infinite numbers in fc\.bias"):
+        module.on_load_checkpoint({"state_dict": {**state, "model.network.fc.bias": torch.full((4,), torch.nan)}})
+
+
 def fit_from(module, path, tmp_path):
     Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path).fit(module, Loader(), ckpt_path=path)

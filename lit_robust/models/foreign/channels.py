@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 
 from lit_robust.errors import UserError
 
@@ -24,6 +25,11 @@ def three_numbers_in(text: str) -> Channels | None:
         return three_numbers(json.loads(text))
     except (ValueError, OverflowError, RecursionError):  # No JSON, a number past all floats, a list in a list in a ...
         return None
+
+
+def in_pixel_units(mean: Iterable[float], std: Iterable[float]) -> bool:
+    """Return whether a mean and a standard deviation can be those of pixels in [0, 1]; one of NaN can not."""
+    return all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
 
 
 def channels_of_option(option: str, text: str | None) -> Channels | None:

@@ -1,7 +1,7 @@
 """Opening a file of weights: which form it has, which of its state dicts counts, and how its network normalises."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_robust.errors import UserError
 from lit_robust.models.foreign.channels import Channels, three_numbers_in
-from lit_robust.models.foreign.containers import INFLATION, Content, read_restricted, refuse_inflating
+from lit_robust.models.foreign.containers import INFLATION, Content, check_archive, read_restricted
 from lit_robust.models.foreign.restricted import Inert
 
 Copy = Literal["averaged", "raw"]
@@ -85,7 +85,7 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
     _refuse_what_is_no_weights_file(file)
     if file.suffix == ".safetensors" or _looks_like_safetensors(file):
         return _open_safetensors(file)
-    refuse_inflating(file)
+    check_archive(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It warns of pickle protocols that it then reads or refuses.
@@ -96,11 +96,9 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
     if _is_state(value):
         tensors, notes = _tensors_alone(file, value)
         return Checkpoint(tensors, "state dict", "", (), foreign, notes=notes)
-    key, second = _chosen(file, value, foreign, copy)
+    key, choice = _chosen(file, value, foreign, copy)
     left = tuple(str(name) for name in value if name != key)
     tensors, notes = _tensors_alone(file, value[key])
-    if second:
-        notes = (f"of two copies of the weights the {copy} one, {key}, was taken, not {second}", *notes)
     settings = value.get("hyper_parameters")
     network = settings.get("network") if isinstance(settings, Mapping) else None
     return Checkpoint(
@@ -109,7 +107,7 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
         key=key,
         left=left,
         foreign=foreign,
-        notes=notes,
+        notes=(*choice, *notes),
         network=network if isinstance(network, Mapping) else {},
     )
 
@@ -145,6 +143,7 @@ def _open_safetensors(file: Path) -> Checkpoint:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no dict
     except Exception as error:  # The library's own exception is private.
         raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
+    _check_names(file, tensors)
     says = Preprocessing(
         _channels(metadata, "mean", file), _channels(metadata, "std", file), metadata.get("transform_input") == "true"
     )
@@ -179,7 +178,17 @@ def _odd_entries(value: Mapping[Any, Any]) -> list[Any]:
 
 def _tensors_alone(file: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors of a state dict, and a sentence on what else was in it."""
+    _check_names(file, state)
     tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
+    odd = next(
+        (name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized), None
+    )
+    if odd is not None:
+        kind = tensors[odd].dtype if tensors[odd].is_quantized else tensors[odd].layout
+        raise UserError(
+            f"{file} holds {odd} as {str(kind).removeprefix('torch.')}, which no network here computes with: save it "
+            "as plain floats, by `.dequantize()` or `.to_dense()`."
+        )
     # A stride of 0 makes a tensor of any size out of one number.
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > INFLATION * file.stat().st_size:
         raise UserError(f"{file} announces far more numbers than it holds: download it again from where you trust it.")
@@ -188,17 +197,33 @@ def _tensors_alone(file: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tens
     return tensors, notes
 
 
-def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, str | None]:
-    """Return the key of the state dict that counts, and that of the other copy."""
-    held = {name for name in value if _is_state(value[name])} if isinstance(value, Mapping) else set()
-    averaged = next((name for name in AVERAGED if name in held), None)
-    raw = next((name for name in RAW if name in held), None)
-    if "current_model_state" in held:  # Lightning's WeightAveraging puts the average in the network's place.
+def _check_names(file: Path, names: Iterable[str]) -> None:
+    """Refuse names that no network gives its tensors, and that a terminal or a record could not show."""
+    odd = next((name for name in names if not name.isprintable()), None)
+    if odd is not None:
+        raise UserError(f"{file} names a tensor {odd[:60]!a}, which cannot be printed: save it under another name.")
+
+
+def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, tuple[str, ...]]:
+    """Return the key of the state dict that counts, and a sentence on each choice there was."""
+    counts = (
+        {name: _count(value[name]) for name in value if _is_state(value[name])} if isinstance(value, Mapping) else {}
+    )
+    raw = next((name for name in RAW if name in counts), None)
+    # Book-keeping of an average can hold a tensor too, such as its count of steps.
+    least = counts[raw] if raw is not None else 1
+    averaged = next((name for name in AVERAGED if counts.get(name, 0) >= least), None)
+    if "current_model_state" in counts:  # Lightning's WeightAveraging puts the average in the network's place.
         averaged, raw = raw, "current_model_state"
-    if copy == "averaged" and averaged is not None:
-        return averaged, raw
-    if raw is not None:
-        return raw, averaged
+    first, second = (averaged, raw) if copy == "averaged" else (raw, averaged)
+    if first is None and copy == "averaged":
+        first, second = raw, None
+    if first is not None:
+        notes = [f"of two copies of the weights the {copy} one, {first}, was taken, not {second}"] if second else []
+        others = [f"{name} ({counts[name]})" for name in (*AVERAGED, *RAW) if name in counts.keys() - {first, second}]
+        if others:
+            notes.append(f"{first} of {counts[first]} tensors was taken, not what else holds some: {', '.join(others)}")
+        return first, tuple(notes)
     if averaged is not None:
         raise UserError(f"{file} holds averaged weights alone ({averaged}): take those, with --copy averaged.")
     if mixed := _mixed(value):
@@ -214,6 +239,10 @@ def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tup
             "save `network.state_dict()` where its code is, and name that file."
         )
     raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
+
+
+def _count(state: Mapping[str, Any]) -> int:
+    return sum(isinstance(entry, Tensor) for entry in state.values())
 
 
 def _mixed(value: object) -> Mapping[Any, Any] | None:

@@ -35,21 +35,34 @@ class Content:
     foreign: tuple[str, ...]
 
 
-def refuse_inflating(file: Path) -> None:
-    """Refuse a zip archive whose members are said to be far larger than itself, before any of them is read.
+def check_archive(file: Path) -> None:
+    """Refuse a zip archive that is damaged, or whose members are said to be far larger than itself.
+
+    The sizes are looked at before any member is read. Then all are read once, as torch's reader compares no checksums.
 
     Raises:
-        UserError: they are, or its directory is broken.
+        UserError: a member is not what was written, they are too large, or the directory is broken.
     """
     if not zipfile.is_zipfile(file):
         return
     try:
         with zipfile.ZipFile(file) as archive:
             announced = sum(member.file_size for member in archive.infolist())
+            if announced > INFLATION * file.stat().st_size:
+                raise UserError(
+                    f"{file} would unpack to {announced} bytes, far more than it holds: no weights file does that."
+                )
+            # torch.save can be told to reckon no checksums, and then writes zeros (set_crc32_options).
+            damaged = archive.testzip() if any(member.CRC for member in archive.infolist()) else None
+    except UserError:
+        raise
     except Exception as error:  # A crafted directory can end in more than BadZipFile.
         raise UserError(f"{file} cannot be read as weights ({_reason(error)}): download or copy it again.") from error
-    if announced > INFLATION * file.stat().st_size:
-        raise UserError(f"{file} would unpack to {announced} bytes, far more than it holds: no weights file does that.")
+    if damaged is not None:
+        raise UserError(
+            f"{file} is damaged, as {damaged} in it is not what was written: copy it again, or take an older "
+            "checkpoint."
+        )
 
 
 def read_restricted(file: Path) -> Content:

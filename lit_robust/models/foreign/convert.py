@@ -15,9 +15,10 @@ from lit_robust.errors import UserError
 from lit_robust.files import atomic_path, write_text
 from lit_robust.models.foreign.channels import Channels
 from lit_robust.models.foreign.checkpoint import Copy, open_checkpoint
-from lit_robust.models.foreign.reading import Weights, check_normaliser, read_weights
+from lit_robust.models.foreign.naming import check_unwrapped
+from lit_robust.models.foreign.reading import Weights, check_normaliser, check_said, read_weights
 from lit_robust.models.network import Network, build_classifier, check_channels
-from lit_robust.models.weights import check_fit, tensors_digest
+from lit_robust.models.weights import check_finite, check_fit, tensors_digest
 
 
 def convert(
@@ -65,6 +66,9 @@ def convert(
         check_normaliser(weights, str(source), mean, std, "--mean", "--std")
     if spec is not None and built is not None:
         check_fit(weights.tensors, built, f"{source}", f"{spec.name} with {spec.num_classes} classes")
+    else:
+        check_unwrapped(weights.tensors, f"{source}")
+        check_finite(weights.tensors, f"{source}")
     tensors, rule = _single_precision(weights.tensors)
     says = weights.says
     metadata = {"format": "pt", "transform_input": json.dumps(says.transform_input)}
@@ -72,6 +76,7 @@ def convert(
         "mean": mean or (weights.normaliser and weights.normaliser[0]) or says.mean,
         "std": std or (weights.normaliser and weights.normaliser[1]) or says.std,
     }
+    check_said(found["mean"] or (), found["std"] or (), f"{source}", "--mean and --std")
     metadata |= {name: json.dumps(list(values)) for name, values in found.items() if values}
     digest = tensors_digest(tensors)
     record = {

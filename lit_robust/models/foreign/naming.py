@@ -150,6 +150,25 @@ def _unwrap(naming: Naming) -> bool:
     return False
 
 
+def check_unwrapped(names: Collection[str], source: str) -> None:
+    """Refuse names of which some bear a wrapper's prefix and some do not, where no network is known to judge them.
+
+    Args:
+        names: as ``plain_names`` left them, so that no wrapper is around all of them.
+        source: where they come from, such as a file's path.
+    """
+    # `network.` is the beginning of a part of timm's VOLO too.
+    for prefix in WRAPPERS[:-1]:
+        inside = [name for name in names if name.startswith(prefix)]
+        # Counts of batches may have been filled in, and stand in no file.
+        outside = [name for name in names if not name.startswith(prefix) and not name.endswith("num_batches_tracked")]
+        if inside and outside:
+            raise UserError(
+                f"{source} holds more than one network's state dict, as {inside[0]} bears the prefix {prefix} of a "
+                f"wrapper and {outside[0]} does not: save that of the network alone."
+            )
+
+
 def _unwrap_normalised(naming: Naming, rule: str) -> None:
     # The attacker holds the same network again, under its own name (robustness/attacker.py).
     twins = [name for name in naming.tensors if name.startswith("attacker.model.")]

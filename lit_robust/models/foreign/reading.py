@@ -2,14 +2,14 @@
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from lit_robust.errors import UserError
-from lit_robust.models.foreign.channels import Channels, three_numbers
+from lit_robust.models.foreign.channels import Channels, in_pixel_units, three_numbers
 from lit_robust.models.foreign.checkpoint import Checkpoint, Copy, Preprocessing, names_file, open_checkpoint
 from lit_robust.models.foreign.naming import FROM_ATTACKER, FROM_NORMALISED, Naming, plain_names
 
@@ -68,6 +68,12 @@ def read_weights(file: Path, own: Collection[str] = (), copy: Copy = "averaged")
         _log.warning("%s: %s", file, note)
     rules = (*opened.notes, *naming.rules, *why)
     normaliser = naming.normaliser and (_channels(naming.normaliser[0]), _channels(naming.normaliser[1]))
+    if normaliser and not in_pixel_units(*normaliser):
+        mean, std = normaliser
+        raise UserError(
+            f"{file} holds a normaliser of mean {list(mean)} and std {list(std)}, which no images in [0, 1] have: save "
+            "the network's own state dict, and name that file."
+        )
     return Weights(
         naming.tensors, form, opened.key, opened.left, opened.foreign, rules, naming.dropped, says, normaliser
     )
@@ -129,6 +135,22 @@ def _channels(values: Tensor) -> Channels:
     return red, green, blue
 
 
+def check_said(mean: Sequence[float], std: Sequence[float], source: str, options: str) -> None:
+    """Refuse a mean and a standard deviation that a file says and that no network can normalise by.
+
+    Args:
+        mean: per-channel mean, which should be in [0, 1] pixel units; empty where nothing is said.
+        std: per-channel standard deviation, likewise, and above 0.
+        source: where they come from, for the sentence.
+        options: what sets them otherwise on the command line, for the sentence.
+    """
+    if not in_pixel_units(mean, std):
+        raise UserError(
+            f"{source} says mean {list(mean)} and std {list(std)}, which are not in [0, 1] pixel units, or divide by "
+            f"0: give those it was trained with as {options}."
+        )
+
+
 def check_normaliser(
     weights: Weights,
     source: str,
@@ -150,8 +172,7 @@ def check_normaliser(
     if weights.normaliser is None:
         return
     theirs, ours = [*weights.normaliser[0], *weights.normaliser[1]], [*mean, *std]
-    # Said so that a number that is none (NaN) is a difference too.
-    if not all(abs(one - other) <= CHANNEL_TOLERANCE for one, other in zip(theirs, ours, strict=True)):
+    if any(abs(one - other) > CHANNEL_TOLERANCE for one, other in zip(theirs, ours, strict=True)):
         told = [list(values) for values in weights.normaliser]
         raise UserError(
             f"{source} was trained with mean {told[0]} and std {told[1]}, but mean {list(mean)} and std {list(std)} "
