@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,17 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def select(self, mask: Tensor) -> "Batch":
-        """Return the samples where ``mask``, ``[B]`` bool, is true."""
-        return self._map(lambda tensor: tensor[mask])
+        """Return the samples where ``mask``, ``[B]`` bool, is true: the batch itself where it is for all.
+
+        Waits for the device once.
+        """
+        rows = mask.nonzero()[:, 0]
+        return self if len(rows) == len(self) else self._map(lambda tensor: tensor[rows])
+
+    @cached_property
+    def valid_part(self) -> "Batch":
+        """The valid samples, taken at the first use and shared from then on; ``valid`` may not change after that."""
+        return self.select(self.valid)
 
     def readable(self) -> "Batch":
         """Return the batch without the copies that stand for images that could not be read.
