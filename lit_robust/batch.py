@@ -57,10 +57,16 @@ class Batch:
         rows = mask.nonzero()[:, 0]
         return self if len(rows) == len(self) else self._map(lambda tensor: tensor[rows])
 
-    @cached_property
+    @property
     def valid_part(self) -> "Batch":
         """The valid samples, taken at the first use and shared from then on; ``valid`` may not change after that."""
-        return self.select(self.valid)
+        return self if self._taken is None else self._taken
+
+    @cached_property
+    def _taken(self) -> "Batch | None":
+        # A batch that held itself would stay in the device's memory until the next garbage collection.
+        part = self.select(self.valid)
+        return None if part is self else part
 
     def readable(self) -> "Batch":
         """Return the batch without the copies that stand for images that could not be read.

@@ -1,5 +1,7 @@
 """Parts of a batch: the rows that were asked for, and no copy where that is all of them."""
 
+import weakref
+
 import torch
 
 from lit_robust.batch import Batch
@@ -32,3 +34,12 @@ def test_the_valid_part_is_taken_once_and_another_batch_has_its_own() -> None:
     assert whole.valid_part.index.tolist() == [0, 2]
     assert whole.valid_part is whole.valid_part
     assert whole.to("cpu").valid_part is not whole.valid_part
+
+
+def test_a_batch_is_freed_with_its_last_use_and_not_by_a_later_collection() -> None:
+    for valid in ([True, True], [True, False]):
+        whole = batch(valid)
+        assert len(whole.valid_part) == sum(valid)
+        seen = weakref.ref(whole)
+        del whole
+        assert seen() is None
