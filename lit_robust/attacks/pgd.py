@@ -194,7 +194,8 @@ class PGD(Attack):
             again = self._scored(model, rest, ball.select(left), choose_generators(generator, left))
             better = again.score.success | (again.score.loss > best.score.loss[left])
             best.steps[left] += again.steps
-            into, taken = left[better], better
+            taken = better.nonzero()[:, 0]
+            into = left[taken]
             best.images[into], best.reached[into] = again.images[taken], again.reached[taken]
             for mine, other in zip(best.score, again.score, strict=True):
                 mine[into] = other[taken]
