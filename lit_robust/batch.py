@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,23 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def select(self, mask: Tensor) -> "Batch":
-        """Return the samples where ``mask``, ``[B]`` bool, is true."""
-        return self._map(lambda tensor: tensor[mask])
+        """Return the samples where ``mask``, ``[B]`` bool, is true: the batch itself where it is for all.
+
+        Waits for the device once.
+        """
+        rows = mask.nonzero()[:, 0]
+        return self if len(rows) == len(self) else self._map(lambda tensor: tensor[rows])
+
+    @property
+    def valid_part(self) -> "Batch":
+        """The valid samples, taken at the first use and shared from then on; ``valid`` may not change after that."""
+        return self if self._taken is None else self._taken
+
+    @cached_property
+    def _taken(self) -> "Batch | None":
+        # A batch that held itself would stay in the device's memory until the next garbage collection.
+        part = self.select(self.valid)
+        return None if part is self else part
 
     def readable(self) -> "Batch":
         """Return the batch without the copies that stand for images that could not be read.

@@ -112,10 +112,11 @@ class APGD(SurvivorAttack):
             if len(proposed):
                 going = torch.ones_like(rows, dtype=torch.bool)
                 going[proposed] = ~ledger.settle(rows[proposed], climb.images[proposed])
-                rows, objective = rows[going], objective.select(going)
-                ball, climb = ball.select(going), climb.select(going)
-                if not len(rows):
+                left = going.nonzero()[:, 0]
+                if not len(left):
                     return
+                rows, objective = rows[left], objective.select(left)
+                ball, climb = ball.select(left), climb.select(left)
             if step - 1 in windows:
                 climb = climb.checked(windows[step - 1], self.rho)
             images = climb.moved(ball, self.momentum if step > 1 else 1.0)
@@ -123,8 +124,8 @@ class APGD(SurvivorAttack):
                 loss, gradient, answers = look(ledger.model, objective, images, self.draws)
                 climb = climb.seen(images, loss, gradient)
         # Where the last step leads is scored without a gradient, and where it fails the point of highest loss counts.
-        stands = ~ledger.settle(rows, images)
-        ledger.settle(rows[stands], climb.best[stands])
+        left = (~ledger.settle(rows, images)).nonzero()[:, 0]
+        ledger.settle(rows[left], climb.best[left])
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values; eps is in [0, 1] pixel units."""

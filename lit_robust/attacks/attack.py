@@ -125,3 +125,33 @@ def check_range(images: Tensor) -> None:
             f"Images reach from {low:.3g} to {high:.3g}, attacks take [0, 1]: leave normalisation to the model's first "
             "layer and divide 8-bit values by 255."
         )
+
+
+def within_classes(model: Model, labels: Tensor, what: str) -> Model:
+    """Return the network, refusing to answer where a label is none of its classes; waits for an accelerator once.
+
+    Only a network's answer says how many classes it has, and on a GPU a loss of such a label ends the process.
+
+    Args:
+        model: float images in [0, 1] to logits ``[B, num_classes]``.
+        labels: int64 ``[B]``; ``B`` may be 0.
+        what: what to call a label, such as ``label``.
+
+    Raises:
+        UserError: when called, a label is not from 0 to ``num_classes - 1``.
+    """
+    if not len(labels):
+        return model
+    lowest, highest = torch.stack(torch.aminmax(labels)).tolist()
+
+    def answer(images: Tensor) -> Tensor:
+        logits = model(images)
+        last = logits.shape[1] - 1
+        if lowest < 0 or highest > last:
+            raise UserError(
+                f"An image has {what} {lowest if lowest < 0 else highest}, where the network's classes go from 0 to "
+                f"{last}: attack a network of the images' classes."
+            )
+        return logits
+
+    return answer

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball, ascent_step
-from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range
+from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_choice, check_eps
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.early_stop import first_success
@@ -78,6 +78,7 @@ class CachePaperAttack(Attack):
             if not len(labels):
                 none = labels.new_zeros(0)
                 return AttackResult(clean, none.bool(), none.float(), none)
+            model = within_classes(model, labels, "label")
             radius = self.eps
             ball = Ball(clean, Linf(), radius if self.eps_unit == "range" else radius * clean.amax((1, 2, 3), True))
             targets = random_targets(labels, clean_logits(model, clean[:1]).shape[1], generator)

@@ -47,7 +47,7 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
     spent = torch.full((count,), steps, device=start.device)
     reached = torch.zeros(count, dtype=torch.bool, device=start.device)
     losses, answers = start.new_zeros(count), torch.zeros(count, dtype=torch.int64, device=start.device)
-    rows, images = torch.arange(count, device=start.device), start
+    rows, images, aim = torch.arange(count, device=start.device), start, objective
 
     def settle(some: Tensor, images: Tensor) -> Tensor:
         """Score iterates in fp32, write down what they are, and tell which have the wanted answer."""
@@ -61,15 +61,16 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
     for step in range(steps):
         if not len(rows):
             break
-        wanted = objective.select(rows)
-        moved, here = ascent_step(model, wanted.loss, images, ball.select(rows), step_size)
-        proposed = wanted.reached(here.logits.argmax(1)).nonzero()[:, 0]
-        going = torch.ones(len(rows), dtype=torch.bool, device=start.device)
+        moved, here = ascent_step(model, aim.loss, images, ball, step_size)
+        proposed = aim.reached(here.logits.argmax(1)).nonzero()[:, 0]
         if len(proposed):
             over = settle(rows[proposed], images[proposed].detach())
-            spent[rows[proposed[over]]] = step + 1
-            going[proposed[over]] = False
-        rows, images = rows[going], moved[going]
+            spent[rows[proposed]] = torch.where(over, step + 1, steps)
+            going = torch.ones_like(rows, dtype=torch.bool)
+            going[proposed] = ~over
+            left = going.nonzero()[:, 0]
+            rows, moved, aim, ball = rows[left], moved[left], aim.select(left), ball.select(left)
+        images = moved
     if len(rows):
         settle(rows, images.detach())
     return Found(result, Score(answers != objective.labels, losses, answers), reached, spent)

@@ -93,12 +93,14 @@ class FAB(SurvivorAttack):
                 ledger.steps[rows] += 1
                 # One read of the accelerator a step tells what leaves the batch.
                 inside = (mistaken & (length <= self.eps)).nonzero()[:, 0]
-                going = torch.ones_like(rows, dtype=torch.bool)
-                if len(inside):
-                    going[inside] = ~ledger.settle(rows[inside], points[inside])
                 back = clean + self.beta * (points - clean)
-                points = torch.where(mistaken.view(-1, 1, 1, 1), back, points)[going]
-                rows = rows[going]
+                onward = torch.where(mistaken.view(-1, 1, 1, 1), back, points)
+                if len(inside):
+                    going = torch.ones_like(rows, dtype=torch.bool)
+                    going[inside] = ~ledger.settle(rows[inside], points[inside])
+                    left = going.nonzero()[:, 0]
+                    rows, onward = rows[left], onward[left]
+                points = onward
 
     def nearest(self, model: Model, images: Tensor, labels: Tensor) -> Nearest:
         """Return the nearest misclassified images, however far, eps playing no part.

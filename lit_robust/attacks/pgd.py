@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball, best_iterate, last_iterate
-from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range
+from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_choice, check_eps, check_reach
 from lit_robust.attacks.draws import Generators, choose_generators
 from lit_robust.attacks.early_stop import Found, first_success
@@ -108,7 +108,7 @@ class PGD(Attack):
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
     ) -> AttackResult:
-        """Attack and score; see ``Attack``. Waits for the accelerator twice, before and after the search.
+        """Attack and score; see ``Attack``. Waits for the accelerator before and after the search alone.
 
         ``AttackResult.steps`` is ``steps`` an image and restart; fewer where the search ended with a success.
         """
@@ -158,6 +158,9 @@ class PGD(Attack):
     ) -> AttackResult:
         self._check_call(images, labels, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+            model = within_classes(model, labels, "label")
+            if targets is not None:
+                model = within_classes(model, targets, "target")
             ball, objective = self._begin(model, images, labels, targets, generator)
             found = self._restarted(model, objective, ball, generator)
         check_numbers(found.score.loss)
@@ -191,7 +194,8 @@ class PGD(Attack):
             again = self._scored(model, rest, ball.select(left), choose_generators(generator, left))
             better = again.score.success | (again.score.loss > best.score.loss[left])
             best.steps[left] += again.steps
-            into, taken = left[better], better
+            taken = better.nonzero()[:, 0]
+            into = left[taken]
             best.images[into], best.reached[into] = again.images[taken], again.reached[taken]
             for mine, other in zip(best.score, again.score, strict=True):
                 mine[into] = other[taken]
@@ -248,7 +252,17 @@ class PGD(Attack):
         }
 
     def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius, the step size scaled in proportion; see ``Attack``."""
+        """Return this attack at another radius, the step size scaled in proportion; see ``Attack``.
+
+        Raises:
+            UserError: as for ``Attack``, or in linf the step would pass 1, which is black to white.
+        """
         if self.eps == 0:
             raise UserError("PGD at eps 0 has no step size in proportion to eps: derive the sweep from a positive eps.")
-        return replace(self, eps=eps, step_size=self.step_size * (eps / self.eps))
+        step_size = self.step_size * (eps / self.eps)
+        if self.norm == "linf" and eps <= 1 < step_size:
+            raise UserError(
+                f"PGD step_size {self.step_size:g} at eps {self.eps:g} is {step_size:g} in proportion at eps {eps:g}, "
+                "where 1 is black to white: give a smaller step_size, or leave that eps out."
+            )
+        return replace(self, eps=eps, step_size=step_size)

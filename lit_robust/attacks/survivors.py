@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range
+from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_reach
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.frozen import frozen
@@ -132,7 +132,7 @@ class SurvivorAttack(Attack):
             )
         # Autograd refuses to save inference tensors, which Lightning's test loop hands out; copies are ordinary.
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-            ledger = Ledger(model, images.detach().clamp(0, 1), labels.clone(), loss)
+            ledger = Ledger(within_classes(model, labels, "label"), images.detach().clamp(0, 1), labels.clone(), loss)
             check_numbers(ledger.losses)
             yield ledger
         check_numbers(ledger.losses)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_robust.attacks.attack import Attack, AttackResult, Model
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES
-from lit_robust.attacks.scoring import score
+from lit_robust.attacks.scoring import check_numbers, score
 from lit_robust.errors import UserError
 
 RandomOf = Callable[[int], torch.Generator]
@@ -143,4 +143,6 @@ class Sweep:
 
     def _judge(self, target: Model, result: AttackResult, labels: Tensor) -> Tensor:
         with torch.inference_mode(False), frozen(target):
-            return score(target, result.images, labels, LOSSES["margin"]).success
+            verdict = score(target, result.images, labels, LOSSES["margin"])
+        check_numbers(verdict.loss)
+        return verdict.success

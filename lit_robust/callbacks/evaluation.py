@@ -209,8 +209,8 @@ def valid_part(batch: Batch, outputs: Tensor, dataset: str, trainer: Trainer) ->
     Raises:
         DataError: a logit is no finite number.
     """
-    kept: Batch = batch.select(batch.valid)
-    logits: Tensor = outputs[batch.valid]
+    kept: Batch = batch.valid_part
+    logits: Tensor = outputs if kept is batch else outputs[batch.valid]
     broken = ~logits.isfinite().all(1)
     if broken.any():
         number = int(kept.index[broken][0])

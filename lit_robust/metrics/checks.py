@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.errors import DataError
+from lit_robust.metrics.class_numbers import on_device
 
 # Which samples are wrong, ``[B]`` bool, and what to say of the one in a place.
 Check = tuple[Tensor, Callable[[int], str]]
@@ -48,7 +49,7 @@ def labelled(labels: Tensor, num_classes: int, classes: Sequence[int] = ()) -> C
     """
     outside = (labels < 0) | (labels >= num_classes)
     if classes:
-        outside = outside | ~torch.isin(labels, torch.tensor(classes, device=labels.device))
+        outside = outside | ~torch.isin(labels, on_device(tuple(classes), labels.device))
     among = f"the {len(classes)} classes of the set" if classes else f"the network's {num_classes} classes"
     return (
         outside,

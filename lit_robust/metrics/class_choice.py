@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_robust.errors import DataError
 from lit_robust.metrics.checks import labelled, refuse
+from lit_robust.metrics.class_numbers import on_device
 
 
 def among_classes(logits: Tensor, classes: Sequence[int]) -> Tensor:
@@ -36,7 +37,7 @@ def among_classes(logits: Tensor, classes: Sequence[int]) -> Tensor:
             f"The set names class {max(classes)}, but the network has {logits.shape[1]} classes: give a network of the "
             "set's classes."
         )
-    kept = list(classes)
+    kept = on_device(tuple(classes), logits.device)
     chosen = torch.full_like(logits, -torch.inf)
     chosen[:, kept] = logits[:, kept]
     return chosen

@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from lit_robust.errors import DataError
 from lit_robust.metrics.checks import answered, numbered, refuse
+from lit_robust.metrics.class_numbers import on_device
 from lit_robust.metrics.plotting import Computed, shown
 
 Aggregation = Literal["mean", "max", "sum"]
@@ -40,7 +41,7 @@ def category_probabilities(
             "categories' classes."
         )
     probabilities = logits.float().softmax(1)
-    columns = [probabilities[:, list(classes)] for classes in categories.values()]
+    columns = [probabilities[:, on_device(tuple(classes), logits.device)] for classes in categories.values()]
     if aggregation == "mean":
         return torch.stack([column.mean(1) for column in columns], 1)
     if aggregation == "max":

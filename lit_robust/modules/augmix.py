@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_robust.batch import Batch
 from lit_robust.errors import UserError
 from lit_robust.models import Network
-from lit_robust.modules.augmix_operations import NOTHING, OPERATIONS, apply
+from lit_robust.modules.augmix_operations import NOTHING, OPERATIONS, apply, plan
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.optimisation import Optimisation
 from lit_robust.seeds import run_seed, stream_seed
@@ -68,10 +68,12 @@ class AugMix:
         shares = shares.view(self.width + 1, count, 1, 1, 1)
         pixels = (images.float() * 255).round()
         mixed = shares[0] * pixels
+        every_step = (self.width * deepest, count)
+        steps = plan(operations.reshape(every_step), amounts.reshape(every_step), images)
         for chain in range(self.width):
             changed = pixels
             for step in range(deepest):
-                changed = apply(changed, operations[chain, step], amounts[chain, step])
+                changed = apply(changed, steps[chain * deepest + step])
             mixed = mixed + shares[chain + 1] * changed
         return (mixed / 255).clamp(0, 1)
 

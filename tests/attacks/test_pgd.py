@@ -249,6 +249,15 @@ def test_with_eps_scales_the_step_and_keeps_the_rest() -> None:
         attack.with_eps(0.0).with_eps(1.0)
 
 
+def test_a_step_beyond_black_to_white_is_told_by_the_eps_of_the_sweep() -> None:
+    attack = PGD(norm="linf", eps=0.01, step_size=0.02)
+    assert attack.with_eps(0.5).step_size == 1.0
+    with pytest.raises(UserError, match=r"step_size 0\.02 at eps 0\.01 is 1\.2 in proportion at eps 0\.6,.*smaller"):
+        attack.with_eps(0.6)
+    with pytest.raises(UserError, match="eps is 4 in linf"):
+        attack.with_eps(4)
+
+
 def test_protocol_is_plain_and_tells_all_settings_apart() -> None:
     protocol = PGD().protocol()
     assert json.loads(json.dumps(protocol)) == protocol

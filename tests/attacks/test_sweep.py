@@ -93,6 +93,14 @@ def test_transfer_is_judged_by_the_other_network(trained: tuple[nn.Module, Tenso
     assert 0 < sum(expected) < len(expected)
 
 
+def test_a_network_under_test_that_answers_no_numbers_gives_no_verdict(
+    network: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    sweep = Sweep([PGD(eps=0.1, step_size=0.1, steps=1)], 8, network, lambda x: network(x) * float("nan"), random_of)
+    with pytest.raises(UserError, match="not a number for 8 of 8 attacked images"):
+        sweep.add(range(8), images, labels)
+
+
 @pytest.mark.parametrize("eps", [[], [0.2, 0.1], [0.1, 0.1]])
 def test_eps_must_rise(network: nn.Module, eps: Any) -> None:
     with pytest.raises(UserError, match="each larger than the one before"):

@@ -30,6 +30,10 @@ def affine(image, matrix):
     )
 
 
+def applied(images, operations, amounts):
+    return ops.apply(images, ops.plan(operations[None], amounts[None], images)[0])
+
+
 PEERS = {
     ops.AUTOCONTRAST: lambda image, _: ImageOps.autocontrast(Image.fromarray(image)),
     ops.EQUALIZE: lambda image, _: ImageOps.equalize(Image.fromarray(image)),
@@ -49,7 +53,7 @@ PEERS = {
 @pytest.mark.parametrize("amount", [-9.3, -0.7, 1.0, 4.4, 10.0])
 def test_an_operation_is_pillows(operation, amount):
     image = picture()
-    ours = ops.apply(tensor(image), np.array([operation]), np.array([amount]))[0].permute(1, 2, 0)
+    ours = applied(tensor(image), np.array([operation]), np.array([amount]))[0].permute(1, 2, 0)
     expected = np.array(PEERS[operation](image, amount), dtype=np.float32)
     difference = np.abs(ours.numpy() - expected)
     # Pillow cuts fractions of a level off, we round; on the border of what came from outside, floating point decides.
@@ -62,7 +66,7 @@ def test_pictures_with_hardly_any_levels_stay():
     nearly[0, 0] = 80
     for image in (flat, nearly):
         for operation in (ops.AUTOCONTRAST, ops.EQUALIZE):
-            ours = ops.apply(tensor(image), np.array([operation]), np.array([1.0]))[0].permute(1, 2, 0)
+            ours = applied(tensor(image), np.array([operation]), np.array([1.0]))[0].permute(1, 2, 0)
             assert np.array_equal(ours, np.array(PEERS[operation](image, 1.0)))
 
 
@@ -70,11 +74,27 @@ def test_each_image_gets_its_own_operation():
     images = tensor(*(picture(seed=seed) for seed in range(10)))
     operations = np.array([*range(9), ops.NOTHING])
     amounts = np.linspace(-8, 8, 10)
-    together = ops.apply(images, operations, amounts)
+    together = applied(images, operations, amounts)
     for place in range(10):
-        alone = ops.apply(images[place : place + 1], operations[place : place + 1], amounts[place : place + 1])
+        alone = applied(images[place : place + 1], operations[place : place + 1], amounts[place : place + 1])
         assert torch.equal(together[place], alone[0])
     assert torch.equal(together[9], images[9])
+
+
+def test_a_plan_of_many_steps_is_that_of_each_alone():
+    images = tensor(*(picture(seed=seed) for seed in range(12)))
+    random = np.random.default_rng(0)
+    operations, amounts = random.integers(-1, ops.OPERATIONS, (7, 12)), random.uniform(-10, 10, (7, 12))
+    for step, changes in enumerate(ops.plan(operations, amounts, images)):
+        assert torch.equal(ops.apply(images, changes), applied(images, operations[step], amounts[step]))
+
+
+def test_a_plan_is_copied_to_the_device_in_two_parts(monkeypatch):
+    copied = []
+    monkeypatch.setattr(torch, "from_numpy", lambda array: copied.append(array.shape) or torch.as_tensor(array))
+    AugMix().view(torch.rand(8, 3, 16, 16), np.random.default_rng(0))
+    # The chains' shares, and settings and rows of three chains of three steps.
+    assert copied == [(4, 8), (9, 8, 8), (9, 8)]
 
 
 def test_a_view_is_a_convex_combination_of_what_the_chains_make(monkeypatch):
@@ -113,14 +133,14 @@ def test_a_view_is_the_same_under_autocast():
 def test_depth_and_operations_are_drawn_evenly(monkeypatch):
     seen = []
 
-    def record(pixels, operations, amounts):
-        seen.append((operations.copy(), amounts.copy()))
-        return pixels
+    def record(operations, amounts, images):
+        seen.append((operations, amounts))
+        return [[]] * len(operations)
 
-    monkeypatch.setattr("lit_robust.modules.augmix.apply", record)
+    monkeypatch.setattr("lit_robust.modules.augmix.plan", record)
     AugMix(severity=3, width=2).view(torch.rand(6000, 3, 1, 1), np.random.default_rng(0))
-    operations = np.stack([entry[0] for entry in seen]).reshape(2, 3, 6000)
-    amounts = np.abs(np.stack([entry[1] for entry in seen]))
+    [(operations, amounts)] = seen
+    operations, amounts = operations.reshape(2, 3, 6000), np.abs(amounts)
     lengths = np.bincount((operations != ops.NOTHING).sum(1).ravel(), minlength=4) / 12000
     # Five standard deviations of a share of 12,000 draws are 0.022.
     assert np.abs(lengths - [0, 1 / 3, 1 / 3, 1 / 3]).max() < 0.022
