@@ -91,7 +91,7 @@ class RunResults:
         """Read a results file, or the one inside a run's folder.
 
         Raises:
-            UserError: there is none, it is not JSON, its schema is another, or a value or a count cannot be one.
+            UserError: there is none, it is not JSON, its schema is another, or an entry cannot be a result.
         """
         file = path / FILE_NAME if path.is_dir() else path
         try:
@@ -115,9 +115,21 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
     """Return one entry of a results file as a result.
 
     Raises:
-        UserError: its value is neither a finite number nor null, or its count no whole number.
+        UserError: its value is neither a finite number nor null, its count no whole number, its protocol no mapping, or
+            what names it no word.
     """
     result = Result(**entry)
+    for name in ("dataset", "metric", "unit"):
+        if not isinstance(entry[name], str):
+            raise UserError(
+                f"{result.key} of {file} has the {name} {entry[name]!r}, which is no word: write the file again with "
+                "`lit-robust test`."
+            )
+    if not isinstance(entry["protocol"], Mapping):
+        raise UserError(
+            f"{result.key} of {file} has the protocol {entry['protocol']!r}, which is no mapping: write the file again "
+            "with `lit-robust test`."
+        )
     value, count = entry["value"], entry["count"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise UserError(

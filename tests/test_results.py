@@ -40,6 +40,15 @@ def test_a_count_that_is_none_is_one_sentence(tmp_path, count):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["dataset", "metric", "unit", "protocol"])
+@pytest.mark.parametrize("said", [5, None, ["top1"]])
+def test_what_is_no_word_or_protocol_is_one_sentence(tmp_path, name, said):
+    with pytest.raises(UserError, match=rf"of .*results\.json has the {name}") as caught:
+        RunResults.load(written(tmp_path, **{name: said}))
+    assert repr(said) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, "0.5", True, [0.5]])
 def test_a_value_that_is_none_is_one_sentence(tmp_path, value):
     with pytest.raises(UserError, match=r"test/imagenet/top1 of .*results\.json has the value") as caught:
