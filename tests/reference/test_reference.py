@@ -1,4 +1,4 @@
-"""Class lists: counts, well-known places, and the digest of each list as it was when it was compared with its source."""
+"""Class lists: counts, well-known places, and the digest of each list that was compared with its source."""
 
 import hashlib
 import json
