@@ -91,13 +91,17 @@ class RunResults:
         """Read a results file, or the one inside a run's folder.
 
         Raises:
-            UserError: there is none, it is not JSON, its schema is another, or an entry cannot be a result.
+            UserError: there is none, it is not JSON, its schema is another, or a part cannot be what it says.
         """
         file = path / FILE_NAME if path.is_dir() else path
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise UserError(f"{file} has schema {content['schema']!r}; this version reads schema {SCHEMA}.")
+            if not (isinstance(content["run"], dict) and isinstance(content["model"], dict)):
+                raise UserError(
+                    f"The run or the model of {file} is no object: write the file again with `lit-robust test`."
+                )
             results = [_result(entry, file) for entry in content["results"]]
             examples = [Example(**entry) for entry in content["examples"]]
             return cls(run=content["run"], model=content["model"], results=results, examples=examples)
@@ -115,7 +119,7 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
     """Return one entry of a results file as a result.
 
     Raises:
-        UserError: its value is neither a finite number nor null, its count no whole number, its protocol no mapping, or
+        UserError: its value is neither a finite number nor null, its count no whole number, its protocol no object, or
             what names it no word.
     """
     result = Result(**entry)
@@ -127,7 +131,7 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
             )
     if not isinstance(entry["protocol"], Mapping):
         raise UserError(
-            f"{result.key} of {file} has the protocol {entry['protocol']!r}, which is no mapping: write the file again "
+            f"{result.key} of {file} has the protocol {entry['protocol']!r}, which is no object: write the file again "
             "with `lit-robust test`."
         )
     value, count = entry["value"], entry["count"]
