@@ -62,6 +62,10 @@ def parser_sentence(message: str) -> str:
         rest = key[2] if key else problem[2] if problem else line
         if rest and not NOISE.search(rest):
             reason = reason or rest.removeprefix("- ")
+    given = re.search(r"^\s*Given value: (.*)$", message, re.MULTILINE)
+    if given and re.fullmatch(r"Expected an? <class '[^']+'>", reason):
+        # Of an option that may be nothing, too, the value stands behind the alternatives; the innermost one first.
+        reason += f". Got value: {given[1]}"
     where = f"In {'.'.join(keys)}" if keys else ""
     where += f" ({owner.rsplit('.', 1)[-1]})" if owner else ""
     return f"{where}: {_mend(reason, owner)}".removeprefix(": ")
@@ -90,6 +94,9 @@ def _mend(reason: str, owner: str) -> str:
         group = re.search(r"Group '([^']+)'", reason)
         return f"there is no option {name!r}; {_suggest(name, _options(owner, group[1] if group else '', name))}"
     expected = re.search(r"Expected an? <class '([^']+)'>\.? Got value: (.*)", reason)
+    if expected and expected[1] in ("collections.abc.Sequence", "list"):
+        example = f"[{expected[2]}]" if re.fullmatch(r"[\w., /-]+", expected[2]) else "[1, 2]"
+        return f"expected a list, got {expected[2]!r}; write it in brackets, such as {example}."
     if expected:
         return f"expected {expected[1]}, got {expected[2]!r}; `--help` tells what it means."
     if "instantiatable class" in reason:

@@ -1,16 +1,12 @@
 """Measures taken again from kept predictions: the evaluations of a test, with stored answers instead of a network."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from torch import Tensor
+from pytorch_lightning import Trainer
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks import (
     CalibrationEvaluation,
     ClassSubsetAccuracy,
@@ -22,17 +18,18 @@ from lit_robust.callbacks import (
     ResultsFile,
     ShapeBiasEvaluation,
 )
+from lit_robust.callbacks.corruption import CLEAN
 from lit_robust.callbacks.decisions import read_decisions
 from lit_robust.callbacks.ood import Score
-from lit_robust.callbacks.prediction_parts import ANSWER, KeptSet, read_kept
+from lit_robust.callbacks.prediction_parts import KeptSet, read_kept
 from lit_robust.errors import UserError
 from lit_robust.metrics.shape_bias import Aggregation
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName
-from lit_robust.results import FILE_NAME, RunResults
+from lit_robust.replay import Answers, KeptData
+from lit_robust.results import FILE_NAME, Result, RunResults
 
 log = logging.getLogger(__name__)
-ROWS = 4096  # Samples a batch; no measure depends on it.
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Choices:
 
     aggregation: Aggregation = "mean"
     baseline: BaselineName | None = "imagenet-c"
-    clean: str = "imagenet"
+    clean: str = CLEAN
     scores: Sequence[Score] = ("max_softmax",)
     decisions: Path | None = None
 
@@ -79,8 +76,8 @@ def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
         The results file. Each value's protocol has ``recomputed``: from which run, and from what.
 
     Raises:
-        UserError: the run keeps no predictions, they are of different networks or not what a choice needs, or
-            ``output`` holds results that were not taken again.
+        UserError: the run keeps no predictions, they are of different networks, of another than the run's results or
+            not what a choice needs, or ``output`` holds results that were not taken again.
         DataError: the kept predictions are not one of each sample.
     """
     if output.resolve() == run.resolve():
@@ -91,6 +88,9 @@ def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
     networks = {str(kept.model.get("weights_sha256")) for kept in sets}
     if len(networks) > 1:
         raise UserError(f"The predictions in {run} are of {len(networks)} networks: test all sets again in one run.")
+    tested = RunResults.load(run) if (run / FILE_NAME).exists() else None
+    if tested is not None:
+        check_is_of_the_run(sets[0], tested, run)
     measures = [measure for kept in sets for measure in measures_of(kept, choices) if has_partner(measure, sets)]
     if not measures:
         raise UserError(f"The predictions in {run} allow no measure alone: test with KeepPredictions on more sets.")
@@ -104,7 +104,40 @@ def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
         callbacks=[*measures, ResultsFile(command)],
     )
     trainer.test(Answers(sets[0].model), KeptData(sets, run.resolve().name), verbose=False)
-    return output / "results.json"
+    if tested is not None:
+        given = {result.key for result in RunResults.load(output).results}
+        if missing := not_given(tested.results, given, [kept.described.name for kept in sets]):
+            log.warning("Of what %s measured, these are not taken again: %s.", run, ", ".join(missing))
+    return output / FILE_NAME
+
+
+def check_is_of_the_run(kept: KeptSet, tested: RunResults, run: Path) -> None:
+    """Raise a UserError where kept predictions and the results beside them are of different networks."""
+    own, other = (model.get("weights_sha256") for model in (kept.model, tested.model))
+    if None not in (own, other) and own != other:
+        raise UserError(
+            f"The predictions in {run} are of another network than its {FILE_NAME}, which a test without "
+            f"KeepPredictions wrote: test with it again, or move {FILE_NAME} away."
+        )
+
+
+def not_given(results: Sequence[Result], given: Collection[str], kept: Collection[str]) -> list[str]:
+    """Return which results of a run are missing among those taken again; those of a set not kept in one.
+
+    Args:
+        results: the run's.
+        given: keys of those taken again.
+        kept: names of the sets whose predictions were kept.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> one, other = (Result("imagenet", name, 0.5, "fraction", 9, {}) for name in ("top1", "best_theta_top1"))
+        >>> not_given([one, other, replace(one, dataset="pets")], {"test/imagenet/top1"}, ["imagenet"])
+        ['imagenet/best_theta_top1', 'all of pets']
+    """
+    missing = (result for result in results if result.key not in given)
+    names = (f"{each.dataset}/{each.metric}" if each.dataset in kept else f"all of {each.dataset}" for each in missing)
+    return list(dict.fromkeys(names))
 
 
 def check_is_replaceable(output: Path) -> None:
@@ -121,6 +154,9 @@ def check_choices(sets: Sequence[KeptSet], choices: Choices) -> None:
     Raises:
         UserError: they are not, or recorded decisions cannot be read.
     """
+    names = [kept.described.name for kept in sets]
+    if choices.clean != CLEAN and choices.clean not in names:
+        raise UserError(f"No predictions of {choices.clean} were kept: let clean name one of {', '.join(names)}.")
     if "memory_similarity" in choices.scores:
         raise UserError("memory_similarity needs the memory, and answers alone were kept: take it out of scores.")
     if choices.decisions is not None:
@@ -149,14 +185,16 @@ def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
         UserError: a score of strangeness needs logits, and probabilities were kept.
     """
     described, name = kept.described, kept.described.name
-    is_imagenet = kept.num_classes == len(imagenet_wnids())
     if described.categories:
         found: list[EvaluationCallback] = [ShapeBiasEvaluation(name, choices.aggregation, examples=0)]
         if choices.decisions is not None:
             found.append(ErrorConsistencyEvaluation(choices.decisions, name, choices.aggregation))
         return found
     if described.groups and all("/" in group for group in described.groups):
-        return [CorruptionEvaluation(name, choices.baseline if is_imagenet else None, choices.clean)]
+        # As CorruptionEvaluation has it: a set that does not state its classes passes for ImageNet's.
+        fits = described.protocol.get("num_classes") in (None, len(imagenet_wnids()))
+        baseline = choices.baseline if fits else None
+        return [CorruptionEvaluation(name, baseline, choices.clean), CalibrationEvaluation(name)]
     if len(described.groups) == 2:
         unknown = [score for score in choices.scores if score != "max_softmax"]
         if unknown and kept.what == "probabilities":
@@ -164,87 +202,6 @@ def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
         known = None if "in_distribution" in described.protocol else choices.clean
         return [OodEvaluation(name, choices.scores, known)]
     measures: list[EvaluationCallback] = [CleanAccuracy(name), CalibrationEvaluation(name)]
-    if is_imagenet and not described.classes:
+    if kept.num_classes == len(imagenet_wnids()) and not described.classes:
         measures += [ClassSubsetAccuracy(name, "imagenet-a"), ClassSubsetAccuracy(name, "imagenet-o")]
     return measures
-
-
-class Answers(LightningModule):
-    """Stands for the network: hands on the answers that a replayed batch holds.
-
-    Args:
-        model: what the module that gave them said of itself.
-    """
-
-    def __init__(self, model: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._model = dict(model)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the network's module said of itself."""
-        return self._model
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return the stored answers, fp32 ``[B, num_classes]``."""
-        return batch.image
-
-
-class KeptData(LightningDataModule):
-    """Gives kept predictions as test sets; where a batch's images would be, there are the answers.
-
-    Samples are numbered anew, so that those of a restricted set have no gaps.
-
-    Args:
-        sets: what was kept.
-        origin: name of the run it is from.
-    """
-
-    def __init__(self, sets: Sequence[KeptSet], origin: str) -> None:
-        super().__init__()
-        self.sets = sets
-        self.origin = origin
-
-    def sample_key(self, name: str) -> Callable[[int], str] | None:
-        """Return what gives the name of each sample of a set by its new number; None where the set knew none."""
-        kept = next(kept for kept in self.sets if kept.described.name == name)
-        names = kept.names
-        return None if names is None else lambda number: names[int(kept.index[number])]
-
-    @property
-    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
-        """Name to description of every set, which says where its answers are from."""
-        return {kept.described.name: self._described(kept) for kept in self.sets}
-
-    def _described(self, kept: KeptSet) -> EvaluationSet:
-        origin = {"run": self.origin, "from": kept.what, "number": kept.number}
-        return replace(kept.described, protocol={**kept.described.protocol, "recomputed": origin})
-
-    def test_dataloader(self) -> dict[str, "Replay"]:
-        """Return what replays each set, by name."""
-        return {kept.described.name: Replay(kept) for kept in self.sets}
-
-
-class Replay:
-    """Iterates over the kept samples of a set, in batches of at most ``ROWS``."""
-
-    def __init__(self, kept: KeptSet) -> None:
-        self.kept = kept
-
-    def __iter__(self) -> Iterator[Batch]:
-        for part in self.kept.parts():
-            for begin in range(0, len(part["index"]), ROWS):
-                yield self._batch({name: column[begin : begin + ROWS] for name, column in part.items()})
-
-    def _batch(self, columns: Mapping[str, Tensor]) -> Batch:
-        answer = columns[ANSWER].float()
-        if self.kept.what == "probabilities":
-            # A logarithm is a logit up to a constant; a probability of 0 becomes the least that is a finite number.
-            answer = answer.clamp_min(torch.finfo(torch.float32).tiny).log()
-        return Batch(
-            image=answer,
-            label=columns["label"],
-            index=torch.searchsorted(self.kept.index, columns["index"]),
-            valid=torch.ones_like(columns["label"], dtype=torch.bool),
-            group=columns.get("group"),
-            texture=columns.get("texture"),
-        )

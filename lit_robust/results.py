@@ -91,13 +91,17 @@ class RunResults:
         """Read a results file, or the one inside a run's folder.
 
         Raises:
-            UserError: there is none, it is not JSON, its schema is another, or a value or a count cannot be one.
+            UserError: there is none, it is not JSON, its schema is another, or a part cannot be what it says.
         """
         file = path / FILE_NAME if path.is_dir() else path
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise UserError(f"{file} has schema {content['schema']!r}; this version reads schema {SCHEMA}.")
+            if not (isinstance(content["run"], dict) and isinstance(content["model"], dict)):
+                raise UserError(
+                    f"The run or the model of {file} is no object: write the file again with `lit-robust test`."
+                )
             results = [_result(entry, file) for entry in content["results"]]
             examples = [Example(**entry) for entry in content["examples"]]
             return cls(run=content["run"], model=content["model"], results=results, examples=examples)
@@ -115,9 +119,21 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
     """Return one entry of a results file as a result.
 
     Raises:
-        UserError: its value is neither a finite number nor null, or its count no whole number.
+        UserError: its value is neither a finite number nor null, its count no whole number, its protocol no object, or
+            what names it no word.
     """
     result = Result(**entry)
+    for name in ("dataset", "metric", "unit"):
+        if not isinstance(entry[name], str):
+            raise UserError(
+                f"{result.key} of {file} has the {name} {entry[name]!r}, which is no word: write the file again with "
+                "`lit-robust test`."
+            )
+    if not isinstance(entry["protocol"], Mapping):
+        raise UserError(
+            f"{result.key} of {file} has the protocol {entry['protocol']!r}, which is no object: write the file again "
+            "with `lit-robust test`."
+        )
     value, count = entry["value"], entry["count"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise UserError(

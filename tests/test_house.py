@@ -35,6 +35,7 @@ TOP_FLOOR = {
     "sweep",
     "bench",
     "recompute",
+    "replay",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

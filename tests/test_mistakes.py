@@ -35,6 +35,7 @@ def sentence(args, capsys):
         (["--model.netwrk.name", "x"], "In model (StandardModule): there is no option 'netwrk.name'; did you mean"),
         (["--model.network.num_classes", "5"], "The network has 5 classes, but"),
         (["--model.network.num_classes", "five"], "expected int, got 'five'"),
+        (["--model.network.mean", "0.5"], "In model.network.mean (StandardModule): expected tuple, got '0.5';"),
         (["--model.network.name", "resnet50"], "Unknown network 'resnet50': write torchvision/<name>"),
         (["--data.root", "/nowhere"], "There is no folder /nowhere/imagenet: check the path"),
         (["--model.network.weights", "/nowhere.pt"], "There is no weights file /nowhere.pt: check the path."),
@@ -63,6 +64,7 @@ def test_on_the_command_line(words, more, expected, capsys):
         (("trainer", "callbacks", 2, "init_args"), "datset", "(CleanAccuracy): there is no option 'datset'; did you"),
         (("trainer", "callbacks", 3, "init_args", "attack", "init_args"), "epsilon", "(PGD): there is no option"),
         (("data", "init_args", "members", 0, "init_args"), "batchsize", "did you mean 'batch_size'?"),
+        (("trainer", "callbacks", 3, "init_args"), "eps", "eps (AdversarialAccuracy): expected a list, got '1'; write"),
         ((), "modle", "there is no option 'modle'; did you mean 'model'?"),
     ],
 )

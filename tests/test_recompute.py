@@ -2,12 +2,13 @@
 
 import json
 import math
-from shutil import copytree, ignore_patterns
+from shutil import copytree, ignore_patterns, rmtree
 
 import pytest
 import torch
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file, save_file
+from tiny_sets import write
 
 from lit_robust.callbacks import (
     CalibrationEvaluation,
@@ -92,6 +93,7 @@ def tested(toy, module, decisions, tmp_path_factory):
         module,
         CleanAccuracy(),
         CalibrationEvaluation(),
+        CalibrationEvaluation("imagenet-c-like"),
         CorruptionEvaluation("imagenet-c-like", baseline=None),
         OodEvaluation(scores=["max_softmax", "energy"]),
         ShapeBiasEvaluation(aggregation="max"),
@@ -300,11 +302,53 @@ def test_another_runs_results_are_not_replaced(tested, decisions, tmp_path, caps
         recompute(tmp_path / "vict", tmp_path / "again", Choices(), "")
 
 
+def test_another_networks_results_beside_the_predictions_are_told(tested, tmp_path):
+    copytree(tested, tmp_path / "run")
+    file = tmp_path / "run" / "results.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"model": {**content["model"], "weights_sha256": "another"}}))
+    with pytest.raises(UserError, match="are of another network than its results.json"):
+        recompute(tmp_path / "run", tmp_path / "again", Choices(), "")
+    assert not (tmp_path / "again").exists()
+    # Who says nothing says nothing else.
+    file.write_text(json.dumps(content | {"model": {}}))
+    recompute(tmp_path / "run", tmp_path / "again", Choices(), "")
+
+
+def test_what_a_run_measured_and_predictions_do_not_give_is_told(tested, tmp_path, caplog):
+    """Error consistency without the recorded decisions, and a set whose predictions are gone."""
+    copytree(tested, tmp_path / "run")
+    rmtree(tmp_path / "run" / "predictions" / "imagenet-o")
+    recompute(tmp_path / "run", tmp_path / "again", Choices(), "")
+    (message,) = (message for message in caplog.messages if "not taken again" in message)
+    lost = "cue-conflict/error_consistency_subject_01, cue-conflict/error_consistency_humans"
+    assert message.endswith(f"these are not taken again: all of imagenet-o, {lost}.")
+
+
+def test_a_set_that_states_no_classes_has_corruption_errors(tmp_path, caplog):
+    """As in the run itself: such a set passes for one of ImageNet's 1,000, whatever the network has."""
+    for severity in range(1, 6):
+        write(tmp_path / "data" / "imagenet-c" / "fog" / str(severity), "val", [3, 0, 5, 3], num_classes=None)
+    corrupted = ImageNetCDataModule(corruptions=["fog"], **SMALL)
+    network = StandardModule(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    callbacks = [CorruptionEvaluation(), KeepPredictions("imagenet-c"), ResultsFile()]
+    trainer = Trainer(default_root_dir=tmp_path / "run", callbacks=callbacks, **quiet)
+    trainer.test(network, RobustnessSuite([corrupted], tmp_path / "data"), verbose=False)
+    found = values(tmp_path / "run")
+    again = values(recompute(tmp_path / "run", tmp_path / "again", Choices(), "").parent)
+    assert "test/imagenet-c/ce_fog" in found
+    for key, result in found.items():
+        assert again[key].value == result.value
+    assert not [message for message in caplog.messages if "not taken again" in message]
+
+
 def test_choices_that_nothing_follows_are_told(toy, tested, decisions, tmp_path):
     copytree(tested / "predictions" / "imagenet", tmp_path / "run" / "predictions" / "imagenet")
     for choices, says in (
         (Choices(decisions=tmp_path / "nofile.csv"), "nofile.csv cannot be read"),
         (Choices(decisions=decisions), "No kept set has categories"),
+        (Choices(clean="imagnet"), "No predictions of imagnet were kept: let clean name one of imagenet"),
         (Choices(scores=["memory_similarity"]), "memory_similarity needs the memory"),
     ):
         with pytest.raises(UserError, match=says):

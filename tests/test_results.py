@@ -40,6 +40,23 @@ def test_a_count_that_is_none_is_one_sentence(tmp_path, count):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["dataset", "metric", "unit", "protocol"])
+@pytest.mark.parametrize("said", [5, None, ["top1"]])
+def test_what_is_no_word_or_protocol_is_one_sentence(tmp_path, name, said):
+    with pytest.raises(UserError, match=rf"of .*results\.json has the {name}") as caught:
+        RunResults.load(written(tmp_path, **{name: said}))
+    assert repr(said) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["run", "model"])
+def test_a_run_or_a_model_that_is_none_is_one_sentence(tmp_path, name):
+    file = written(tmp_path) / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: "standard"}))
+    with pytest.raises(UserError, match=r"The run or the model of .*results\.json is no object"):
+        RunResults.load(tmp_path)
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, "0.5", True, [0.5]])
 def test_a_value_that_is_none_is_one_sentence(tmp_path, value):
     with pytest.raises(UserError, match=r"test/imagenet/top1 of .*results\.json has the value") as caught:

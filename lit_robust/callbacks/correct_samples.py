@@ -13,6 +13,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.decisions import sample_keys
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.restriction import SampleRestriction
+from lit_robust.callbacks.results_file import description
 from lit_robust.callbacks.selection import SCHEMA, samples_digest
 from lit_robust.errors import UserError
 from lit_robust.files import write_text
@@ -29,6 +31,8 @@ class CorrectSamples(EvaluationCallback):
     names and has each image once, so that the same images are found in other shards. Nothing is written where only a
     part of the set was evaluated. The state is 16 bytes for each right answer, on the module's device.
 
+    An earlier run's file goes when the test begins: it is another network's.
+
     Args:
         dataset: name of the test loader.
     """
@@ -37,7 +41,21 @@ class CorrectSamples(EvaluationCallback):
         super().__init__(dataset)
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Forget an earlier run's samples."""
+        """Forget an earlier run's samples; rank 0 removes its file.
+
+        Raises:
+            UserError: a restriction of this run needs that file.
+        """
+        trainer = module.trainer
+        self.file = Path(trainer.default_root_dir) / f"correct-{self.dataset}.json"
+        restrictions = [c for c in trainer.callbacks if isinstance(c, SampleRestriction)]  # type: ignore[attr-defined]
+        if self.file.resolve() in {file.resolve() for one in restrictions for file in one.files}:
+            raise UserError(
+                f"{self.label} would replace {self.file}, which a SampleRestriction of this test takes: set "
+                "trainer.default_root_dir to another folder."
+            )
+        if trainer.is_global_zero:
+            self.file.unlink(missing_ok=True)
         # A restriction leaves each sample its number among all.
         whole = module.trainer.datamodule.evaluation_sets[self.dataset]  # type: ignore[attr-defined]
         self.digest, self.whole = samples_digest(whole), whole
@@ -74,11 +92,12 @@ class CorrectSamples(EvaluationCallback):
             "schema": SCHEMA,
             "dataset": self.dataset,
             "samples_sha256": self.digest,
+            "weights_sha256": description(trainer.lightning_module).get("weights_sha256"),
             "count": self.whole.count,
             "correct": [number for number, _ in self.found],
             **self._named(trainer),
         }
-        write_text(Path(trainer.default_root_dir) / f"correct-{self.dataset}.json", json.dumps(content) + "\n")
+        write_text(self.file, json.dumps(content) + "\n")
         return []
 
     def _named(self, trainer: Trainer) -> dict[str, list[Any]]:

@@ -20,6 +20,8 @@ from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
 from lit_robust.results import Example, Result
 
+CLEAN = "imagenet"
+
 
 class CorruptionEvaluation(EvaluationCallback):
     """Mean corruption error, and accuracy of every corruption and severity (Hendrycks & Dietterich 2019).
@@ -32,14 +34,15 @@ class CorruptionEvaluation(EvaluationCallback):
         baseline: AlexNet's errors, which are the unit of corruption errors: ``imagenet-c`` measured on all 50,000
             images, or ``robustbench-5000`` on RobustBench's choice; null for a set of other classes than ImageNet's,
             and gives accuracies alone.
-        clean: name of the test loader with the images as they were; nothing is relative where the run has none.
+        clean: name of the test loader with the images as they were; nothing is relative where the run has no
+            ``imagenet``, or left the named set out.
     """
 
     def __init__(
         self,
         dataset: str = "imagenet-c",
         baseline: BaselineName | None = "imagenet-c",
-        clean: str = "imagenet",
+        clean: str = CLEAN,
     ) -> None:
         super().__init__(dataset)
         self.baseline = None if baseline is None else corruption_baseline(baseline)
@@ -54,8 +57,16 @@ class CorruptionEvaluation(EvaluationCallback):
         """Set the sums to zero.
 
         Raises:
-            UserError: the set has no cells, or no classes that the baseline was measured on.
+            UserError: the set has no cells, or no classes that the baseline was measured on, or the data have no set
+                that ``clean`` names.
         """
+        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        if self.other_described is None and self.clean not in (CLEAN, *getattr(data, "missing_sets", {})):
+            names = ", ".join(name for name in data.evaluation_sets if name != self.dataset) or "no other set"
+            raise UserError(
+                f"{self.label} has errors relative to {self.clean!r}, but the data have {names}: add that data module, "
+                "or let clean name another."
+            )
         if not described.groups:
             raise UserError(f"{self.dataset} has no corruptions: name a set such as imagenet-c.")
         known = described.protocol.get("num_classes")

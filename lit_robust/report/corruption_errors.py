@@ -19,11 +19,11 @@ def corruption_error_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
         runs: unique label to results; a run's place settles its colour and mark.
     """
     plots = []
-    for dataset, title in corrupted_sets(runs).items():
+    for number, (dataset, title) in enumerate(corrupted_sets(runs).items()):
         values = {label: corruption_values(found, dataset) for label, found in runs.items()}
         values = {label: found for label, found in values.items() if found.errors}
         if values:
-            plots.append(_plot(values, list(runs), title, f"errors-{dataset}"))
+            plots.append(_plot(values, list(runs), title, f"errors-{number}"))
     return plots
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lit_robust.report.titles import CORRUPTED_SETS, corrupted, dataset_title
+from lit_robust.report.titles import corrupted, dataset_title, of_corruptions, order
 from lit_robust.results import Result, RunResults
 
 # Reading order and groups of Hendrycks and Dietterich 2019, figure 1; the last four enter no mean.
@@ -41,7 +41,7 @@ def corruption_values(found: RunResults, dataset: str) -> CorruptionValues:
 
     Args:
         found: the run's results.
-        dataset: ``imagenet-c`` or ``imagenet-c-like``.
+        dataset: the benchmark's name, such as ``imagenet-c``.
     """
     values = CorruptionValues()
     for result in found.results:
@@ -72,10 +72,9 @@ def in_order(corruptions: Iterable[str]) -> list[str]:
 
 
 def corrupted_sets(runs: Mapping[str, RunResults]) -> dict[str, str]:
-    """Return the corruption benchmarks that any run has values of: name to title."""
-    sets: dict[str, str] = {}
-    for name in CORRUPTED_SETS:
-        own = [result for found in runs.values() for result in found.results if result.dataset == name]
-        if own:
-            sets[name] = dataset_title(name, own)
-    return sets
+    """Return the corruption benchmarks that any run has values of, in the table's order: name to title."""
+    sets: dict[str, list[Result]] = {}
+    for result in sorted((result for found in runs.values() for result in found.results), key=order):
+        if of_corruptions(result):
+            sets.setdefault(result.dataset, []).append(result)
+    return {name: dataset_title(name, own) for name, own in sets.items()}

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lit_robust.report.titles import CORRUPTED_SETS, corrupted, dataset_title, metric_title, order, sweep
+from lit_robust.report.titles import corrupted, dataset_title, metric_title, of_corruptions, order, sweep
 from lit_robust.results import Result, RunResults
 
 CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING = "clean", "adversarial", "natural", "shape", "memory", "training"
 SECTIONS = (CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)
-NATURAL_SETS = (*CORRUPTED_SETS, "imagenet-a", "imagenet-o", "stylized-imagenet")
+NATURAL_SETS = ("imagenet-a", "imagenet-o", "stylized-imagenet")  # beside those of corruptions
 CALIBRATION = ("rms_calibration_error", "ece", "aurra")
 SHAPE_METRICS = ("shape_", "texture_", "other_", "error_consistency_", "accuracy_without_conflict")
 # What the modules and OverfittingMonitor log while a network trains; of two losses only some schemes have the second.
@@ -125,9 +125,13 @@ def section_of(result: Result) -> str:
         return MEMORY if place.threat in ("gray-box", "memory-surrogate") else ADVERSARIAL
     if result.metric.endswith("_memory_similarity") or _theta(result) or result.metric.startswith("best_theta_"):
         return MEMORY
-    if result.dataset in NATURAL_SETS:
+    if _is_natural(result):
         return NATURAL
     return SHAPE if result.metric.startswith(SHAPE_METRICS) else CLEAN
+
+
+def _is_natural(result: Result) -> bool:
+    return result.dataset in NATURAL_SETS or of_corruptions(result)
 
 
 def _panel_title(result: Result, titles: Mapping[str, str]) -> str:
@@ -189,7 +193,7 @@ def _of_sets(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple
     for dataset, measures in sets.items():
         title, key = titles[dataset], f"test/{dataset}"
         has_bias = any(result.metric == "shape_bias" for result in measures)
-        section = NATURAL if dataset in NATURAL_SETS else SHAPE if has_bias else CLEAN
+        section = NATURAL if any(map(_is_natural, measures)) else SHAPE if has_bias else CLEAN
         if any((cell := corrupted(result)) and cell.severity for result in measures):
             heat_map, table = f"{key}/accuracy_by_cell_heat_map", f"{key}/accuracy_by_cell"
             found.append((section, Panel("images", f"{title}: accuracy by corruption and severity", (heat_map,))))

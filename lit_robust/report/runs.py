@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
@@ -58,23 +58,11 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
         raise UserError("No run is named: give at least one folder that `lit-robust test` wrote into.")
     found = [RunResults.load(path) for path in paths]
     folders = [path if path.is_dir() else path.parent for path in paths]
-    for path, results in zip(paths, found, strict=True):
-        _check(path, results)
     names = [
         str(results.run.get("name") or folder.resolve().name) for results, folder in zip(found, folders, strict=True)
     ]
     labels = unique_labels(names, folders)
     return [Run(*entry) for entry in zip(labels, folders, found, strict=True)]
-
-
-def _check(path: Path, found: RunResults) -> None:
-    if not isinstance(found.run, Mapping) or not isinstance(found.model, Mapping):
-        raise UserError(f"The run or the model of {path} is no object: write the file again with `lit-robust test`.")
-    for result in found.results:
-        if not isinstance(result.protocol, Mapping):
-            raise UserError(
-                f"{result.key} of {path} has no protocol object: write the file again with `lit-robust test`."
-            )
 
 
 def unique_labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:

@@ -43,6 +43,7 @@ METRICS = {
     "other_decisions": "Other decisions",
 }
 SCORES = {"aupr": "AUPR", "auroc": "AUROC", "fpr95": "FPR at 95 % recall"}
+# By these names where a protocol does not list its cells, as those of published values do not.
 CORRUPTED_SETS = ("imagenet-c", "imagenet-c-like")
 NORMS = {"l2": "L2", "linf": "L\N{INFINITY}", "l1": "L1"}
 THREATS = ("white-box", "memory-surrogate", "gray-box", "black-box")
@@ -107,6 +108,16 @@ def _threat(stem: str, protocol: Mapping[str, Any]) -> str:
     return str(protocol.get("threat_model", named[1].replace("_", "-") if named else "white-box"))
 
 
+def of_corruptions(result: Result) -> bool:
+    """Tell whether a value is of a corruption benchmark, which may have any name.
+
+    Example:
+        >>> of_corruptions(Result("fog-and-snow", "mce", 0.8, "fraction", 10, {"cells": ["fog/1", "snow/1"]}))
+        True
+    """
+    return "cells" in result.protocol or result.dataset in CORRUPTED_SETS
+
+
 def corrupted(result: Result) -> Corrupted | None:
     """Return which corruption, and which severity, a value of a corruption benchmark is of; None for other metrics.
 
@@ -115,7 +126,7 @@ def corrupted(result: Result) -> Corrupted | None:
         Corrupted(kind='top1', corruption='fog', severity=3)
     """
     matched = re.fullmatch(r"(ce|top1)_(\w+?)(?:_([1-5]))?", result.metric)
-    if result.dataset not in CORRUPTED_SETS or matched is None:
+    if matched is None or not of_corruptions(result):
         return None
     return Corrupted(matched[1], matched[2], int(matched[3]) if matched[3] else None)
 

@@ -233,6 +233,10 @@ def test_restriction_to_what_two_networks_get_right(toy, module, logits, tmp_pat
     [
         (lambda: CorruptionEvaluation("imagenet-c-like"), "has 8 classes, and AlexNet's errors"),
         (lambda: CorruptionEvaluation("imagenet", baseline=None), "imagenet has no corruptions"),
+        (
+            lambda: CorruptionEvaluation("imagenet-c-like", None, "imagnet"),
+            "CorruptionEvaluation on imagenet-c-like has errors relative to 'imagnet', but the data have imagenet",
+        ),
         (lambda: OodEvaluation("imagenet"), "no images out of distribution"),
         (lambda: ClassSubsetAccuracy(), "imagenet has 8 classes"),
         (lambda: CalibrationEvaluation("cue-conflict"), "that set has categories"),

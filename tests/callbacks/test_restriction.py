@@ -144,7 +144,9 @@ def test_two_ranks_keep_the_samples_of_one(root, lists, tmp_path):
     callbacks = [SampleRestriction(lists, "imagenet-c"), CorrectSamples(), CorruptionEvaluation(baseline=None)]
     two = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
     found = run(tmp_path, data, Scripted(RIGHT["second"]), *callbacks, **two)
-    assert json.loads((tmp_path / "correct-imagenet.json").read_text()) == json.loads(lists[1].read_text())
+    written, first = (json.loads(file.read_text()) for file in (tmp_path / "correct-imagenet.json", lists[1]))
+    # The layers beneath the script are drawn anew.
+    assert written | {"weights_sha256": ""} == first | {"weights_sha256": ""}
     assert found["test/imagenet-c/top1_fog_1"].count == len(BOTH)
     assert found["test/imagenet-c/mean_accuracy_of_tested_cells"].count == 2 * len(BOTH)
 
@@ -156,6 +158,20 @@ def test_a_limited_test_gives_its_results_without_a_list(root, tmp_path, caplog)
     assert found["test/imagenet/top1"].count == 4
     assert "No list of right samples of imagenet is written, as only 4 of 7 were evaluated." in caplog.messages
     assert not list(tmp_path.glob("correct-*"))
+
+
+def test_a_list_is_of_the_network_that_was_tested_last(root, tmp_path):
+    """Another network's list does not stay beside results of a part of the set, which has none."""
+    data, file = RobustnessSuite([clean()], root), tmp_path / "correct-imagenet.json"
+    run(tmp_path, data, Scripted([0, 2]), CorrectSamples())
+    model = RunResults.load(tmp_path).model
+    assert json.loads(file.read_text())["weights_sha256"] == model["weights_sha256"]
+    with pytest.raises(UserError, match=r"CorrectSamples on imagenet would replace .*correct-imagenet\.json, which a"):
+        run(tmp_path, data, Scripted([0]), SampleRestriction([file]), CorrectSamples())
+    assert file.exists()
+    data.limit = 4
+    run(tmp_path, data, Scripted([0]), CorrectSamples())
+    assert not file.exists()
 
 
 def changed(lists, folder, **changes):

@@ -22,6 +22,7 @@ CALLBACKS = [
     {"class_path": "OodEvaluation"},
     {"class_path": "AdversarialAccuracy", "init_args": {"dataset": "imagenet-a", "attack": PGD, "examples": 2}},
     {"class_path": "CleanAccuracy", "init_args": {"dataset": "imagenet-a"}},
+    {"class_path": "CorrectSamples", "init_args": {"dataset": "imagenet-a"}},
     {"class_path": "CleanAccuracy"},
     {"class_path": "ShapeBiasEvaluation", "init_args": {"examples": 2}},
 ]
@@ -107,11 +108,14 @@ def test_a_test_goes_on_at_the_set_it_was_in(recipe, tmp_path, monkeypatch):
         "OodEvaluation on imagenet-o",
         "adversarial_accuracy_l2 on imagenet-a",
         "CleanAccuracy on imagenet-a",
+        "CorrectSamples on imagenet-a",
     }
     stop(recipe, stopped, "imagenet", monkeypatch)
     # Relative errors need the clean set, too: what was counted of the corrupted one is kept.
     assert run(recipe, stopped) == ["imagenet"]
     assert told(stopped) == whole
+    lists = [(folder / "correct-imagenet-a.json").read_text() for folder in (tmp_path / "whole", stopped)]
+    assert lists[0] == lists[1]
     assert set(RunResults.load(stopped).run["resumed"]) == {*labels, "ShapeBiasEvaluation on cue-conflict"}
     assert not (stopped / "unfinished-test").exists()
     # It has ended: another starts anew.

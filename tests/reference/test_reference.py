@@ -1,3 +1,8 @@
+"""Class lists: counts, well-known places, and the digest of each list that was compared with its source."""
+
+import hashlib
+import json
+
 from lit_robust.reference import (
     imagenet_categories,
     imagenet_names,
@@ -5,6 +10,10 @@ from lit_robust.reference import (
     imagenet_wnids,
     restricted_imagenet,
 )
+
+
+def digest(value):
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def test_imagenet_classes():
@@ -16,6 +25,8 @@ def test_imagenet_classes():
     assert (wnids[250], names[250]) == ("n02110185", "Siberian husky")
     assert (wnids[340], names[340]) == ("n02391049", "zebra")
     assert names[999] == "toilet tissue"
+    # Equal to timm 1.0.31's ``ImageNetInfo("imagenet-1k")`` and to the categories of torchvision's weights.
+    assert digest([wnids, names]) == "9bb94483a7f277d041850b3de58c87fa03e9f545df7d3655b523290d85d867f4"
 
 
 def test_sixteen_categories():
@@ -32,6 +43,8 @@ def test_sixteen_categories():
     names = imagenet_names()
     assert names[categories["airplane"][0]] == "airliner"
     assert all("elephant" in names[number] for number in categories["elephant"])
+    # Equal to the lists of that file at commit 6468a0e; they gave the SqueezeNet's counts of shared/real/README.md.
+    assert digest(categories) == "38f860b2c576faa332251d0dc8147bb3f753fc8806f3a2048f2dc480cce0c63c"
 
 
 def test_the_classes_of_imagenet_a_and_o():
@@ -43,6 +56,9 @@ def test_the_classes_of_imagenet_a_and_o():
     assert list(a) == sorted(set(a))
     assert list(o) == sorted(set(o))
     assert max(*a, *o) < 1000
+    # A is equal to timm 1.0.31's ``imagenet_a_indices.txt``; of O the sum above is all it was compared with.
+    assert digest(a) == "a2d0b3a7d6a8360fe7f554b7d415a24d98606a78719bdb39cf9fa87587679785"
+    assert digest(o) == "cfcc4dbbe327f439a9916c517171dbb86076c6723118327cb4f37e2eaad163d6"
 
 
 def test_the_superclasses_of_restricted_imagenet():

@@ -1,13 +1,15 @@
 """Heat maps and corruption errors: what stands in them against what was put in."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from lit_robust.report.corruption_errors import corruption_error_plots
-from lit_robust.report.corruptions import corruption_values, in_order
+from lit_robust.report.corruptions import corrupted_sets, corruption_values, in_order
 from lit_robust.report.heatmap import heat_maps
+from lit_robust.report.table import compare
 from lit_robust.results import Result, RunResults
 
 NAMES = ("gaussian_noise", "fog", "saturate")
@@ -56,6 +58,26 @@ def test_both_benchmarks_are_kept_apart():
     assert "ImageNet-C: accuracy" in html
     assert "ImageNet-C-like: accuracy" in html
     assert not corruption_values(like, "imagenet-c").cells
+
+
+def test_a_benchmark_of_any_name_has_figures_under_its_own():
+    """A set is known by its cells; those of one name are one figure, whoever lists them."""
+    found = measured(cells=["fog/1"])
+    found.results = [replace(r, dataset='my "fog" & snow', protocol={"cells": ["fog/1"]}) for r in found.results]
+    runs = {"mine": found, "published": measured()}
+    assert corrupted_sets(runs) == {"imagenet-c": "ImageNet-C", 'my "fog" & snow': 'my "fog" & snow'}
+    html = f"<div>{heat_maps(runs)}</div>"
+    assert [head.text for head in ElementTree.fromstring(html).iter("h3")] == [
+        "ImageNet-C: accuracy, %",
+        'my "fog" & snow: accuracy, %',
+    ]
+    plots = corruption_error_plots(runs)
+    assert [plot.title for plot in plots] == ["ImageNet-C: corruption errors", 'my "fog" & snow: corruption errors']
+    ids = [
+        set(re.findall(r'\bid="([^"]+)"', ElementTree.tostring(ElementTree.fromstring(p.svg)).decode())) for p in plots
+    ]
+    assert not ids[0] & ids[1]
+    assert {column.title for column in compare(runs).columns} == {"mCE"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])

@@ -95,6 +95,19 @@ def test_measures_stand_where_one_looks_for_them():
     assert found["memory"]["ImageNet: best theta"] == ("test/imagenet/best_theta_top1",)
 
 
+def test_corruptions_of_any_name_are_natural():
+    """Four accuracies and their set's images: the heat map, the table, and a panel a severity, none under clean."""
+    metrics = ("top1_fog_1", "top1_snow_1", "top1_fog", "mean_accuracy_of_tested_cells", "rms_calibration_error")
+    mine = [result("fog-and-snow", metric, cells=["fog/1", "snow/1"]) for metric in metrics]
+    found = panels(RunResults({}, {"module": "StandardModule"}, mine))
+    assert list(found) == ["natural", "training"]
+    assert found["natural"]["fog-and-snow: accuracy by corruption, severity 1"] == (
+        "test/fog-and-snow/top1_fog_1",
+        "test/fog-and-snow/top1_snow_1",
+    )
+    assert "fog-and-snow: accuracy by corruption and severity" in found["natural"]
+
+
 def test_titles_tell_toy_sets_from_the_papers():
     """Only some values say how many classes there are; the panels of all of them have the toy set's title."""
     toy = RunResults(

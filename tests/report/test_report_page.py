@@ -230,12 +230,6 @@ def test_no_run_and_an_unknown_suffix_are_refused(tmp_path):
         write_report([write_run(tmp_path / "a")], tmp_path / "r.pdf")
 
 
-def test_a_protocol_that_is_no_object_is_refused(tmp_path):
-    RunResults({}, {}, [Result("imagenet", "top1", 0.5, "fraction", 3, [])]).save(tmp_path / "a")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="has no protocol object"):
-        load_runs([tmp_path / "a"])
-
-
 def test_labels_are_unique(tmp_path):
     a, b = write_run(tmp_path / "x" / "1"), write_run(tmp_path / "x" / "2")
     assert [run.label for run in load_runs([a, b])] == ["standard (1)", "standard (2)"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_robust.report.titles import Corrupted, corrupted, dataset_title, metric_title
+from lit_robust.report.titles import Corrupted, corrupted, dataset_title, is_detail, metric_title
 from lit_robust.results import Result
 
 
@@ -63,3 +63,8 @@ def test_corrupted_values_are_told_from_other_accuracies():
     assert place("imagenet-c", "mean_accuracy") is None
     assert place("imagenet-c", "top1") is None
     assert place("imagenet", "top1_imagenet_a_classes") is None
+    mine = Result("fog-only", "top1_fog_3", 0.5, "fraction", 10, {"cells": ["fog/3"]})
+    assert corrupted(mine) == Corrupted("top1", "fog", 3)
+    assert metric_title(mine) == "Top-1, fog, 3"
+    assert is_detail(mine)
+    assert place("fog-only", "top1_fog_3") is None
