@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# Tests run beside each other on few cores; two threads each would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests run beside each other on few cores, where two threads each would only wait for each other; and a test that forks
+# would wait for ever for those of its parent.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("WANDB_SILENT", "true")
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
