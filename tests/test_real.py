@@ -3,10 +3,17 @@
 Slow (about a minute): proves that decoding, resizing, category mapping and weights together give published answers.
 """
 
+import io
+import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torchvision.models import squeezenet1_1
+from torchvision.transforms.functional import center_crop, resize
 
 from lit_robust.cli import main
 from lit_robust.results import RunResults
@@ -61,6 +68,53 @@ def test_squeezenet_on_resized_cue_conflict(real, shards, tmp_path):
     decisions = [found[f"{kind}_decisions"].value for kind in ("shape", "texture", "other")]
     assert [close(*pair) for pair in zip(decisions, (81, 154, 173), strict=True)] == [True] * 3
     assert close(found["accuracy_without_conflict"].value * 24, 16)
+
+
+def test_squeezenet_under_corruptions_written_out_here(real, shards, tmp_path):
+    """Two cells of the README's table, by Pillow, NumPy and plain torch: contrast 0.2, JPEG quality 15, severity 3.
+
+    Both corruptions draw nothing; their numbers are hendrycks/robustness's (``make_imagenet_c.py``).
+    """
+
+    def contrast(pixels):
+        values = pixels / 255
+        means = values.mean((0, 1), keepdims=True)
+        return (((values - means) * 0.2 + means).clip(0, 1) * 255).astype(np.uint8)
+
+    def jpeg(pixels):
+        held = io.BytesIO()
+        Image.fromarray(pixels).save(held, "JPEG", quality=15)
+        return np.asarray(Image.open(held))
+
+    weights = real / "squeezenet1_1-imagenet.pt"
+    network = squeezenet1_1()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.eval()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    right = {contrast: 0, jpeg: 0}
+    for number, file in enumerate(sorted((shards.parent / "imagenet-sample").glob("*.JPEG"))):
+        image = center_crop(resize(Image.open(file).convert("RGB"), 256), 224)
+        for corrupted in right:
+            pixels = torch.from_numpy(corrupted(np.asarray(image)).copy()).permute(2, 0, 1) / 255
+            with torch.no_grad():
+                # The sample has every fifth class, in the order of the sorted WordNet ids.
+                right[corrupted] += int(network(((pixels - mean) / std)[None]).argmax()) == 5 * number
+
+    cells = {
+        "corruptions": ["contrast", "jpeg_compression"],
+        "severities": [3],
+        "eval_batch_size": 64,
+        "num_workers": 0,
+    }
+    members = [{"class_path": "lit_robust.data.ImageNetCLikeDataModule", "init_args": cells}]
+    words = ["-c", str(CONFIGS / "eval/imagenet-c-like.yaml"), "--data.root", str(shards), *NETWORK, str(weights)]
+    measure = {"dataset": "imagenet-c-like"}
+    callbacks = [{"class_path": "lit_robust.callbacks.CorruptionEvaluation", "init_args": measure}]
+    words += ["--data.members", json.dumps(members), "--trainer.callbacks", json.dumps(callbacks)]
+    found = measured(words, tmp_path)
+    for metric, corruption, in_the_readme in (("contrast", contrast, 56), ("jpeg_compression", jpeg, 50)):
+        assert close(found[f"top1_{metric}_3"].value * 200, right[corruption])
+        assert close(right[corruption], in_the_readme)
 
 
 def test_pictures_come_back_byte_for_byte(real, shards):
