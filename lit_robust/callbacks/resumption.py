@@ -77,7 +77,8 @@ class Resumption(Callback):
             evaluation.half = read_half(place, trainer.global_rank, done) if done and not evaluation.stored else None
         self.kept = set(stored)
         if stored or halves:
-            log.info("An interrupted test goes on with %s.", ", ".join(name for name in loaders if name not in finished))
+            read = [name for name in loaders if name not in finished]
+            log.info("An interrupted test goes on with %s.", ", ".join(read))
         if finished:
             warnings.filterwarnings("ignore", message="Total length of `NoBatches` across ranks is zero")
         return {name: NoBatches() if name in finished else loader for name, loader in loaders.items()}
