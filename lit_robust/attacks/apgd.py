@@ -12,8 +12,9 @@ from lit_robust.attacks.checks import check_choice, check_eps
 from lit_robust.attacks.climb import Climb, checkpoint_windows
 from lit_robust.attacks.draws import Generators, choose_generators
 from lit_robust.attacks.gradients import slope
+from lit_robust.attacks.norms import NORMS
 from lit_robust.attacks.objective import Objective
-from lit_robust.attacks.survivors import NORMS, Ledger, NormName, SurvivorAttack
+from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
 from lit_robust.errors import UserError
 
 APGDLoss = Literal["cross_entropy", "margin", "dlr"]

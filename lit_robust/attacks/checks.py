@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from lit_robust.attacks.norms import L1, L2
+from lit_robust.attacks.norms import NORMS
 from lit_robust.errors import UserError
 
 # The largest L2 radius, as a share of the largest distance of two images: 97 for 3 channels of 224 by 224, 14 for 32 by
@@ -63,7 +63,7 @@ def check_reach(eps: float, norm: str, images: Tensor) -> None:
     """
     if norm == "linf":
         return
-    largest = LARGEST_SHARE * (L1() if norm == "l1" else L2()).diameter(images.shape[1:])
+    largest = LARGEST_SHARE * NORMS[norm].diameter(images.shape[1:])
     if eps > largest:
         raise UserError(
             f"{norm.upper()} eps {eps:g} is beyond {largest:.3g}, a quarter of the largest distance of two images of "

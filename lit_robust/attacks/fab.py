@@ -12,9 +12,9 @@ from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.gradients import slope
 from lit_robust.attacks.hyperplane import move_to_hyperplane
 from lit_robust.attacks.losses import LOSSES
-from lit_robust.attacks.norms import Norm
+from lit_robust.attacks.norms import NORMS, Norm
 from lit_robust.attacks.scoring import score
-from lit_robust.attacks.survivors import NORMS, Ledger, NormName, SurvivorAttack
+from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
 from lit_robust.errors import UserError
 
 # Of the segment to the clean image; each halving costs a forward pass.

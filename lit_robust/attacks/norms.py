@@ -5,7 +5,7 @@ Everything here works image by image on ``[B, ...]`` float32 tensors of any memo
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -155,3 +155,7 @@ class L1(Norm):
     def diameter(self, shape: Sequence[int]) -> float:
         """Return the number of values in an image: 150,528 for 3 channels of 224 by 224."""
         return float(math.prod(shape))
+
+
+NORMS: Mapping[str, Norm] = {"l1": L1(), "l2": L2(), "linf": Linf()}
+"""Every norm by its name in settings; an attack names those of them that it knows."""

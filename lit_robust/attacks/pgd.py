@@ -1,6 +1,5 @@
 """Projected gradient descent (Madry et al. 2018), in L1, L2 and Linf."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -13,7 +12,7 @@ from lit_robust.attacks.checks import check_choice, check_eps, check_reach
 from lit_robust.attacks.draws import Generators, choose_generators
 from lit_robust.attacks.early_stop import Found, first_success
 from lit_robust.attacks.frozen import frozen
-from lit_robust.attacks.norms import L1, L2, Linf, Norm
+from lit_robust.attacks.norms import L2, NORMS
 from lit_robust.attacks.objective import LossName, Objective, TargetName, clean_logits, random_targets
 from lit_robust.attacks.scoring import check_numbers, score
 from lit_robust.errors import UserError
@@ -22,7 +21,6 @@ NormName = Literal["l1", "l2", "linf"]
 StartName = Literal["none", "sphere", "ball"]
 KeepName = Literal["last", "best", "first"]
 
-NORMS: Mapping[str, Norm] = {"l1": L1(), "l2": L2(), "linf": Linf()}
 VERDICTS = {
     "last": "broken at the last iterate",
     "best": "broken at the iterate of highest loss",

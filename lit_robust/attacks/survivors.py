@@ -1,7 +1,7 @@
 """Attacks on what is left: an image once broken is written down, and neither that attack nor the next works on it."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal
 
@@ -13,14 +13,11 @@ from lit_robust.attacks.checks import check_reach
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES, Loss
-from lit_robust.attacks.norms import L2, Linf, Norm
 from lit_robust.attacks.objective import clean_logits
 from lit_robust.attacks.scoring import check_numbers, score
 from lit_robust.errors import UserError
 
 NormName = Literal["l2", "linf"]
-
-NORMS: Mapping[str, Norm] = {"l2": L2(), "linf": Linf()}
 
 
 class Ledger:
