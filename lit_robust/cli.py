@@ -48,7 +48,6 @@ speed and memory beside others' code:
   bench training     a step of each training scheme
   bench memory       retrieval from a cache model's memory
   bench evaluation   all measures beside the bare forward pass
-  bench cluster      saving, resuming, and a second rank
 
 options:
   -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lit_robust.bench.timing import Figure, alternate, machine, table
+from lit_robust.bench.measuring import Figure, alternate, machine, table
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.samples import EvaluationSamples, TrainingSamples
 from lit_robust.data.shard_splits import open_table

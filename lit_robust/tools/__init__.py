@@ -23,7 +23,6 @@ TOOLS: dict[str, Callable[[list[str]], None]] = {
     "bench training": bench.training,
     "bench memory": bench.retrieval,
     "bench evaluation": bench.evaluation,
-    "bench cluster": bench.cluster,
     "report": runs.compare,
     "recompute": runs.recompute,
     "sweep": runs.sweep,

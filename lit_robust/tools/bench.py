@@ -33,7 +33,7 @@ def corruptions(words: list[str]) -> None:
     parser.add_argument("--severity", type=PositiveInt, default=3, help="1 to 5")
     parser.add_argument("--threads", type=PositiveInt, default=1, help="of torch and of OpenCV")
     options = parser.parse_args(words)
-    from lit_robust.bench.corrupting import bench_corruptions
+    from lit_robust.bench.corruptions import bench_corruptions
 
     print(
         bench_corruptions(
@@ -66,7 +66,7 @@ def attacks(words: list[str]) -> None:
         "--precision", type=Literal["bf16", "fp32"], default="bf16", help="of our attack; verdicts are in fp32"
     )
     options = parser.parse_args(words)
-    from lit_robust.bench.attacking import bench_attacks, check_peers
+    from lit_robust.bench.attacks import bench_attacks, check_peers
     from lit_robust.data.transforms import EvaluationCrop
 
     check_peers()
@@ -105,7 +105,7 @@ def retrieval(words: list[str]) -> None:
     parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each contender")
     parser.add_argument("--folder", type=Path, default=Path(), help="where a memory is built and removed again")
     options = parser.parse_args(words)
-    from lit_robust.bench.remembering import Subject, bench_memory
+    from lit_robust.bench.memory import Subject, bench_memory
 
     subject = Subject(
         options.count,
@@ -165,23 +165,6 @@ def evaluation(words: list[str]) -> None:
     parser.add_argument("--batches", type=PositiveInt, default=2, help="of each of the five sets")
     parser.add_argument("--rounds", type=PositiveInt, default=5, help="measurements of each")
     options = parser.parse_args(words)
-    from lit_robust.bench.evaluating import bench_evaluation
+    from lit_robust.bench.evaluation import bench_evaluation
 
     print(bench_evaluation(options.network, options.size, options.batch, options.batches, options.rounds))
-
-
-def cluster(words: list[str]) -> None:
-    """Time what restarts need, and a second rank."""
-    parser = parser_of(
-        "bench cluster",
-        "Time what saving and resuming add to a training step, and two CPU ranks of one thread beside one.",
-    )
-    parser.add_argument("--network", type=str, default="torchvision/resnet50", help="torchvision/<name> or timm/<name>")
-    parser.add_argument("--size", type=PositiveInt, default=224, help="side of the images, pixels")
-    parser.add_argument("--batch", type=PositiveInt, default=16, help="images a step and rank")
-    parser.add_argument("--steps", type=PositiveInt, default=6, help="that are counted")
-    parser.add_argument("--rounds", type=PositiveInt, default=3, help="measurements of each")
-    options = parser.parse_args(words)
-    from lit_robust.bench.cluster import bench_cluster
-
-    print(bench_cluster(options.network, options.size, options.batch, options.steps, options.rounds))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_robust.bench.timing import Figure, alternate, table
+from lit_robust.bench.measuring import Figure, alternate, table
 from lit_robust.cli import main
 from lit_robust.shards import ShardWriter
 

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from lit_robust.attacks import PGD
-from lit_robust.bench import memory, training
-from lit_robust.bench.madrylab import madrylab_step
-from lit_robust.bench.operations import count_operations, product_rate
-from lit_robust.bench.subjects import PlainClassifier
-from lit_robust.bench.training import Subject, build_step
+from lit_robust.bench import measuring, training
+from lit_robust.bench.measuring import PlainClassifier, count_operations, product_rate
+from lit_robust.bench.training import Subject, build_step, madrylab_step
 from lit_robust.models import Network, build_classifier
 
 NETWORK = Network("lit_robust/resnet_tiny", 8)
@@ -88,11 +86,11 @@ def hold(mebibytes):
 def test_a_weight_is_that_of_the_work_and_not_of_the_process_that_asks():
     """Within 20 MiB, for what the imports of a first step bring."""
     ours = torch.ones(200 * 2**18)  # As many as the work, in the process that asks.
-    found = memory.peak_memory(hold, (100,))
+    found = measuring.peak_memory(hold, (100,))
     # The first step's half is still held while the second writes both of its own.
     assert found == pytest.approx(150, abs=20)
     del ours
 
 
 def test_a_weighed_step_runs():
-    assert memory.weigh(build_step, ("madry", SUBJECT)) >= 0
+    assert measuring.weigh(build_step, ("madry", SUBJECT)) >= 0

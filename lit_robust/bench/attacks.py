@@ -15,8 +15,18 @@ from torch import Tensor, nn
 from lit_robust.attacks import PGD, Sweep
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.scoring import score
-from lit_robust.bench.subjects import PlainClassifier, Precision, check_peers_norm, precise, read_images, synchronise
-from lit_robust.bench.timing import alternate, machine, ratio, table
+from lit_robust.bench.measuring import (
+    PlainClassifier,
+    Precision,
+    alternate,
+    check_peers_norm,
+    machine,
+    precise,
+    ratio,
+    read_images,
+    synchronise,
+    table,
+)
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier

@@ -16,10 +16,17 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor
 
 from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.bench.loops import Repeatable, quiet
-from lit_robust.bench.memory import extra_memory
-from lit_robust.bench.subjects import synchronise
-from lit_robust.bench.timing import Figure, alternate, machine, ratio, table
+from lit_robust.bench.measuring import (
+    Figure,
+    Repeatable,
+    alternate,
+    extra_memory,
+    machine,
+    quiet,
+    ratio,
+    synchronise,
+    table,
+)
 from lit_robust.callbacks import (
     CalibrationEvaluation,
     ClassSubsetAccuracy,

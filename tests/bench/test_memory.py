@@ -5,16 +5,16 @@ import re
 import numpy as np
 import pytest
 
-from lit_robust.bench import building, memory, remembering
-from lit_robust.bench.building import RandomTrainingImages, bench_building
+from lit_robust.bench import measuring, memory
+from lit_robust.bench.memory import RandomTrainingImages, bench_building
 from lit_robust.cli import main
 from lit_robust.memory import open_memory
 from lit_robust.modules import CacheModule
 
 
 def test_the_command_names_every_contender(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(remembering, "extra_memory", lambda build, arguments: memory.weigh_step(build, arguments))
-    monkeypatch.setattr(building, "SIZE", 16)
+    monkeypatch.setattr(memory, "extra_memory", lambda build, arguments: measuring.weigh_step(build, arguments))
+    monkeypatch.setattr(memory, "SIZE", 16)
     words = ["--count", "300", "--dimensions", "16", "--num-classes", "7", "--queries", "5", "--neighbours", "3"]
     words += ["--backbone", "lit_robust/resnet_tiny", "--rounds", "1", "--folder", str(tmp_path)]
     assert main(["bench", "memory", *words]) == 0
@@ -27,7 +27,7 @@ def test_the_command_names_every_contender(monkeypatch, capsys, tmp_path):
 
 def test_what_is_built_is_a_whole_memory(monkeypatch, tmp_path):
     """Of every image of the benchmark's data, each in its class."""
-    monkeypatch.setattr(building, "SIZE", 16)
+    monkeypatch.setattr(memory, "SIZE", 16)
     built = []
     end = CacheModule.on_fit_end
 
@@ -38,10 +38,10 @@ def test_what_is_built_is_a_whole_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(CacheModule, "on_fit_end", keep)
     bench_building("lit_robust/resnet_tiny", tmp_path, 1)
     (labels,) = built
-    assert labels.tolist() == sorted(RandomTrainingImages(building.torch.device("cpu")).labels.tolist())
+    assert labels.tolist() == sorted(RandomTrainingImages(memory.torch.device("cpu")).labels.tolist())
 
 
-@pytest.mark.parametrize("step", [remembering.forward_step, remembering.gradient_step, remembering.nearest_step])
+@pytest.mark.parametrize("step", [memory.forward_step, memory.gradient_step, memory.nearest_step])
 def test_steps_that_are_weighed_run(step, tmp_path):
-    subject = remembering.Subject(50, 8, 5, 4, 3, "lit_robust/resnet_tiny", tmp_path)
+    subject = memory.Subject(50, 8, 5, 4, 3, "lit_robust/resnet_tiny", tmp_path)
     step(subject, 4)()

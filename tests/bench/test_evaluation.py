@@ -6,8 +6,8 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from lit_robust.bench import evaluating, memory
-from lit_robust.bench.evaluating import SETS, WAYS, RandomSets, Subject, build_pass
+from lit_robust.bench import evaluation, measuring
+from lit_robust.bench.evaluation import SETS, WAYS, RandomSets, Subject, build_pass
 from lit_robust.cli import main
 
 SUBJECT = Subject("torchvision/resnet18", 32, 4, 3)
@@ -22,7 +22,7 @@ def test_every_measure_has_results_of_all_images(tmp_path, monkeypatch):
             seen.extend(self.callbacks)
             return found
 
-    monkeypatch.setattr(evaluating, "Trainer", Watched)
+    monkeypatch.setattr(evaluation, "Trainer", Watched)
     assert build_pass("keeping", SUBJECT)() > 0
     results = [result for callback in seen for result in getattr(callback, "results", [])]
     assert {result.dataset for result in results} == set(SETS)
@@ -42,7 +42,7 @@ def test_the_bare_pass_is_over_the_same_images(monkeypatch):
 
 
 def test_the_command_says_what_is_added(monkeypatch, capsys):
-    monkeypatch.setattr(evaluating, "extra_memory", lambda build, arguments: memory.weigh_step(build, arguments))
+    monkeypatch.setattr(evaluation, "extra_memory", lambda build, arguments: measuring.weigh_step(build, arguments))
     words = ["--size", "32", "--batch", "4", "--batches", "1", "--rounds", "1"]
     assert main(["bench", "evaluation", *words]) == 0
     said = capsys.readouterr().out

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lit_robust.bench.timing import Figure, machine, table
+from lit_robust.bench.measuring import Figure, machine, table
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading
 from lit_robust.data.transforms import EvaluationCrop
