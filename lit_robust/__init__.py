@@ -6,12 +6,9 @@ The rooms, each a folder; imports point down this list only:
 - ``report``: results files to tables, plots and one page
 - ``callbacks``: which measure on which test set, and the results file
 - ``modules``: the LightningModules, one a training scheme
-- ``data``: the typed batches, data modules, one a data set
+- ``data``: data modules, one a data set; ``memory``: networks' features, searched for the nearest
 - ``models``, ``attacks``, ``metrics``, ``stimuli``, ``shards``: the pure parts
-- ``reference``: published constants
-
-Beneath them lie files that every room may import: ``errors``, ``files``, ``batch``, ``results``, ``seeds`` and
-``precision``.
+- ``reference``: published constants; ``core``: batch, results, errors, files, seeds and precision
 """
 
 __version__ = "0.1.0"

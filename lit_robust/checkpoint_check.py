@@ -12,7 +12,7 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.containers import check_archive
 from lit_robust.modules import CacheModule
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lit_robust
 from lit_robust import steps
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.report import compare, load_runs, report, terminal
 
 TRAINED = ("standard", "advprop", "adversarial")

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import get_type_hints
 from urllib.error import URLError
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 TOP_LEVEL = ("config", "seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "verbose")
 NOISE = re.compile(

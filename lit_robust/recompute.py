@@ -22,12 +22,12 @@ from lit_robust.callbacks.corruption import CLEAN
 from lit_robust.callbacks.decisions import read_decisions
 from lit_robust.callbacks.ood import Score
 from lit_robust.callbacks.prediction_parts import KeptSet, read_kept
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import FILE_NAME, Result, RunResults
 from lit_robust.metrics.shape_bias import Aggregation
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName
 from lit_robust.replay import Answers, KeptData
-from lit_robust.results import FILE_NAME, Result, RunResults
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import torch
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.prediction_parts import ANSWER, KeptSet
+from lit_robust.core.batch import Batch, EvaluationSet
 
 ROWS = 4096  # Samples a batch; no measure depends on it.
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lit_robust.cli import main
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
 
 MARK = "made-by.json"  # In every such folder: what made it, and whether that came to its end.
 

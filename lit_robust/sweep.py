@@ -15,8 +15,8 @@ import yaml
 
 import lit_robust
 from lit_robust import steps
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
 from lit_robust.report import compare, load_runs, report, terminal
 
 

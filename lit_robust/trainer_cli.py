@@ -19,13 +19,13 @@ from pytorch_lightning.strategies import ParallelStrategy
 from lit_robust import callbacks, data, modules
 from lit_robust.callbacks.whole_checkpoints import write_whole_checkpoints
 from lit_robust.checkpoint_check import check_weights
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
+from lit_robust.core.results import FILE_NAME
 from lit_robust.data import RobustDataModule
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
 from lit_robust.modules import ClassifierModule
 from lit_robust.modules.synchronised_norms import SynchronisedNorms
 from lit_robust.report import compare, load_runs, terminal
-from lit_robust.results import FILE_NAME
 
 __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
 

@@ -8,7 +8,7 @@ import torch
 from jsonargparse import Namespace
 
 from lit_robust.checkpoint_check import check_weights, read_hyperparameters
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 MODULE = "lit_robust.modules.standard.StandardModule"
 NETWORK = {"name": "lit_robust/resnet_tiny", "num_classes": 5, "mean": None, "std": None}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_robust.cli import TRAINER_COMMANDS, main
-from lit_robust.results import Result, RunResults
+from lit_robust.core.results import Result, RunResults
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,7 +16,7 @@ from torchvision.models import squeezenet1_1
 from torchvision.transforms.functional import center_crop, resize
 
 from lit_robust.cli import main
-from lit_robust.results import RunResults
+from lit_robust.core.results import RunResults
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NETWORK = ["--model.network.name", "torchvision/squeezenet1_1", "--model.network.weights"]

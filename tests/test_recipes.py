@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from lit_robust.cli import main
+from lit_robust.core.results import RunResults
 from lit_robust.models import Network, build_classifier
-from lit_robust.results import RunResults
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NETWORKS = sorted((CONFIGS / "imagenet/networks").glob("*.yaml"))

@@ -24,6 +24,8 @@ from lit_robust.callbacks import (
 )
 from lit_robust.callbacks.prediction_parts import read_kept
 from lit_robust.cli import main
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.results import RunResults
 from lit_robust.data import (
     CueConflictDataModule,
     EvaluationCrop,
@@ -33,12 +35,10 @@ from lit_robust.data import (
     Reading,
     RobustnessSuite,
 )
-from lit_robust.errors import DataError, UserError
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.recompute import Choices, recompute
 from lit_robust.report.protocol import limits
-from lit_robust.results import RunResults
 from lit_robust.shards import ShardIndex
 
 SMALL = {"eval_batch_size": 16, "num_workers": 0}

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from lit_robust import steps
-from lit_robust.errors import UserError
-from lit_robust.results import Result, RunResults
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result, RunResults
 from lit_robust.sweep import filled, run_sweep
 
 FILE = {

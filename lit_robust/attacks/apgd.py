@@ -15,7 +15,7 @@ from lit_robust.attacks.gradients import slope
 from lit_robust.attacks.norms import NORMS
 from lit_robust.attacks.objective import Objective
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 APGDLoss = Literal["cross_entropy", "margin", "dlr"]
 

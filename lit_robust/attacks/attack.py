@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.draws import Generators
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 Model = Callable[[Tensor], Tensor]
 """Float images ``[B, C, H, W]`` in [0, 1] to logits ``[B, num_classes]``; in practice an ``nn.Module``."""

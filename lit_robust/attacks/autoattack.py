@@ -16,7 +16,7 @@ from lit_robust.attacks.flags import Flags, count_probabilities, count_randomise
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 Version = Literal["standard", "rand"]
 

@@ -15,7 +15,7 @@ from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.norms import Linf
 from lit_robust.attacks.objective import Objective, clean_logits, random_targets
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 EpsUnit = Literal["range", "image_maximum"]
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from lit_robust.attacks.norms import NORMS
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # The largest L2 radius, as a share of the largest distance of two images: 97 for 3 channels of 224 by 224, 14 for 32 by
 # 32. Published ones end at 10 and 1 there (MadryLab/robustness); 0.5 on a scale to 255 is 127.5. In L1 it is 768 for 32

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 Generators = torch.Generator | Sequence[torch.Generator]
 """One generator for the whole batch, or one for each of its samples."""

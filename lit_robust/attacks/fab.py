@@ -15,7 +15,7 @@ from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import NORMS, Norm
 from lit_robust.attacks.scoring import score
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # Of the segment to the clean image; each halving costs a forward pass.
 BISECTIONS = 12

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.attack import Model
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 LogitLoss = Callable[[Tensor], Tensor]
 """Logits ``[B, num_classes]`` to one loss an image ``[B]``, an image's loss depending on its own logits alone."""

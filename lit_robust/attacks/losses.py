@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``[B, num_classes]`` and labels ``[B]`` to float32 values ``[B]``, higher for a worse mistake."""

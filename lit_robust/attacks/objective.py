@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from lit_robust.attacks.attack import Model
 from lit_robust.attacks.draws import Generators, draw_uniform
 from lit_robust.attacks.losses import LOSSES, cross_entropy, dlr_targeted
-from lit_robust.errors import UserError
-from lit_robust.precision import full_precision
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
 
 LossName = Literal["cross_entropy", "margin", "dlr", "kl"]
 TargetName = Literal["none", "random", "least_likely"]

@@ -15,7 +15,7 @@ from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.norms import L2, NORMS
 from lit_robust.attacks.objective import LossName, Objective, TargetName, clean_logits, random_targets
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 NormName = Literal["l1", "l2", "linf"]
 StartName = Literal["none", "sphere", "ball"]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lit_robust.attacks.attack import Model
 from lit_robust.attacks.losses import Loss
-from lit_robust.errors import UserError
-from lit_robust.precision import full_precision
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
 
 
 class Score(NamedTuple):

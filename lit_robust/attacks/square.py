@@ -13,7 +13,7 @@ from lit_robust.attacks.draws import Generators, choose_generators, draw_uniform
 from lit_robust.attacks.losses import LOSSES, margin
 from lit_robust.attacks.square_moves import MOVES
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 ScheduleName = Literal["fixed", "scaled"]
 

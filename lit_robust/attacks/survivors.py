@@ -15,7 +15,7 @@ from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES, Loss
 from lit_robust.attacks.objective import clean_logits
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 NormName = Literal["l2", "linf"]
 

@@ -10,7 +10,7 @@ from lit_robust.attacks.attack import Attack, AttackResult, Model
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 RandomOf = Callable[[int], torch.Generator]
 """A sample's number to the generator of its random draws, a fresh one at each call."""

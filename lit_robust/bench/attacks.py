@@ -27,8 +27,8 @@ from lit_robust.bench.measuring import (
     synchronise,
     table,
 )
+from lit_robust.core.errors import UserError
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier
 
 PACKAGES = ("torch", "torchvision", "foolbox", "torchattacks")

@@ -15,7 +15,6 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.bench.measuring import (
     Figure,
     Repeatable,
@@ -37,10 +36,11 @@ from lit_robust.callbacks import (
     OodEvaluation,
     ShapeBiasEvaluation,
 )
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.precision import full_precision
 from lit_robust.data.cells import CELLS
 from lit_robust.models import Network
 from lit_robust.modules import StandardModule
-from lit_robust.precision import full_precision
 from lit_robust.reference import imagenet_categories, imagenet_subset
 
 Way = Literal["bare", "loop", "suite", "keeping"]

@@ -21,11 +21,11 @@ from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
 from lit_robust.models import Classifier
 from lit_robust.shards import decode_rgb
 

@@ -18,7 +18,6 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_robust.batch import Batch, TrainingSet
 from lit_robust.bench.evaluation import NUM_CLASSES
 from lit_robust.bench.measuring import (
     Figure,
@@ -33,6 +32,8 @@ from lit_robust.bench.measuring import (
     synchronise,
     table,
 )
+from lit_robust.core.batch import Batch, TrainingSet
+from lit_robust.core.precision import full_precision
 from lit_robust.memory import (
     Manifest,
     begin_memory,
@@ -46,7 +47,6 @@ from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
 from lit_robust.memory.index import import_faiss, version_of_faiss
 from lit_robust.models import Network
 from lit_robust.modules import CacheModule
-from lit_robust.precision import full_precision
 
 THETA = 50.0
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
 from lit_robust.bench.measuring import (
     Figure,
     PlainClassifier,
@@ -26,6 +25,7 @@ from lit_robust.bench.measuring import (
     seconds_of,
     table,
 )
+from lit_robust.core.batch import Batch
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import (
     AdversarialModule,

@@ -7,12 +7,12 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.reference import imagenet_subset, imagenet_wnids
-from lit_robust.results import Result
 
 TOP_K = (1, 5)
 

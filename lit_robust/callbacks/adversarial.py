@@ -12,18 +12,18 @@ from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
 from lit_robust.attacks.checks import check_choice, check_reach
 from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.autoattack_tally import CLEAN, SMALLER_EPS, AutoAttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
 from lit_robust.callbacks.wandb_record import log_curve
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
+from lit_robust.core.results import Example, Result
+from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.metrics import RobustAccuracy
 from lit_robust.metrics.class_choice import among_classes
 from lit_robust.models import Network, build_classifier, weights_digest
-from lit_robust.precision import full_precision
-from lit_robust.results import Example, Result
-from lit_robust.seeds import run_seed, stream_seed
 
 ThreatModel = Literal["white-box", "memory-surrogate", "gray-box", "black-box"]
 RULE = "clean errors and images broken at a smaller eps count as broken"

@@ -3,11 +3,11 @@
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.results import Result
 from lit_robust.metrics.calibration import BIN_SIZE, ECE_BINS, Calibration
 from lit_robust.metrics.class_choice import among_classes
-from lit_robust.results import Result
 
 
 class CalibrationEvaluation(EvaluationCallback):

@@ -10,16 +10,16 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.decisions import sample_keys
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.restriction import SampleRestriction
 from lit_robust.callbacks.results_file import description
 from lit_robust.callbacks.selection import SCHEMA, samples_digest
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
+from lit_robust.core.results import Example, Result
 from lit_robust.metrics.class_choice import among_classes, check_labels
-from lit_robust.results import Example, Result
 
 log = logging.getLogger(__name__)
 

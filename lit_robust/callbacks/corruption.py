@@ -9,16 +9,16 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.followed import left_out
 from lit_robust.callbacks.wandb_record import log_heat_map
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Example, Result
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.metrics.corruption_error import EXTRA_MEAN, TESTED_MEAN, CorruptionError, summarise, tested_cells
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
-from lit_robust.results import Example, Result
 
 CLEAN = "imagenet"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # Columns of (observer, image, decision): those of model-vs-human's and texture-vs-shape's files, and of a plain table.
 _FORMS = (("subj", "imagename", "object_response"), ("model", "image", "decision"))

@@ -9,14 +9,14 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.decisions import decided_categories, image_stem, read_decisions, sample_keys
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result
 from lit_robust.metrics import category_probabilities
 from lit_robust.metrics.error_consistency import ErrorConsistency
 from lit_robust.metrics.shape_bias import Aggregation
-from lit_robust.results import Result
 
 HUMAN = "subject-"  # How the published files call people.
 NOT_SEEN, OTHER = -1, -2

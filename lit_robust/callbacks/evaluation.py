@@ -10,13 +10,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.followed import FollowedSet
 from lit_robust.callbacks.halfway import Halfway, put_back
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.shown import Shown, noting, show
-from lit_robust.errors import DataError, UserError
-from lit_robust.results import Example, Result
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.results import Example, Result
 
 Found = tuple[list[Result], list[Example], list[Shown]]
 

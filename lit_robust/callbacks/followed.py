@@ -7,8 +7,8 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
-from lit_robust.errors import DataError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import DataError
 
 # What of a protocol says that samples are missing.
 LIMITS = ("restricted", "skipped", "broken_images", "partial", "full_count")

@@ -11,8 +11,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.restriction import SampleRestriction
-from lit_robust.errors import UserError
-from lit_robust.files import atomic_path
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import atomic_path
 
 FOLDER = "examples"
 

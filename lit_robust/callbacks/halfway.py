@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_robust.callbacks.followed import FollowedSet
-from lit_robust.files import atomic_path
+from lit_robust.core.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.decisions import sample_keys
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.prediction_parts import (
@@ -23,8 +22,9 @@ from lit_robust.callbacks.prediction_parts import (
     write_part,
 )
 from lit_robust.callbacks.results_file import description
-from lit_robust.errors import UserError
-from lit_robust.results import Example, Result
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Example, Result
 
 
 class KeepPredictions(EvaluationCallback):

@@ -9,14 +9,14 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.followed import LIMITS, left_out
 from lit_robust.callbacks.wandb_record import log_curve
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.results import Example, Result
 from lit_robust.metrics.class_choice import among_classes
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
-from lit_robust.results import Example, Result
 
 Score = Literal["max_softmax", "max_logit", "energy", "memory_similarity"]
 PUBLISHED: Score = "max_softmax"

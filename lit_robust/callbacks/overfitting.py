@@ -7,9 +7,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
-from lit_robust.errors import UserError
-from lit_robust.seeds import run_seed, stream_seed
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import run_seed, stream_seed
 
 
 class OverfittingMonitor(Callback):

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_robust.batch import EvaluationSet
-from lit_robust.errors import DataError, UserError
-from lit_robust.files import atomic_path, write_text
+from lit_robust.core.batch import EvaluationSet
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import atomic_path, write_text
 
 What = Literal["logits", "probabilities"]
 Number = Literal["fp32", "fp16"]

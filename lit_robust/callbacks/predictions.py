@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_robust.errors import DataError
-from lit_robust.files import atomic_path
+from lit_robust.core.errors import DataError
+from lit_robust.core.files import atomic_path
 
 COLUMNS = ("index", "label", "prediction", "probability")
 

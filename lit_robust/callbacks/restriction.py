@@ -12,7 +12,6 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.decisions import sample_keys
 from lit_robust.callbacks.selection import (
     Found,
@@ -22,7 +21,8 @@ from lit_robust.callbacks.selection import (
     read_selection,
     samples_digest,
 )
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import DataError, UserError
 
 
 class SampleRestriction(Callback):

@@ -14,7 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 import lit_robust
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.wandb_record import keep_evaluation
-from lit_robust.results import RunResults
+from lit_robust.core.results import RunResults
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
 

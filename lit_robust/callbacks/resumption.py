@@ -17,7 +17,7 @@ from lit_robust.callbacks.halfway import counted, read_half, sets_through, write
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.results_file import description
 from lit_robust.callbacks.shown import read_shown, write_shown
-from lit_robust.results import RunResults
+from lit_robust.core.results import RunResults
 
 log = logging.getLogger(__name__)
 

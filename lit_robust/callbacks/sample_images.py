@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.evaluation import log_images, valid_part
 from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.shown import noting
+from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.metrics.class_choice import among_classes
 
 

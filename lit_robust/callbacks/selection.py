@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_robust.batch import EvaluationSet
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.batch import EvaluationSet
+from lit_robust.core.errors import DataError, UserError
 
 SCHEMA = 2
 _READABLE = (1, SCHEMA)  # The first had numbers alone.

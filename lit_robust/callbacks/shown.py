@@ -14,7 +14,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 
-from lit_robust.files import atomic_path, write_text
+from lit_robust.core.files import atomic_path, write_text
 
 PARTIAL = "partial"  # What marks it where only a part of a set was evaluated.
 FILE = "shown.json"

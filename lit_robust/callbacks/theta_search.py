@@ -9,12 +9,12 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
-from lit_robust.batch import Batch, EvaluationSet
 from lit_robust.callbacks.adversarial import check_goes_on, random_of
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.errors import UserError
-from lit_robust.precision import full_precision
-from lit_robust.results import Result
+from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
+from lit_robust.core.results import Result
 
 
 class AnswersAt(Protocol):

@@ -5,7 +5,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
 
 
 class Throughput(Callback):

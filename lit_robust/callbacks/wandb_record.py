@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lit_robust.callbacks.shown import PARTIAL, Shown, show
-from lit_robust.results import RunResults
+from lit_robust.core.results import RunResults
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Trainer
 
-from lit_robust.files import atomic_path
+from lit_robust.core.files import atomic_path
 
 
 class WholeCheckpoints(TorchCheckpointIO):

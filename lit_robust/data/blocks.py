@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing import get_sharing_strategy
 from torch.utils.data import get_worker_info
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 KEPT = 4  # torch asks a worker for two batches ahead, and a step of training holds one or two.
 log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.settings import check_given
-from lit_robust.errors import UserError
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 
 NAME = "imagenet-c"

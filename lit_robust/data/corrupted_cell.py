@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
+from lit_robust.core.seeds import stream_seed
 from lit_robust.data.cells import GENERATED
 from lit_robust.data.split import TableSplit
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
-from lit_robust.seeds import stream_seed
 from lit_robust.shards import ShardWriter, decode_rgb
 from lit_robust.shards.listing import read_info
 from lit_robust.shards.lock import sole_writer

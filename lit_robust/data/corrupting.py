@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.cells import NAME as PUBLISHED
 from lit_robust.data.cells import chosen_cells
 from lit_robust.data.corrupted_cell import CellWriter, Settings
@@ -22,7 +23,6 @@ from lit_robust.data.packing.archive import check_space
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
 from lit_robust.shards.members import sample_bytes
 from lit_robust.stimuli.corruptions import FrostPictures
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.reference import imagenet_categories
 
 # <shape><number>-<texture><number>, as in rgeirhos/texture-vs-shape; its decision files put a prefix before a "_".

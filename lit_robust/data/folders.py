@@ -10,13 +10,13 @@ from typing import Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.same_classes import check_same_names
 from lit_robust.data.settings import check_choice
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IMAGE_EXTENSIONS
 from lit_robust.shards.address import is_url, shown

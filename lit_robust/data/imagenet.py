@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.batch import EvaluationSet, TrainingSet
+from lit_robust.core.batch import EvaluationSet, TrainingSet
+from lit_robust.core.errors import UserError
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
 from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.errors import UserError
 
 
 class ImageNetDataModule(ShardDataModule):

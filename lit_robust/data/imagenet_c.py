@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.cells import CELLS, GENERATED, NAME, cells_there, chosen_cells, is_extra, lacking
 from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.shard_splits import open_table
@@ -16,7 +17,6 @@ from lit_robust.data.single_set import SingleSetDataModule
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.table import join
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import DataError, UserError
 from lit_robust.shards.address import is_url, shown
 from lit_robust.shards.listing import read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES

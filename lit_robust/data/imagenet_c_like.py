@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lit_robust.batch import EvaluationSet
+from lit_robust.core.batch import EvaluationSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import stream_seed
 from lit_robust.data.cells import CELLS, chosen_cells
 from lit_robust.data.imagenet import check_classes
 from lit_robust.data.loader import PlannedLoader
@@ -21,8 +23,6 @@ from lit_robust.data.source import Encoded, Source
 from lit_robust.data.split import Reading, TableSplit
 from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
-from lit_robust.seeds import stream_seed
 from lit_robust.shards.address import is_url, shown
 from lit_robust.stimuli.corruptions import CORRUPTIONS, SEVERITIES, FrostPictures, corrupt
 

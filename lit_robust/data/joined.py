@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.batch import TrainingSet
+from lit_robust.core.batch import TrainingSet
+from lit_robust.core.errors import UserError
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.split import Split, TableSplit
 from lit_robust.data.suite import RobustnessSuite
 from lit_robust.data.table import join
-from lit_robust.errors import UserError
 
 
 class JoinedDataModule(RobustnessSuite):

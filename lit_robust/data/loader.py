@@ -7,10 +7,10 @@ from multiprocessing.context import BaseContext
 
 from torch.utils.data import DataLoader
 
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
 from lit_robust.data.plan import Plan, Request
 from lit_robust.data.samples import Samples
-from lit_robust.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
-from lit_robust.batch import Batch, EvaluationSet, TrainingSet
+from lit_robust.core.batch import Batch, EvaluationSet, TrainingSet
+from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import run_seed
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.plan import Plan, random_stream
 from lit_robust.data.samples import EvaluationSamples, Samples, TrainingSamples
@@ -22,8 +24,6 @@ from lit_robust.data.split import Reading, Share, Split, TableSplit
 from lit_robust.data.stream import workers_for
 from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.errors import UserError
-from lit_robust.seeds import run_seed
 from lit_robust.shards import decoder_versions
 from lit_robust.shards.remote import is_url
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.seeds import stream_seed
+from lit_robust.core.seeds import stream_seed
 
 Numbers = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.errors import UserError
 from lit_robust.reference import restricted_imagenet
 from lit_robust.shards.address import is_url, shown
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.split import Split
-from lit_robust.errors import UserError
 from lit_robust.reference import imagenet_names, imagenet_wnids
 
 

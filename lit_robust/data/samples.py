@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import DataError
+from lit_robust.core.seeds import stream_seed
 from lit_robust.data.blocks import BatchMemory, batch_memory
 from lit_robust.data.plan import Request
 from lit_robust.data.source import Encoded, Source
 from lit_robust.data.table import Column
 from lit_robust.data.transforms import CropError, EvaluationCrop, Image, TrainingCrop
-from lit_robust.errors import DataError
-from lit_robust.seeds import stream_seed
 from lit_robust.shards import decode_rgb
 
 OnError = Literal["error", "skip"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.shards.address import SCHEMES, is_url, shown
 
 

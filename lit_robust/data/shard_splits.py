@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.stream import StreamSplit
 from lit_robust.data.table import SampleTable
-from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.labels import LabelRule

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pytorch_lightning.trainer.states import TrainerFn
 
-from lit_robust.batch import EvaluationSet
+from lit_robust.core.batch import EvaluationSet
+from lit_robust.core.errors import UserError
 from lit_robust.data.imagenet import check_classes
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import ShardDataModule
 from lit_robust.data.split import Reading, Split
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
 
 IMAGENET_CLASSES = 1000
 

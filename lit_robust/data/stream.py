@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.plan import BlockShuffle, EvaluationStretches, Lanes, Numbers, Plan
 from lit_robust.data.source import Source
 from lit_robust.data.split import LANES, Reading, Share, Split
 from lit_robust.data.stream_source import StreamSource, TrainingStream
-from lit_robust.errors import UserError
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.remote import Remote
 

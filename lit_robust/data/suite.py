@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.batch import EvaluationSet, TrainingSet
+from lit_robust.core.batch import EvaluationSet, TrainingSet
+from lit_robust.core.errors import UserError
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import RobustDataModule, ShardDataModule
 from lit_robust.data.settings import check_at_least, check_choice, read_root
-from lit_robust.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.augmentations import cutout
 from lit_robust.data.settings import check_at_least, check_choice, check_given
-from lit_robust.errors import UserError
 
 Crop = Literal["none", "random_resized", "padded"]
 Image = NDArray[np.uint8]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.errors import DataError, UserError
-from lit_robust.files import UMASK
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import UMASK
 from lit_robust.memory.chunks import class_order
 from lit_robust.memory.directory import KEYS, LABELS, NORMS, PROJECTION, array_digest, file_digest, mapped_array
 from lit_robust.memory.manifest import FILE_NAME, Manifest

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 KEYS = 4096  # Of 2,048 numbers these are 32 MiB in fp32; the similarities of 256 queries to them 4 MiB.
 KEYS_ON_GPU = 16384  # Wide enough for a matrix product to fill the device.

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust import __version__
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import stream_seed
 from lit_robust.memory.build import MemoryBuilder, begin_memory, part_folder, resume_memory
 from lit_robust.memory.directory import PROJECTION, Memory
 from lit_robust.memory.manifest import Manifest
 from lit_robust.memory.projection import Centring, On, principal_components
-from lit_robust.seeds import stream_seed
 
 ROWS = 8192  # Keys in RAM at once while they are projected.
 BATCH = 128  # Keys a step of mini-batch k-means, as in eminorhan/robust-vision.

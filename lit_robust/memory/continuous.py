@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.core.precision import full_precision
 from lit_robust.memory.chunks import Chunk
-from lit_robust.precision import full_precision
 
 QUERIES = 512  # In one go; with a chunk's 4,096 keys their similarities are 8 MiB.
 FLOOR = -1e4

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.errors import DataError, UserError
-from lit_robust.files import atomic_path, write_text
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import atomic_path, write_text
 from lit_robust.memory.directory import Memory, file_digest
 from lit_robust.memory.neighbours import nearest_keys
 

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
 
 SCHEMA = 2
 FILE_NAME = "manifest.json"

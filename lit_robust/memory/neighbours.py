@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_robust.core.precision import full_precision
 from lit_robust.memory.continuous import QUERIES, products
-from lit_robust.precision import full_precision
 
 KEYS = 16384  # Compared at once: with 512 queries 32 MiB.
 FEW = 64  # Queries whose neighbours are brought together at once: of 50 keys with 2,048 numbers these are 25 MiB.

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lit_robust.errors import DataError, UserError
-from lit_robust.files import atomic_path
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import atomic_path
 
 Centring = Literal["both", "keys"]
 On = Literal["unit", "raw"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.metrics.class_choice import among_classes, check_labels
 
 

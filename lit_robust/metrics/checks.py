@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics.class_numbers import on_device
 
 # Which samples are wrong, ``[B]`` bool, and what to say of the one in a place.

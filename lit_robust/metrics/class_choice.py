@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics.checks import labelled, refuse
 from lit_robust.metrics.class_numbers import on_device
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics.checks import answered, numbered, refuse
 from lit_robust.metrics.class_numbers import on_device
 from lit_robust.metrics.plotting import Computed, shown

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 
 class Classifier(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.classifier import Classifier
 from lit_robust.models.foreign.channels import Channels, in_pixel_units
 from lit_robust.models.foreign.checkpoint import names_file

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.auxiliary_norm import without_auxiliary
 from lit_robust.models.foreign.reading import Weights, read_weights
 

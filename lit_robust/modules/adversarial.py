@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
 from lit_robust.models import Network
 from lit_robust.modules.attacking import AttackingModule, AttackSchedule
 from lit_robust.modules.optimisation import Optimisation

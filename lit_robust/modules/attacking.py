@@ -9,13 +9,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.metrics import RobustAccuracy
 from lit_robust.models import Network
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.optimisation import Optimisation
-from lit_robust.seeds import run_seed, stream_seed
 
 
 @dataclass(frozen=True)

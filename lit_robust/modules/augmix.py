@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_robust.batch import Batch
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.models import Network
 from lit_robust.modules.augmix_operations import NOTHING, OPERATIONS, apply, plan
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.optimisation import Optimisation
-from lit_robust.seeds import run_seed, stream_seed
 
 DEEPEST = 3  # Operations in the longest chain that is drawn.
 

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_robust.batch import Batch
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Classifier, Network, build_classifier, check_fit, weights_digest
 from lit_robust.models.auxiliary_norm import without_auxiliary
 from lit_robust.models.weights import LIGHTNING_PREFIX
 from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
-from lit_robust.precision import full_precision
 
 
 class ClassifierModule(LightningModule, ABC):

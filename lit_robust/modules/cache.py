@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import lit_robust
-from lit_robust.batch import Batch, TrainingSet
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.batch import Batch, TrainingSet
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.precision import full_precision
 from lit_robust.memory import (
     Manifest,
     Memory,
@@ -30,7 +31,6 @@ from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.cache_classifier import CacheClassifier, Transform
 from lit_robust.modules.optimisation import Optimisation
 from lit_robust.modules.retrieval import ContinuousLayer, NearestLayer, Retrieval
-from lit_robust.precision import full_precision
 
 
 class CacheModule(ClassifierModule):

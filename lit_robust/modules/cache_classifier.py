@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
 from lit_robust.memory import Memory
 from lit_robust.memory.directory import PROJECTION
 from lit_robust.memory.projection import read_projection
 from lit_robust.models import Classifier
 from lit_robust.modules.retrieval import ContinuousLayer, NearestLayer, Retrieval
-from lit_robust.precision import full_precision
 
 Transform = Literal["none", "softmax"]
 Layout = Literal["channels first", "channels last"]

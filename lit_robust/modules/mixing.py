@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier
 
 

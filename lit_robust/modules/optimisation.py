@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import SGD
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 Schedule = Literal["constant", "step", "cosine", "one_cycle"]
 ONE_CYCLE_RISE = 0.3  # Share of training during which the one-cycle rate rises, as in torch's OneCycleLR.

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, distributed, nn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.memory import Memory, chunks_of, class_log_sums, log_probabilities, neighbour_log_sums
 from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
 from lit_robust.memory.continuous import class_log_sums_at

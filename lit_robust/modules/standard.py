@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
+from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.models import Network
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.mixing import Mixed, Mixing
 from lit_robust.modules.optimisation import Optimisation
-from lit_robust.seeds import run_seed, stream_seed
 
 
 class StandardModule(ClassifierModule):

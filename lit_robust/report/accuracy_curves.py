@@ -5,11 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.plot import HOLLOW, WIDTH, Plot
 from lit_robust.report.protocol import attack_settings, is_partial, is_published, plain, points_of_difference
 from lit_robust.report.svg import PAPER, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import NORMS, Sweep, dataset_title, sweep
-from lit_robust.results import Result, RunResults
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from lit_robust.core.results import RunResults
 from lit_robust.report.corruptions import CorruptionValues, corrupted_sets, corruption_values, in_order
 from lit_robust.report.plot import HOLLOW, WIDTH, Plot
 from lit_robust.report.protocol import is_partial, is_published
 from lit_robust.report.svg import INK, PAPER, RULE, new_figure, plot_settings, run_style, to_svg
-from lit_robust.results import RunResults
 
 MEAN = "mean (mCE)"
 MOST_BARS = 4  # beside each other in a row, before they are too thin to tell apart

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.titles import corrupted, dataset_title, of_corruptions, order
-from lit_robust.results import Result, RunResults
 
 # Reading order and groups of Hendrycks and Dietterich 2019, figure 1; the last four enter no mean.
 GROUPS = {

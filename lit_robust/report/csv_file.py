@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from io import StringIO
 
+from lit_robust.core.results import RunResults
 from lit_robust.report.protocol import is_partial
-from lit_robust.results import RunResults
 
 HEADER = ("run", "dataset", "metric", "value", "unit", "count", "partial", "published", "protocol")
 

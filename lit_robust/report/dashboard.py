@@ -8,8 +8,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
 from lit_robust.report.dashboard_plan import Panel, Section, plain_plan, plan
 from lit_robust.report.runs import load_runs
 

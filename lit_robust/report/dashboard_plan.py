@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.titles import corrupted, dataset_title, metric_title, of_corruptions, order, sweep
-from lit_robust.results import Result, RunResults
 
 CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING = "clean", "adversarial", "natural", "shape", "memory", "training"
 SECTIONS = (CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)

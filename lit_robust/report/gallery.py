@@ -3,11 +3,11 @@
 from html import escape
 from itertools import groupby
 
+from lit_robust.core.results import Example
 from lit_robust.report.markup import named
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.runs import Run, read_picture
 from lit_robust.report.titles import dataset_title
-from lit_robust.results import Example
 
 MOST_EXAMPLES = 36
 TITLES = {"adversarial": "clean and attacked", "cue-conflict": "shape against texture"}

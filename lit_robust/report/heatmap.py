@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from html import escape
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.corruptions import (
     GROUPS,
     SEVERITIES,
@@ -14,7 +15,6 @@ from lit_robust.report.corruptions import (
 from lit_robust.report.markup import named
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.table import MISSING
-from lit_robust.results import Result, RunResults
 
 
 def heat_maps(runs: Mapping[str, RunResults]) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from string import Template
 
 import lit_robust
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
+from lit_robust.core.results import RunResults
 from lit_robust.report.accuracy_curves import accuracy_plots
 from lit_robust.report.corruption_errors import corruption_error_plots
 from lit_robust.report.csv_file import csv_text
@@ -25,7 +26,6 @@ from lit_robust.report.runs import Run, load_runs
 from lit_robust.report.shape_figure import shape_bias_plots
 from lit_robust.report.table import Table, compare, compare_observers, markdown
 from lit_robust.report.titles import category, dataset_title, sweep
-from lit_robust.results import RunResults
 
 MOST_COLUMNS = 8  # fit on an upright sheet of A4 and on a screen of 1280 px
 

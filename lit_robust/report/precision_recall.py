@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.plot import PARTIAL_MEANS, WIDTH, Plot
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.svg import new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import dataset_title, metric_title, value_text
-from lit_robust.results import Result, RunResults
 
 KEY = "precision_recall"
 

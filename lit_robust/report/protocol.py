@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lit_robust.results import Result
+from lit_robust.core.results import Result
 
 # These tell what is wrong with a value, and the reader gets them in other ways.
 _APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "warnings", "flags", "broken_by")

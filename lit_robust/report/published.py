@@ -9,12 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result, RunResults
 from lit_robust.reference.corruption_baselines import SEVERITIES, benchmark_corruptions, corruption_baseline
 from lit_robust.report.protocol import is_published, nearest_to_standard, points_of_difference, usual
 from lit_robust.report.runs import Run, unique_labels
 from lit_robust.report.titles import dataset_title, is_detail, sweep
-from lit_robust.results import Result, RunResults
 
 ALL = "all"
 DECISIONS = "cue_conflict_decisions.json"

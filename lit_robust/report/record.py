@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from lit_robust.core.results import Result
 from lit_robust.report.markup import named, network, settings_list
 from lit_robust.report.protocol import attack_settings, flat, plain
 from lit_robust.report.runs import Run
 from lit_robust.report.titles import UNDEFINED, corrupted, dataset_title, metric_title, order
-from lit_robust.results import Result
 
 PRINTED = '<p class="printed">On paper are the runs that were unfolded on the screen; the page has all.</p>'
 DRAWN = ("precision_recall",)  # long lists, which a plot shows

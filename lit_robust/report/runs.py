@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
 
-from lit_robust.errors import UserError
-from lit_robust.results import RunResults
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import RunResults
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

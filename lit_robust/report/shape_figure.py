@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.plot import HOLLOW, WIDTH, Plot
 from lit_robust.report.protocol import is_partial, is_published
 from lit_robust.report.svg import INK, PAPER, RULE, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import category, dataset_title, value_text
-from lit_robust.results import Result, RunResults
 
 OVERALL = "all"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
 from lit_robust.report.titles import dataset_title, is_detail, metric_title, observer, order, value_text
-from lit_robust.results import Result, RunResults
 
 MISSING = "\N{EN DASH}"
 SYMBOLS = {"difference": "\N{DAGGER}", "restriction": "\N{DOUBLE DAGGER}", "source": "\N{SECTION SIGN}"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_robust.results import Result
+from lit_robust.core.results import Result
 
 DATASETS = {
     "imagenet": "ImageNet",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # Scheme to the program that fetches it.
 SCHEMES = {"http": "curl", "https": "curl", "s3": "aws", "gs": "gsutil", "hf": "curl", "ais": "ais", "file": None}

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.files import atomic_path
+from lit_robust.core.files import atomic_path
 
 MAGIC = b"LRINDEX2"
 ALIGNMENT = 64

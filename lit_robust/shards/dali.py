@@ -7,7 +7,7 @@ with its members, each as extension, byte of the content, length and, from versi
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards.scan import IMAGE_EXTENSIONS, ShardScan
 
 FIELDS = {"v1.0": 3, "v1.1": 3, "v1.2": 4}

@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 
 MAX_PIXELS = 89_478_485  # Pillow warns from here on: 256 MiB of RGB.
 FORMATS = ("JPEG", "PNG", "WEBP")

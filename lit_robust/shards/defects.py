@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 
 COPY_AGAIN = "copy or download the shard again"
 

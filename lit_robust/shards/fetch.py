@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.shards.address import PIPE, local_path, shown
 
 PIECE = 1 << 20

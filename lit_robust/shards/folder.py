@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, is_known, may_be_info, parse_info
 
 UNFINISHED = ".unfinished"  # A hidden file of this ending, and of the tars' names before it, tells of a writer.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.cache import cache_paths, load_arrays, save_arrays
 from lit_robust.shards.defects import Defect
 from lit_robust.shards.labels import LabelRule

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 
 TIMM_NAMES = ("_info.json", "info.json")
 STATS = re.compile(r"(.+)_stats\.json")

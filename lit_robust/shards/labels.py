@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.shards.defects import defect
 from lit_robust.shards.tar import Member, PositionalTar
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.fetch import FetchError
 from lit_robust.shards.folder import ALIASES, SPLIT_WORDS, Listing, ShardFolder, names_split, numbered
 from lit_robust.shards.info import TIMM_NAMES, Info, parse_info

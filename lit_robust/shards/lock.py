@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 log = logging.getLogger(__name__)
 LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

@@ -4,7 +4,7 @@ import re
 import tarfile
 from collections.abc import Mapping
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.shards.labels import LABEL_EXTENSION
 from lit_robust.shards.scan import IMAGE_EXTENSIONS
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards.dali import contradiction, read_dali
 from lit_robust.shards.defects import Defect, DefectError
 from lit_robust.shards.folder import Listing

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.decode import decode_rgb
 from lit_robust.shards.labels import text
 from lit_robust.shards.merge import Arrays

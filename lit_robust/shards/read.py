@@ -5,7 +5,7 @@ import resource
 from functools import lru_cache
 from pathlib import Path
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards.index import ShardIndex
 from lit_robust.shards.tar import read_exactly
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.address import PIPE, SCHEMES, address, check_root, is_url, shown
 from lit_robust.shards.fetch import FetchError, copy_to, unnamed_file
 from lit_robust.shards.labels import LabelRule, text

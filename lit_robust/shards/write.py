@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from lit_robust.errors import UserError
-from lit_robust.files import atomic_path, write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import atomic_path, write_text
 from lit_robust.shards.folder import UNFINISHED
 from lit_robust.shards.listing import ALIASES, read_info
 from lit_robust.shards.lock import alone_in, sole_writer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.stimuli import outlines, textures
 
 Image = NDArray[np.uint8]

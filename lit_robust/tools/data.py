@@ -126,7 +126,7 @@ def verify(words: list[str]) -> None:
         "wordnet (the WordNet id in the key)",
     )
     options = parser.parse_args(words)
-    from lit_robust.errors import DataError
+    from lit_robust.core.errors import DataError
     from lit_robust.reference import imagenet_wnids
     from lit_robust.shards.labels import LabelRule
     from lit_robust.shards.verify import report_text, verify_shards

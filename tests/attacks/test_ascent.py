@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from lit_robust.attacks.ascent import Ball, ascent_step, best_iterate, last_iterate
 from lit_robust.attacks.norms import L2, Linf
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 WEIGHTS = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lit_robust.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, CachePaperAttack, Square
 from lit_robust.attacks.attack import check_batch, check_range, within_classes
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1])

@@ -13,7 +13,7 @@ from lit_robust.attacks.autoattack import AutoAttack
 from lit_robust.attacks.flags import Flags
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import NormName, SurvivorAttack
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 NAMES = ("clean", "apgd-ce", "apgd-t", "fab-t", "square")
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import CachePaperAttack
 from lit_robust.attacks.draws import draw_uniform
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 
 def generators(count: int) -> list[torch.Generator]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_robust.attacks.checks import check_reach
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 
 # MadryLab/robustness' largest of ImageNet and of CIFAR-10, and half a range on the scale to 255.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_robust.attacks.draws import draw_normal, draw_uniform
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from lit_robust.attacks.fab import FAB
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 NormName = Literal["l2", "linf"]
 NORMS: list[NormName] = ["l2", "linf"]

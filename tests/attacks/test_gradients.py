@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from lit_robust.attacks import APGD, FAB, PGD, Attack
 from lit_robust.attacks.gradients import slope
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 30.0])

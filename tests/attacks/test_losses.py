@@ -4,7 +4,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from lit_robust.attacks.losses import LOSSES, dlr, dlr_targeted
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # Ranked: 5, 3, 1, -1; the labels are the best, the second and the last class.
 LOGITS = torch.tensor([[5.0, 1.0, 3.0, -1.0]] * 3)

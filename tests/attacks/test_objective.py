@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_robust.attacks.objective import TARGETED, Objective, random_targets
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 LOGITS = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])

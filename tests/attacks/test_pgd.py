@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_robust.attacks import PGD, Attack
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 LINF = PGD(norm="linf", eps=8 / 255, step_size=2 / 255, steps=5)
 L2 = PGD(eps=1.0, step_size=0.3, steps=5)

@@ -3,7 +3,7 @@ import torch
 
 from lit_robust.attacks.losses import cross_entropy
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 
 def test_ties_go_to_the_lower_class_and_losses_are_per_image() -> None:

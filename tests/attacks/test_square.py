@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_robust.attacks.norms import L2
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.square_moves import MOVES, bump, two_bumps
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 NormName = Literal["l2", "linf"]
 NORMS: list[NormName] = ["l2", "linf"]

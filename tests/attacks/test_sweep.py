@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, CachePaperAttack, Sweep
 from lit_robust.attacks.sweep import Verdicts
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 EPS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 

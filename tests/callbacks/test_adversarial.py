@@ -7,17 +7,17 @@ from pytorch_lightning import Trainer
 from tiny_sets import SMALL, write
 
 from lit_robust.attacks import APGD, PGD, AutoAttack, Square
-from lit_robust.batch import Batch
 from lit_robust.callbacks import AdversarialAccuracy, CleanAccuracy
 from lit_robust.cli import main
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import RunResults
+from lit_robust.core.seeds import stream_seed
 from lit_robust.data import ImageNetADataModule, ImageNetDataModule
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import StandardModule
 from lit_robust.reference import imagenet_subset
-from lit_robust.results import RunResults
-from lit_robust.seeds import stream_seed
 
 CALLBACK = "lit_robust.callbacks.AdversarialAccuracy"
 ATTACK = PGD(eps=1.0, step_size=0.5, steps=3, start="ball")

@@ -1,7 +1,7 @@
 import pytest
 
 from lit_robust.callbacks.decisions import read_decisions
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 HEADER = "subj,session,trial,rt,object_response,category,condition,imagename\n"
 

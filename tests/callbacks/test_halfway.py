@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lit_robust.batch import EvaluationSet
 from lit_robust.callbacks.followed import FollowedSet
 from lit_robust.callbacks.halfway import counted, put_back, read_half, sets_through, write_half
+from lit_robust.core.batch import EvaluationSet
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.metrics.ood_detection import OodDetection
 

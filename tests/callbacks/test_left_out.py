@@ -7,9 +7,9 @@ import yaml
 from tiny_sets import write
 
 from lit_robust.cli import main
+from lit_robust.core.results import RunResults
 from lit_robust.modules import StandardModule
 from lit_robust.reference import imagenet_subset
-from lit_robust.results import RunResults
 from lit_robust.shards import ShardIndex
 
 WHOLE = {"resize": None, "crop": None}

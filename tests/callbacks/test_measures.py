@@ -20,6 +20,8 @@ from lit_robust.callbacks import (
     ResultsFile,
     SampleRestriction,
 )
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.results import RunResults
 from lit_robust.data import (
     CueConflictDataModule,
     EvaluationCrop,
@@ -29,10 +31,8 @@ from lit_robust.data import (
     ImageNetODataModule,
     RobustnessSuite,
 )
-from lit_robust.errors import DataError, UserError
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
-from lit_robust.results import RunResults
 
 SMALL = {"eval_batch_size": 16, "num_workers": 0}
 WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}

@@ -17,6 +17,7 @@ from lit_robust.callbacks import (
     ResultsFile,
     SampleRestriction,
 )
+from lit_robust.core.results import RunResults
 from lit_robust.data import (
     ImageNetADataModule,
     ImageNetCDataModule,
@@ -29,7 +30,6 @@ from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.reference import imagenet_subset
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
 from lit_robust.report.protocol import facts, limits
-from lit_robust.results import RunResults
 
 WHOLE = {"evaluation": WHOLE_IMAGES, **SMALL}
 IN_A, IN_O = imagenet_subset("imagenet-a"), imagenet_subset("imagenet-o")

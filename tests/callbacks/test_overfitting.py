@@ -7,7 +7,7 @@ from test_modules import NETWORK, SETTINGS, fit
 
 from lit_robust.attacks import PGD, AttackResult
 from lit_robust.callbacks import OverfittingMonitor
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.modules import StandardModule
 
 ATTACK = PGD(norm="l2", eps=0.5, step_size=0.1, steps=10)

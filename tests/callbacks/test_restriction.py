@@ -7,7 +7,6 @@ import torch
 from pytorch_lightning import Trainer
 from tiny_sets import SMALL, WHOLE, write
 
-from lit_robust.batch import EvaluationSet
 from lit_robust.callbacks import (
     CleanAccuracy,
     CorrectSamples,
@@ -18,6 +17,9 @@ from lit_robust.callbacks import (
 )
 from lit_robust.callbacks.prediction_parts import read_kept
 from lit_robust.callbacks.selection import read_selection, samples_digest
+from lit_robust.core.batch import EvaluationSet
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.results import RunResults
 from lit_robust.data import (
     ImageNetCDataModule,
     ImageNetCLikeDataModule,
@@ -25,10 +27,8 @@ from lit_robust.data import (
     RobustnessSuite,
     StylizedImageNetDataModule,
 )
-from lit_robust.errors import DataError, UserError
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
-from lit_robust.results import RunResults
 
 LABELS = [3, 0, 5, 3, 1, 0, 7]
 KEYS = [f"n{label:08d}/ILSVRC2012_val_{place:08d}" for place, label in enumerate(LABELS)]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lit_robust.attacks import APGD, PGD
-from lit_robust.batch import EvaluationSet
 from lit_robust.callbacks import ThetaSearch
-from lit_robust.errors import UserError
+from lit_robust.core.batch import EvaluationSet
+from lit_robust.core.errors import UserError
 
 
 def test_of_equal_accuracies_the_smallest_theta_is_best():

@@ -7,9 +7,9 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 
-from lit_robust.batch import Batch
 from lit_robust.bench.measuring import Repeatable
 from lit_robust.callbacks import Throughput
+from lit_robust.core.batch import Batch
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 

@@ -24,6 +24,7 @@ from lit_robust.callbacks import (
 )
 from lit_robust.callbacks.shape_image import shape_image
 from lit_robust.callbacks.wandb_record import heat_map
+from lit_robust.core.results import RunResults
 from lit_robust.data import (
     CueConflictDataModule,
     EvaluationCrop,
@@ -35,7 +36,6 @@ from lit_robust.data import (
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.report.dashboard_plan import plan
-from lit_robust.results import RunResults
 
 SMALL = {"eval_batch_size": 16, "num_workers": 0}
 WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}

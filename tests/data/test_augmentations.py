@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.augmentations import MEAN_COLOUR, cutout
 from lit_robust.data.transforms import TrainingCrop
-from lit_robust.errors import UserError
 
 COLOUR = torch.tensor(MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1)
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from lit_robust.cli import main
+from lit_robust.core.errors import UserError
 from lit_robust.data import EvaluationCrop, ImageNetCDataModule, ImageNetCLikeDataModule
 from lit_robust.data.corrupted_cell import CellWriter, Settings
 from lit_robust.data.corrupting import estimated_size, frost_digest, in_processes
 from lit_robust.data.packing import archive
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading
-from lit_robust.errors import UserError
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.lock import sole_writer
 from lit_robust.stimuli.corruptions import FrostPictures

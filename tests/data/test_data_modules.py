@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_sets import PLAIN, SMALL, WHOLE, cue_conflict, everything, loaded, png, ready, write
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data import (
     CueConflictDataModule,
     ImageNetADataModule,
@@ -22,7 +23,6 @@ from lit_robust.data import (
     StylizedImageNetDataModule,
 )
 from lit_robust.data.cells import CELLS
-from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_subset, restricted_imagenet
 from lit_robust.shards import ShardWriter
 from lit_robust.stimuli.corruption_names import CORRUPTIONS

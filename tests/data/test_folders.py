@@ -5,8 +5,8 @@ import errno
 import pytest
 from tiny_sets import PLAIN, SMALL, WHOLE, everything, png, ready, write
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data import ImageFolderDataModule, ImageNetDataModule
-from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_wnids
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.blocks import batch_memory
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.plan import Request
@@ -17,7 +18,6 @@ from lit_robust.data.samples import EvaluationSamples, TrainingSamples
 from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
 from lit_robust.data.source import Encoded, Source
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.errors import DataError, UserError
 
 WHOLE = EvaluationCrop(resize=None, crop=None)
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from lit_robust.cli import main
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing import archive, shard_images
 from lit_robust.data.packing import pack as pack_module
-from lit_robust.errors import DataError, UserError
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.lock import sole_writer
 

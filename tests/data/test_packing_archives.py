@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing import archive, shard_images
 from lit_robust.data.packing.archive import check_space, open_source
 from lit_robust.data.packing.tree import Tree
-from lit_robust.errors import DataError, UserError
 
 FILES = {"x/a/1.jpg": b"one" * 400, "x/a/2.jpg": b"two", "x/b/1.png": b"three", "x/notes.txt": b"no image"}
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing.classes import given_numbers
 from lit_robust.data.packing.label_file import labels_of, parse_labels, stem
-from lit_robust.errors import DataError, UserError
 
 NAMES = ["a.JPEG", "b.JPEG"]
 

@@ -5,12 +5,12 @@ from typing import get_args
 import pytest
 
 from lit_robust.cli import main
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.cues import read_categories
 from lit_robust.data.packing.image_sets import READERS
 from lit_robust.data.packing.layouts import find_images
 from lit_robust.data.packing.recognise import Layout, cell_of, find_root
 from lit_robust.data.packing.tree import Tree
-from lit_robust.errors import DataError, UserError
 from lit_robust.reference import imagenet_names, imagenet_subset, imagenet_wnids
 
 WNIDS = imagenet_wnids()

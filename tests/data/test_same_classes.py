@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_sets import SMALL, WHOLE, cue_conflict, png, ready, write
 
+from lit_robust.core.errors import UserError
 from lit_robust.data import (
     CueConflictDataModule,
     ImageNetADataModule,
@@ -19,7 +20,6 @@ from lit_robust.data import (
 from lit_robust.data.same_classes import check_same_classes
 from lit_robust.data.split import TableSplit
 from lit_robust.data.table import SampleTable
-from lit_robust.errors import UserError
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import ShardWriter
 

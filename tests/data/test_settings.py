@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lit_robust.core.errors import UserError
 from lit_robust.data import (
     CueConflictDataModule,
     EvaluationCrop,
@@ -22,7 +23,6 @@ from lit_robust.data import (
     StylizedImageNetDataModule,
     TrainingCrop,
 )
-from lit_robust.errors import UserError
 
 MODULES = [
     CueConflictDataModule,

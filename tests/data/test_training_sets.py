@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_sets import PLAIN, SMALL, WHOLE, png, ready, write
 
+from lit_robust.core.errors import UserError
 from lit_robust.data import ImageNetDataModule, Reading
-from lit_robust.errors import UserError
 from lit_robust.shards import ShardWriter
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from memories import clustered, manifest_of, write_memory
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.memory import (
     begin_memory,
     is_begun,

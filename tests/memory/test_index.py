@@ -8,7 +8,7 @@ import torch
 from memories import clustered, write_memory
 from torch.nn import functional as F
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.memory import nearest_keys
 from lit_robust.memory.index import build_index, check_indexes, exact_search, open_index, recall
 

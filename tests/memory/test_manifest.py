@@ -5,7 +5,7 @@ import json
 import pytest
 from memories import BACKBONE, clustered, write_memory
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.memory import open_memory
 from lit_robust.memory.manifest import FILE_NAME
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.metrics import TopKAccuracy, topk_correct
 
 

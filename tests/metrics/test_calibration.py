@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics import (
     Calibration,
     area_under_response_rate_accuracy,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics import TopKAccuracy, among_classes
 from lit_robust.reference import imagenet_subset
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics import CorruptionError, summarise
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
 

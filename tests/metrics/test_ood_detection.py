@@ -4,7 +4,7 @@ import torch
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics import OodDetection, among_classes, ood_score
 from lit_robust.metrics.ood_detection import thinned_curve
 from lit_robust.reference import imagenet_subset

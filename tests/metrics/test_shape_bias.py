@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.metrics import ShapeBias, category_probabilities, shape_bias
 from lit_robust.metrics.shape_bias import decision_counts
 from lit_robust.reference import imagenet_categories

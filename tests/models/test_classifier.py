@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier, Network, build_classifier
 
 

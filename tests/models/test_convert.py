@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import lit_robust
 from lit_robust.cli import main
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models import Network, build_classifier, weights_digest
 from lit_robust.models.foreign.checkpoint import open_checkpoint
 from lit_robust.models.foreign.convert import convert

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models import Network, build_classifier, weights_digest
 from lit_robust.models.foreign.naming import plain_names
 from lit_robust.models.weights import read_state_dict

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models import Network, build_classifier
 from lit_robust.models.foreign.checkpoint import open_checkpoint
 from lit_robust.models.foreign.convert import convert

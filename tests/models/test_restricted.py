@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.checkpoint import open_checkpoint
 from lit_robust.models.foreign.containers import LEGACY_MAGIC, LEGACY_PROTOCOL, read_restricted
 from lit_robust.models.foreign.restricted import Inert, RestrictedUnpickler

@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from test_modules import ATTACK, NETWORK, SETTINGS, Loader
 
 from lit_robust.attacks import PGD
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.modules import AdversarialModule, AdvPropModule
 from lit_robust.modules.attacking import AttackSchedule
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from scipy.spatial.distance import jensenshannon
 from test_modules import NETWORK, SETTINGS, fit
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.modules import AugMix, AugMixModule
 from lit_robust.modules import augmix_operations as ops
 from lit_robust.modules.augmix import jensen_shannon

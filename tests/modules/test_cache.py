@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 
 from lit_robust.attacks import PGD
 from lit_robust.cli import main
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import RunResults
 from lit_robust.data import ImageNetDataModule
 from lit_robust.data.transforms import EvaluationCrop
-from lit_robust.errors import UserError
 from lit_robust.memory import open_memory, part_folder, project
 from lit_robust.memory.index import build_index
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import CacheModule
-from lit_robust.results import RunResults
 
 NETWORK = Network("lit_robust/resnet_tiny", 8)
 CALLBACK = "lit_robust.callbacks."

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import SwinTransformer
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier, Network, build_classifier
 from lit_robust.modules.cache_classifier import CacheClassifier, layout_of_grown, layout_of_square
 

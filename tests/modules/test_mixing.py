@@ -8,8 +8,8 @@ from test_modules import NETWORK, SETTINGS, Loader, fit
 from torch import nn
 from torch.nn import functional as F
 
-from lit_robust.batch import Batch
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
 from lit_robust.models import build_classifier
 from lit_robust.modules import CutMix, Mixup, MoEx, StandardModule
 from lit_robust.modules.mixing import Mixed, exchange_moments, random_patch

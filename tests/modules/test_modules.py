@@ -7,8 +7,8 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.nn import functional as F
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
-from lit_robust.errors import UserError
+from lit_robust.core.batch import Batch
+from lit_robust.core.errors import UserError
 from lit_robust.models import Network
 from lit_robust.modules import AdversarialModule, Optimisation, StandardModule
 

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from test_modules import NETWORK, SETTINGS, Loader, fit
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
 from lit_robust.models import Network
 from lit_robust.modules import AdversarialModule, AdvPropModule, Optimisation, StandardModule, TradesModule
 

@@ -9,7 +9,7 @@ from test_modules import NETWORK, SETTINGS, Loader, fit
 from torch.nn import functional as F
 
 from lit_robust.attacks import PGD
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.modules import TradesModule
 from lit_robust.modules.trades import kl_divergence
 

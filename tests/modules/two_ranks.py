@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_robust.attacks import PGD
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
 from lit_robust.models import Network
 from lit_robust.modules import AdversarialModule, AdvPropModule, Optimisation, StandardModule, TradesModule
 

@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.corruption_errors import corruption_error_plots
 from lit_robust.report.corruptions import corrupted_sets, corruption_values, in_order
 from lit_robust.report.heatmap import heat_maps
 from lit_robust.report.table import compare
-from lit_robust.results import Result, RunResults
 
 NAMES = ("gaussian_noise", "fog", "saturate")
 

@@ -11,13 +11,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lit_robust import modules
 from lit_robust.callbacks import Throughput
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Example, Result, RunResults
 from lit_robust.data import EvaluationCrop, ImageNetDataModule, TrainingCrop
-from lit_robust.errors import UserError
 from lit_robust.models import Network
 from lit_robust.report import dashboard
 from lit_robust.report.dashboard import build_workspace
 from lit_robust.report.dashboard_plan import plain_plan, plan
-from lit_robust.results import Example, Result, RunResults
 from lit_robust.tools.dashboard import workspace
 
 

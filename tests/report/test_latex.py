@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report import write_report
 from lit_robust.report.latex import escaped, latex
 from lit_robust.report.table import compare
-from lit_robust.results import Result, RunResults
 
 
 def table_of(label: str = "a_b & c") -> str:

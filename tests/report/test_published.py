@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.published import published_names, published_results, published_runs
 from lit_robust.report.runs import Run
 from lit_robust.report.table import compare
-from lit_robust.results import Result, RunResults
 
 
 def run(*results: Result) -> Run:

@@ -7,11 +7,11 @@ from io import StringIO
 
 import pytest
 
+from lit_robust.core.results import Result, RunResults
 from lit_robust.report.csv_file import csv_text
 from lit_robust.report.protocol import differences, facts, usual
 from lit_robust.report.table import compare, compare_observers, markdown, parts
 from lit_robust.report.titles import metric_title, value_text
-from lit_robust.results import Result, RunResults
 
 
 def top1(value: float = 0.7613, count: int = 50_000, **protocol: object) -> Result:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from lit_robust.core.results import Result
 from lit_robust.report.titles import Corrupted, corrupted, dataset_title, is_detail, metric_title
-from lit_robust.results import Result
 
 
 def measured(dataset, **protocol):

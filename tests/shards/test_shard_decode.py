@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFile
 from shard_making import encoded, pixels
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import decode as decode_module
 from lit_robust.shards import decode_rgb, decoder_versions
 

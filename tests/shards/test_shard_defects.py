@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from shard_making import entries, sample, write_tar
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.scan import scan_shard
 

@@ -3,7 +3,7 @@
 import pytest
 from shard_making import sample
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex, ShardWriter
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from shard_making import entries, write_tar
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards import index as index_module
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from shard_making import entries, write_tar
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.dali import parse_dali
 from lit_robust.shards.info import parse_info

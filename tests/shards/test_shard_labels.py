@@ -5,7 +5,7 @@ import json
 import pytest
 from shard_making import write_tar
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.labels import LabelRule
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.listing import list_all, list_split, read_info
 

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 from shard_making import entries, write_tar
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards import index as index_module
 

@@ -6,7 +6,7 @@ import pytest
 from shard_making import encoded, entries, pixels, write_tar
 
 from lit_robust.cli import main
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.verify import verify_shards

@@ -13,7 +13,7 @@ import pytest
 import webdataset
 from shard_making import sample
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import IndexedReader, ShardIndex, ShardWriter
 from lit_robust.shards import write as write_module
 

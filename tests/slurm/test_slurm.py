@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from lit_robust.results import RunResults
+from lit_robust.core.results import RunResults
 
 pytestmark = pytest.mark.slurm
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.stimuli.corruptions import (
     ALL_CORRUPTIONS,
     CORRUPTIONS,

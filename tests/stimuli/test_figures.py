@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.stimuli import figures, outlines, textures
 from lit_robust.stimuli.figures import CLASS_NAMES, HARD, OUTLINES, PLAIN, TEXTURES, draw_figure, draw_figures
 

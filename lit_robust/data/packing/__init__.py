@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.packing.archive import check_source, check_space, open_source
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.layouts import find_images
 from lit_robust.data.packing.pack import Packer
 from lit_robust.data.packing.plan import check_place, make_plan
 from lit_robust.data.packing.recognise import Layout
-from lit_robust.errors import UserError
 from lit_robust.shards.lock import sole_writer
 from lit_robust.shards.write import shard_stem
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import atomic_path
 from lit_robust.data.packing.tree import Tree
-from lit_robust.errors import DataError, UserError
-from lit_robust.files import atomic_path
 from lit_robust.shards.write import remove_leftovers
 
 CHUNK = 1 << 20

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.reference import imagenet_names, imagenet_subset, imagenet_wnids
 
 Labels = Literal["auto", "sorted", "imagenet"]

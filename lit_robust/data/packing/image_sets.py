@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.cues import cues, read_categories
 from lit_robust.data.packing.classes import Classes, Labels, given_numbers, number_classes
 from lit_robust.data.packing.label_file import DIGITS, labels_of, parse_labels
 from lit_robust.data.packing.recognise import ANNOTATIONS, Layout, cell_of
 from lit_robust.data.packing.tree import File, Tree
-from lit_robust.errors import DataError, UserError
 
 
 class Image(NamedTuple):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from lit_robust.errors import DataError
+from lit_robust.core.errors import DataError
 from lit_robust.shards import IMAGE_EXTENSIONS
 
 WNID = re.compile(r"n\d{8}")

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.packing.archive import ARCHIVES
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.image_sets import ImageSet, Options, Source, image_sets
 from lit_robust.data.packing.label_file import ENDINGS
 from lit_robust.data.packing.recognise import ANNOTATIONS, Layout, find_root, recognise
 from lit_robust.data.packing.tree import File, Tree
-from lit_robust.errors import UserError
 from lit_robust.shards import IMAGE_EXTENSIONS
 
 

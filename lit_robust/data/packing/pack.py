@@ -8,10 +8,10 @@ from threading import Event
 
 from tqdm import tqdm
 
+from lit_robust.core.files import atomic_path, write_text
 from lit_robust.data.packing.plan import DIGEST, Plan, Shard, check_place, extension_of
 from lit_robust.data.packing.resize import resized_extension, shrink
 from lit_robust.data.packing.tree import Tree
-from lit_robust.files import atomic_path, write_text
 from lit_robust.shards.members import end_bytes, sample_bytes
 from lit_robust.shards.write import any_shard, remove_leftovers, write_entry
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing.image_sets import Image, ImageSet
 from lit_robust.data.packing.resize import JPEG_QUALITY
 from lit_robust.data.packing.tree import Tree
-from lit_robust.errors import DataError, UserError
 from lit_robust.shards.listing import ALIASES, read_info
 from lit_robust.shards.members import BLOCK, check_key, end_bytes, header
 from lit_robust.shards.scan import scan_shard, skip

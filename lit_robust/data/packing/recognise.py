@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.cues import KEY
 from lit_robust.data.packing.label_file import WNID
-from lit_robust.errors import UserError
 from lit_robust.reference import imagenet_subset, imagenet_wnids
 from lit_robust.shards.listing import ALIASES
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES

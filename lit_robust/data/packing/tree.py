@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from lit_robust.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.read import OpenShard
 from lit_robust.shards.tar import Member, PositionalTar, read_exactly
 

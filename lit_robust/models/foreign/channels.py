@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 Channels = tuple[float, float, float]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeGuard
 import torch
 from torch import Tensor
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.channels import Channels, three_numbers_in
 from lit_robust.models.foreign.containers import INFLATION, Content, check_archive, read_restricted
 from lit_robust.models.foreign.restricted import Inert

@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.restricted import RestrictedUnpickler, Storage
 
 # What torch writes at the start of its files before 1.6 (torch/serialization.py, MAGIC_NUMBER and PROTOCOL_VERSION).

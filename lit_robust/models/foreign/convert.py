@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lit_robust import __version__
-from lit_robust.errors import UserError
-from lit_robust.files import atomic_path, write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import atomic_path, write_text
 from lit_robust.models.foreign.channels import Channels
 from lit_robust.models.foreign.checkpoint import Copy, open_checkpoint
 from lit_robust.models.foreign.naming import check_unwrapped

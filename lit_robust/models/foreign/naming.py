@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # What stands before every name of a wrapped network: DataParallel and AveragedModel, torch.compile, Lightning and
 # RobustBench, revisiting-at, and ours.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.channels import Channels, in_pixel_units, three_numbers
 from lit_robust.models.foreign.checkpoint import Checkpoint, Copy, Preprocessing, names_file, open_checkpoint
 from lit_robust.models.foreign.naming import FROM_ATTACKER, FROM_NORMALISED, Naming, plain_names

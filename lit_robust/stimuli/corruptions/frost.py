@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 from lit_robust.stimuli.corruptions.draws import Draws, to_bytes
 from lit_robust.stimuli.corruptions.ice import draw_ice
 

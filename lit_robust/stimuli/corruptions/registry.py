@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lit_robust.errors import UserError
-from lit_robust.precision import full_precision
-from lit_robust.seeds import stream_seed
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
+from lit_robust.core.seeds import stream_seed
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions.blur import defocus_blur, gaussian_blur
 from lit_robust.stimuli.corruptions.colour import brightness, contrast, saturate

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
-from lit_robust.errors import UserError
-from lit_robust.precision import full_precision
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
 
 PARTS = {
     "products": cuda.matmul,

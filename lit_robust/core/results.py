@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lit_robust.errors import UserError
-from lit_robust.files import write_text
+from lit_robust.core.errors import UserError
+from lit_robust.core.files import write_text
 
 SCHEMA = 1
 FILE_NAME = "results.json"

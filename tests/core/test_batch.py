@@ -4,7 +4,7 @@ import weakref
 
 import torch
 
-from lit_robust.batch import Batch
+from lit_robust.core.batch import Batch
 
 
 def batch(valid: list[bool]) -> Batch:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_robust.errors import UserError
+from lit_robust.core.errors import UserError
 
 # Read once, while no other thread makes files: to ask for it is to change it.
 UMASK = os.umask(0)

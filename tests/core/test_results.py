@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_robust.errors import UserError
-from lit_robust.results import Result, RunResults
+from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result, RunResults
 
 
 def written(folder: Path, **entry: object) -> Path:

@@ -1,0 +1,1 @@
+"""What every room may import: batches, results, errors, files, seeds and precision."""
