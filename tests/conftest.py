@@ -1,6 +1,7 @@
 """What tests of the whole way share: tiny toy data, made once."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,53 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("WANDB_SILENT", "true")
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
+
+
+FUZZ_ATTEMPTS = 400
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-attempts",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"damaged inputs that each fuzz test tries ({FUZZ_ATTEMPTS}); with it, what became of them is printed",
+    )
+
+
+@pytest.fixture
+def fuzz_attempts(pytestconfig):
+    """How many damaged inputs a fuzz test tries: few by default, `--fuzz-attempts` for more."""
+    asked = pytestconfig.getoption("--fuzz-attempts")
+    return FUZZ_ATTEMPTS if asked is None else asked
+
+
+@pytest.fixture
+def fuzz_table(request):
+    """A counter of (kind of damage, outcome), printed at the end of a run with `--fuzz-attempts`."""
+    table = Counter()
+    yield table
+    rows = [[kind, outcome, count] for (kind, outcome), count in sorted(table.items())]
+    request.node.user_properties.append(("fuzz", rows))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--fuzz-attempts") is None:
+        return
+    # The reports of a test's end, as a fixture adds to them; they come from the processes of pytest-xdist, too.
+    for report in terminalreporter.getreports(""):
+        for name, rows in report.user_properties:
+            if name == "fuzz" and report.when == "teardown":
+                terminalreporter.section(f"fuzz: {report.nodeid}")
+                kinds = dict.fromkeys(kind for kind, _, _ in rows)
+                outcomes = sorted({outcome for _, outcome, _ in rows})
+                counts = {(kind, outcome): count for kind, outcome, count in rows}
+                terminalreporter.write_line("| kind | " + " | ".join(outcomes) + " |")
+                terminalreporter.write_line("|---|" + "---:|" * len(outcomes))
+                for kind in kinds:
+                    cells = [str(counts.get((kind, outcome), 0)) for outcome in outcomes]
+                    terminalreporter.write_line(f"| {kind} | " + " | ".join(cells) + " |")
 
 
 @pytest.fixture(scope="session")
