@@ -35,7 +35,7 @@ def test_the_command_line_uses_them(toy, tmp_path, monkeypatch, capsys):
         def __init__(self):
             made.append(self)
 
-    monkeypatch.setattr("lit_robust.trainer_cli.SynchronisedNorms", Noted)
+    monkeypatch.setattr("lit_robust.cli.trainer.SynchronisedNorms", Noted)
     words = ["fit", "-c", "configs/toy/standard.yaml", "--data.root", str(toy), "--trainer.sync_batchnorm", "true"]
     words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "1"]
     assert main(words) == 0

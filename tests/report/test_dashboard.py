@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lit_robust import modules
 from lit_robust.callbacks import Throughput
+from lit_robust.cli.tools.dashboard import workspace
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result, RunResults
 from lit_robust.data import EvaluationCrop, ImageNetDataModule, TrainingCrop
@@ -18,7 +19,6 @@ from lit_robust.models import Network
 from lit_robust.report import dashboard
 from lit_robust.report.dashboard import build_workspace
 from lit_robust.report.dashboard_plan import plain_plan, plan
-from lit_robust.tools.dashboard import workspace
 
 
 def result(dataset: str, metric: str, **protocol: object) -> Result:

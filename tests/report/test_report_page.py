@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from lit_robust.cli.tools.runs import compare
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result, RunResults
 from lit_robust.report import load_runs, report, write_report
 from lit_robust.report.runs import read_picture, unique_labels
-from lit_robust.tools.runs import compare
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 

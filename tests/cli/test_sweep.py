@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from lit_robust import steps
+from lit_robust.cli import steps
+from lit_robust.cli.sweep import filled, run_sweep
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
-from lit_robust.sweep import filled, run_sweep
 
 FILE = {
     "title": "A table",

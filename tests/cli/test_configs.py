@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from lit_robust.cli import main
-from lit_robust.demo import config
+from lit_robust.cli.demo import config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
 FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SWEEPS))
 RECIPES = [file for file in FILES if len(file.relative_to(CONFIGS).parts) == 2 and file.parent.name != "trainer"]

@@ -11,7 +11,7 @@ from lit_robust.cli import main
 from lit_robust.core.results import RunResults
 from lit_robust.models import Network, build_classifier
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 NETWORKS = sorted((CONFIGS / "imagenet/networks").glob("*.yaml"))
 TINY = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.enable_progress_bar", "false"]
 NETWORK = ["--model.network.name", "lit_robust/resnet_tiny", "--model.network.num_classes", "8"]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 import lit_robust
-from lit_robust import steps
+from lit_robust.cli import steps
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
 from lit_robust.report import compare, load_runs, report, terminal

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lit_robust.tools.parser import parser_of
+from lit_robust.cli.tools.parser import parser_of
 
 
 def workspace(words: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from lit_robust.tools.parser import parser_of
+from lit_robust.cli.tools.parser import parser_of
 
 BUILT = "of the memory, as `lit-robust fit` built it"
 MADE = "of the memory, as `lit-robust fit` built it, or `memory cluster` or `memory project` made it"

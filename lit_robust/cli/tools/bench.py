@@ -5,7 +5,7 @@ from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 
-from lit_robust.tools.parser import parser_of
+from lit_robust.cli.tools.parser import parser_of
 
 
 def loading(words: list[str]) -> None:

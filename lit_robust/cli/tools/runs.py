@@ -7,7 +7,7 @@ from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from lit_robust.tools.parser import parser_of
+from lit_robust.cli.tools.parser import parser_of
 
 
 def compare(words: list[str]) -> None:
@@ -104,9 +104,10 @@ def demonstrate(words: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, runs and the page")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the figures and of the training")
     options = parser.parse_args(words)
-    from lit_robust.demo import run_demo
+    from lit_robust.cli.demo import run_demo
+    from lit_robust.cli.main import main
 
-    run_demo(options.output, options.seed)
+    run_demo(options.output, options.seed, main)
 
 
 def sweep(words: list[str]) -> None:
@@ -131,7 +132,7 @@ def sweep(words: list[str]) -> None:
     # They may stand anywhere, which no positional argument of a parser may.
     settings = [word for word in words if re.match(r"\w[\w.-]*=", word)]
     options = parser.parse_args([word for word in words if word not in settings])
-    from lit_robust.sweep import run_sweep
+    from lit_robust.cli.sweep import run_sweep
 
     output = Path("runs") / options.file.stem if options.output is None else options.output
     run_sweep(options.file, output, settings, options.list, options.limit)

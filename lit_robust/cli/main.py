@@ -73,11 +73,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         if words[0] in TRAINER_COMMANDS:
-            from lit_robust.trainer_cli import run_trainer
+            from lit_robust.cli.trainer import run_trainer
 
             run_trainer(words, command=shlex.join(["lit-robust", *words]))
         else:
-            from lit_robust.tools import run_tool
+            from lit_robust.cli.tools import run_tool
 
             run_tool(words)
     except KeyboardInterrupt:
@@ -88,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return _interrupted()
         raise
     except Exception as error:
-        from lit_robust.explain import explain
+        from lit_robust.cli.mistakes import explain
 
         sentence = explain(error)
         if sentence is None:

@@ -6,10 +6,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
 
@@ -81,14 +80,18 @@ def finish(folder: Path) -> None:
     write_text(folder / MARK, json.dumps({**mark, "finished": True}))
 
 
-def run(words: list[str]) -> None:
+def run(words: Sequence[str], command: Callable[[Sequence[str]], int]) -> None:
     """Show a command and run it in this process.
+
+    Args:
+        words: what follows ``lit-robust``.
+        command: what runs them, and returns the exit code.
 
     Raises:
         UserError: it failed, and said why.
     """
     print(f"\n$ lit-robust {' '.join(words)}", flush=True)
-    _check(main(words))
+    _check(command(words))
 
 
 def run_apart(words: list[str]) -> None:

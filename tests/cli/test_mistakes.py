@@ -10,7 +10,7 @@ import yaml
 
 from lit_robust.cli import main
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture

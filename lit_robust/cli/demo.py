@@ -3,10 +3,11 @@
 import os
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lit_robust
-from lit_robust import steps
+from lit_robust.cli import steps
 from lit_robust.core.errors import UserError
 from lit_robust.report import compare, load_runs, report, terminal
 
@@ -15,7 +16,7 @@ CACHE = "cache"  # Of the standard network's features.
 SEVERITIES = "[1, 3, 5]"  # Those that the measures' overlay asks for.
 
 
-def run_demo(output: Path, seed: int) -> None:
+def run_demo(output: Path, seed: int, command: Callable[[Sequence[str]], int]) -> None:
     """Draw the data, train and test the three networks and a cache model, and write the page that compares them.
 
     What an earlier call with the same seed finished is reused, and an interrupted training goes on.
@@ -23,6 +24,7 @@ def run_demo(output: Path, seed: int) -> None:
     Args:
         output: folder for everything.
         seed: of the figures, the networks and the order of training.
+        command: runs the words behind ``lit-robust``, and returns the exit code.
 
     Raises:
         UserError: a step failed, or ``output`` holds folders of these names that the demo did not make.
@@ -35,7 +37,7 @@ def run_demo(output: Path, seed: int) -> None:
         # Half a drawing is no use: `data toy` refuses to add to it.
         shutil.rmtree(data)
         steps.begin(data, "data", made_by)
-        steps.run(["data", "toy", str(data), "--seed", str(seed), "--severities", SEVERITIES])
+        steps.run(["data", "toy", str(data), "--seed", str(seed), "--severities", SEVERITIES], command)
         steps.finish(data)
     for name in TRAINED:
         recipe, folder = config(f"toy/{name}.yaml"), output / name
@@ -43,17 +45,19 @@ def run_demo(output: Path, seed: int) -> None:
         if _is_finished(folder, f"{made_by} {recipe.read_text()} {measures.read_text()}"):
             continue
         last = folder / "checkpoints" / "last.ckpt"
-        steps.run(["fit", "-c", str(recipe), *settings, *(["--ckpt_path", str(last)] if last.is_file() else [])])
-        steps.run(["test", "-c", str(recipe), "-c", str(measures), *settings, "--ckpt_path", str(last)])
+        steps.run(
+            ["fit", "-c", str(recipe), *settings, *(["--ckpt_path", str(last)] if last.is_file() else [])], command
+        )
+        steps.run(["test", "-c", str(recipe), "-c", str(measures), *settings, "--ckpt_path", str(last)], command)
         steps.finish(folder)
-    _remember(output, data, seed, f"{made_by} {measures.read_text()}")
+    _remember(output, data, seed, command, f"{made_by} {measures.read_text()}")
     folders = [output / name for name in (*TRAINED, CACHE)]
     print("\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
     report(folders, output / "report.html")
     print(f"Took {time.monotonic() - started:.0f} s. Open {output / 'report.html'} in a browser.")
 
 
-def _remember(output: Path, data: Path, seed: int, made_by: str) -> None:
+def _remember(output: Path, data: Path, seed: int, command: Callable[[Sequence[str]], int], made_by: str) -> None:
     """Build and test the cache model of the standard network."""
     recipe, folder = config(f"toy/{CACHE}.yaml"), output / CACHE
     backbone = output / "standard" / "checkpoints" / "last.ckpt"
@@ -64,8 +68,8 @@ def _remember(output: Path, data: Path, seed: int, made_by: str) -> None:
     settings = _settings(folder, data, seed)
     settings += ["--model.network.weights", str(backbone), "--model.memory", str(memory)]
     if not memory.is_dir():
-        steps.run(["fit", "-c", str(recipe), *settings])
-    steps.run(["test", "-c", str(recipe), "-c", str(config("toy/measures/all.yaml")), *settings])
+        steps.run(["fit", "-c", str(recipe), *settings], command)
+    steps.run(["test", "-c", str(recipe), "-c", str(config("toy/measures/all.yaml")), *settings], command)
     steps.finish(folder)
 
 

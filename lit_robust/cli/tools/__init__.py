@@ -4,8 +4,8 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
+from lit_robust.cli.tools import bench, dashboard, data, memory, runs
 from lit_robust.core.errors import UserError
-from lit_robust.tools import bench, dashboard, data, memory, runs
 
 TOOLS: dict[str, Callable[[list[str]], None]] = {
     "demo": runs.demonstrate,

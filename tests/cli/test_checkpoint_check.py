@@ -7,7 +7,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from lit_robust.checkpoint_check import check_weights, read_hyperparameters
+from lit_robust.cli.trainer import check_weights, read_hyperparameters
 from lit_robust.core.errors import UserError
 
 MODULE = "lit_robust.modules.standard.StandardModule"
