@@ -1,4 +1,4 @@
-"""Every `lit-robust` command that the README shows is run, in its cheapest form."""
+"""Every `lit-robust` command and every block of Python that the READMEs show is run, in its cheapest form."""
 
 import re
 import shlex
@@ -11,8 +11,14 @@ from lit_robust.cli import TRAINER_COMMANDS, main
 from lit_robust.core.results import Result, RunResults
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "RESULTS.md", *ROOT.glob("*/README.md"), *(ROOT / "lit_robust").rglob("README.md")]
+)
+TEXTS = {str(document.relative_to(ROOT)): document.read_text() for document in DOCUMENTS}
+BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+PYTHON = [
+    (name, block) for name, text in TEXTS.items() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+]
 LINES = [line.split("#")[0].strip().removeprefix("uv run ") for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("lit-robust ")]
 
@@ -97,14 +103,14 @@ def cheap(words, tmp_path):
     return [command, "--help"] if command == "demo" else words
 
 
-def test_the_readme_shows_the_commands():
+def test_the_readmes_show_the_commands():
     shown = {" ".join(shlex.split(command)[1:3]) for command in COMMANDS}
     assert {"data toy", "data shard", "fit -c", "test -c"} <= shown
     assert len(COMMANDS) >= 15
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
-def test_command_of_the_readme(command, tmp_path, monkeypatch):
+def test_command_of_a_readme(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = cheap(shlex.split(command)[1:], tmp_path)
     try:
@@ -114,8 +120,19 @@ def test_command_of_the_readme(command, tmp_path, monkeypatch):
     assert code == 0
 
 
-def test_files_the_readme_names_are_there():
-    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
-    for config in re.findall(r"configs/[\w/-]+\.yaml", README):
+@pytest.mark.parametrize(("name", "block"), PYTHON, ids=lambda value: value if value.endswith(".md") else "")
+def test_python_of_a_readme(name, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, name, "exec"), {})
+
+
+def test_a_newcomer_reads_the_readme_in_minutes():
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_a_readme_names_are_there(name):
+    for path in re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", TEXTS[name]):
+        assert (ROOT / name).parent.joinpath(path).is_file(), path
+    for config in re.findall(r"configs/[\w/-]+\.yaml", TEXTS[name]):
         assert (ROOT / config).is_file(), config
