@@ -89,11 +89,12 @@ def main(args: Sequence[str] | None = None) -> int:
         raise
     except Exception as error:
         from lit_robust.cli.mistakes import explain
+        from lit_robust.core.errors import printable
 
         sentence = explain(error)
         if sentence is None:
             raise
-        print(f"lit-robust: {sentence}", file=sys.stderr)
+        print(f"lit-robust: {printable(sentence)}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,6 +1,8 @@
-"""Writing files so that nobody ever sees one half-written."""
+"""Writing files so that nobody ever sees one half-written, and opening only what is a file."""
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,3 +53,26 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, all of it or nothing."""
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def open_regular(path: Path) -> int:
+    """Return a descriptor for reading a regular file; opening a named pipe would wait for ever, a device has no end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, printable
 from lit_robust.shards.defects import defect
 from lit_robust.shards.tar import Member, PositionalTar
 
@@ -82,7 +82,7 @@ def find_label(tar: PositionalTar, key: bytes, members: Mapping[str, Member], ru
         return _from_json(tar, key, members.get(JSON_EXTENSION), rule.source.removeprefix(JSON_SOURCE))
     classes = rule.classes or {}
     if rule.source == "map":
-        return classes.get(text(key), NO_LABEL)
+        return classes.get(key.decode("utf-8", "backslashreplace"), NO_LABEL)
     found = WORDNET_ID.search(key)
     return NO_LABEL if found is None else classes.get(found[0].decode(), NO_LABEL)
 
@@ -98,8 +98,8 @@ def too_high(label: int, num_classes: int) -> str:
 
 
 def text(name: bytes) -> str:
-    """Return a name in a tar as text; bytes that are no UTF-8 are written in hexadecimal."""
-    return name.decode("utf-8", "backslashreplace")
+    """Return a name in a tar for a sentence: on one line, bytes that are no UTF-8 in hexadecimal."""
+    return printable(name.decode("utf-8", "backslashreplace"))
 
 
 def _from_cls(tar: PositionalTar, key: bytes, member: Member | None) -> int:

@@ -5,7 +5,7 @@ import resource
 from functools import lru_cache
 from pathlib import Path
 
-from lit_robust.core.errors import DataError
+from lit_robust.core.errors import DataError, printable
 from lit_robust.shards.index import ShardIndex
 from lit_robust.shards.tar import read_exactly
 
@@ -79,7 +79,7 @@ class IndexedReader:
 
     def name(self, number: int) -> str:
         """Return what to call sample ``number`` in a message: its key and its tar."""
-        return f"{self.key(number)} in {self.index.shard_path(number)}"
+        return printable(f"{self.key(number)} in {self.index.shard_path(number)}")
 
     def image_bytes(self, number: int) -> bytes:
         """Return the encoded image of sample ``number`` (0 to N-1).

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, printable
 from lit_robust.shards.defects import Defect
 from lit_robust.shards.folder import Listing
 from lit_robust.shards.info import may_be_info
@@ -176,7 +176,7 @@ def report_text(reports: Sequence[SplitReport]) -> str:
         "info file",
         "defects",
     )
-    rows = [head, *map(_row, reports)]
+    rows = [head, *(tuple(map(printable, _row(report))) for report in reports)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     left = (0, 1, 8)
     lines = [
@@ -187,8 +187,8 @@ def report_text(reports: Sequence[SplitReport]) -> str:
         for row in rows
     ]
     for report in reports:
-        lines += report.missing
-        lines += [f"{report.folder / one.shard} at byte {one.offset}: {one.what}" for one in report.defects]
+        found = [f"{report.folder / one.shard} at byte {one.offset}: {one.what}" for one in report.defects]
+        lines += map(printable, [*report.missing, *found])
     return "\n".join([*lines, f"{sum(report.count for report in reports)} defects"])
 
 

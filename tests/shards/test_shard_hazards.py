@@ -1,10 +1,11 @@
 """What goes wrong around shards: two writers, cut downloads, stray files; each is told, none is silent."""
 
 import pytest
-from shard_making import sample
+from shard_making import sample, write_tar
 
+from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.shards import ShardIndex, ShardWriter
+from lit_robust.shards import IndexedReader, ShardIndex, ShardWriter
 
 
 def fill(folder, count=40):
@@ -53,3 +54,19 @@ def test_two_label_rules_have_an_index_each(tmp_path):
     kind, arguments = index.__reduce__()
     ShardIndex.open(tmp_path, "val", label="json:field")
     assert kind(*arguments).labels.tolist() == index.labels.tolist()
+
+
+def test_names_that_a_terminal_would_obey_are_shown_escaped(tmp_path, capsys):
+    key = "n0\n\x1b[2Jx"
+    write_tar(tmp_path / "x-val-0.tar", [(f"{key}.jpg", b"1"), (f"{key}.cls", b"0"), ("y.jpg", b"1")])
+    index = ShardIndex.open(tmp_path, "val")
+    assert index.key(0) == key
+    assert IndexedReader(index).name(0).startswith(r"n0\n\x1b[2Jx in ")
+    write_tar(tmp_path / "x-val-0.tar", [(f"{key}.cls", b"0"), ("y\x1b.jpg", b"1"), ("z.jpg", b"1"), ("z.cls", b"1")])
+    assert main(["data", "verify", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert r"sample n0\n\x1b[2Jx has no image" in said.out
+    assert r"the first is y\x1b" in said.out
+    assert "\x1b" not in said.out + said.err
+    with pytest.raises(DataError, match=r"sample n0\\n\\x1b\[2Jx has no image"):
+        ShardIndex.open(tmp_path, "val")
