@@ -158,15 +158,14 @@ class AdversarialAccuracy(EvaluationCallback):
             with self.trainer.precision_plugin.forward_context():
                 found = self.sweep.finish()
             self._take(found)
-        return [
-            self.result(
-                f"{self.stem}_eps_{attack.eps:.4g}",
-                value,
-                "fraction",
-                {**self._protocol(attack), **tally.reduced(self.trainer.strategy)},
-            )
-            for attack, value, tally in zip(self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True)
-        ]
+        results = []
+        for attack, value, tally in zip(self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True):
+            counted = tally.reduced(self.trainer.strategy)
+            warnings = counted.pop("warnings", ())
+            protocol = {**self._protocol(attack), **counted}
+            name = f"{self.stem}_eps_{attack.eps:.4g}"
+            results.append(self.result(name, value, "fraction", protocol, warnings=warnings))
+        return results
 
     def _protocol(self, attack: Attack) -> dict[str, Any]:
         protocol: dict[str, Any] = {

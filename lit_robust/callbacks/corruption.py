@@ -75,7 +75,7 @@ class CorruptionEvaluation(EvaluationCallback):
                 f"{self.dataset} has {known} classes, and AlexNet's errors are those among ImageNet's 1,000: set "
                 "baseline to null for accuracies alone."
             )
-        if warning := self._misfit(described):
+        for warning in self._misfits("mce", described):
             rank_zero_warn(f"{self.label}: {warning}; set baseline to the one that fits, or to null.")
         self.is_relative = self.baseline is not None and self.other_described is not None
         if self.is_relative and self._is_restricted(described) != self._is_restricted(self.other_described):
@@ -112,7 +112,14 @@ class CorruptionEvaluation(EvaluationCallback):
         values = summarise(cells, self.baseline, clean_error)
         counts = dict(zip(self.metric.cells, computed["count"].reshape(-1).tolist(), strict=True))
         results = [
-            self.result(name, value, "fraction", self._protocol(name, clean), _counted(name, counts))
+            self.result(
+                name,
+                value,
+                "fraction",
+                self._protocol(name, clean),
+                _counted(name, counts),
+                warnings=self._misfits(name, self.described),
+            )
             for name, value in values.items()
         ]
         return [replace(result, protocol=of_its_cells(result.metric, result.protocol)) for result in results]
@@ -126,13 +133,17 @@ class CorruptionEvaluation(EvaluationCallback):
     def _is_restricted(described: EvaluationSet | None) -> bool:
         return described is not None and "samples_sha256" in described.protocol
 
-    def _misfit(self, described: EvaluationSet) -> str:
-        """Say if the baseline was measured on another number of images; empty where it fits."""
+    def _misfits(self, name: str, described: EvaluationSet) -> list[str]:
+        """Say if a value is in errors of a baseline that was measured on another number of images."""
         images = described.protocol.get("images_a_cell")
-        # A few that cannot be read are no other measurement.
-        if self.baseline is None or images is None or abs(images - self.baseline.images) <= self.baseline.images // 100:
-            return ""
-        return f"the baseline {self.baseline.name} is of {self.baseline.images} images a cell, and the set has {images}"
+        if self.baseline is None or images is None or not _is_relative_to_baseline(name):
+            return []
+        # A few images that cannot be read do not change what was measured.
+        if abs(images - self.baseline.images) <= self.baseline.images // 100:
+            return []
+        return [
+            f"the baseline {self.baseline.name} is of {self.baseline.images} images a cell, and the set has {images}"
+        ]
 
     def _clean(self) -> tuple[float | None, dict[str, Any]]:
         """Return the clean error, if there is one that fits, and what a protocol says of it."""
@@ -148,11 +159,13 @@ class CorruptionEvaluation(EvaluationCallback):
 
     def _protocol(self, name: str, clean: dict[str, Any]) -> dict[str, Any]:
         """Return what a value's protocol has of its own; ``clean`` is that of a relative one."""
-        if self.baseline is None or not (name in ("mce", "relative_mce") or name.startswith("ce_")):
+        if self.baseline is None or not _is_relative_to_baseline(name):
             return {}
-        warning = self._misfit(self.described)
-        doubts = {"warnings": [warning]} if warning else {}
-        return {"baseline": self.baseline.protocol(), **doubts, **(clean if name == "relative_mce" else {})}
+        return {"baseline": self.baseline.protocol(), **(clean if name == "relative_mce" else {})}
+
+
+def _is_relative_to_baseline(metric: str) -> bool:
+    return metric in ("mce", "relative_mce") or metric.startswith("ce_")
 
 
 def of_its_cells(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:

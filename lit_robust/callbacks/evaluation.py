@@ -98,6 +98,9 @@ class EvaluationCallback(Callback, ABC):
         unit: str,
         protocol: Mapping[str, Any],
         count: int | None = None,
+        interval: tuple[float, float] | None = None,
+        facets: Mapping[str, Any] | None = None,
+        warnings: Sequence[str] = (),
     ) -> Result:
         """Return a result of this test set, its protocol joined with the data's.
 
@@ -107,9 +110,22 @@ class EvaluationCallback(Callback, ABC):
             unit: ``fraction`` or ``count``; ``theta`` of the one value that is a setting, the best sharpness.
             protocol: plain values that settle how it was measured.
             count: samples it was measured on; null for the whole set.
+            interval: lower and upper end of a 95 % interval, where the measure has one.
+            facets: the axes that the value stands at, such as ``{"norm": "l2", "eps": 0.5}``.
+            warnings: sentences on why the value may mislead.
         """
         counted = self.described.count if count is None else count
-        return Result(self.dataset, metric, float(value), unit, counted, {**self.described.protocol, **protocol})
+        return Result(
+            self.dataset,
+            metric,
+            float(value),
+            unit,
+            counted,
+            {**self.described.protocol, **protocol},
+            interval,
+            facets or {},
+            tuple(warnings),
+        )
 
     def lacks(self, missing: Mapping[str, str]) -> str:
         """Return why there is nothing to evaluate; empty where there is.

@@ -86,7 +86,9 @@ def heat_map(
 
 
 def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:
-    """Put the values into a W&B run's summary, mark what is partial, and keep the results file as an artifact.
+    """Put values and warnings into a W&B run's summary, mark what is partial, and keep the results file as an artifact.
+
+    A value's warnings are ``test/<dataset>/<metric>/warnings``, and together the table ``test/warnings``.
 
     The artifact ``evaluation-<run>`` refers to a copy inside the W&B run's own folder, so that an offline run can be
     synchronised after ``results.json`` has changed.
@@ -104,6 +106,10 @@ def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:
         # Of what a whole set has there may be no number, where values are of two sets.
         partial = {r.dataset: r.protocol.get("full_count") for r in found.results if r.protocol.get("partial")}
         run.summary.update(values)
+        doubts = [[result.key, warning] for result in found.results for warning in result.warnings]
+        run.summary.update({f"{r.key}/warnings": " ".join(r.warnings) for r in found.results if r.warnings})
+        if doubts:
+            logger.log_table(key="test/warnings", columns=["measure", "warning"], data=doubts)
         for dataset, full in partial.items():
             known = {} if full is None else {f"test/{dataset}/full_count": full}
             run.summary.update({f"test/{dataset}/{PARTIAL}": True, **known})

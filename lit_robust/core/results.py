@@ -10,7 +10,8 @@ from typing import Any
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
+READ = (1, SCHEMA)  # Schema 1 had warnings in the protocol, and neither facets nor intervals.
 FILE_NAME = "results.json"
 
 
@@ -26,6 +27,9 @@ class Result:
         unit: ``fraction``, ``count`` or ``theta``.
         count: how many samples the value was measured on.
         protocol: plain values that settle how it was measured.
+        interval: lower and upper end of a 95 % interval; None where the measure has none.
+        facets: plain values of the axes that the value stands at, such as ``{"norm": "l2", "eps": 0.5}``.
+        warnings: sentences on why the value may mislead.
     """
 
     dataset: str
@@ -34,6 +38,9 @@ class Result:
     unit: str
     count: int
     protocol: Mapping[str, Any]
+    interval: tuple[float, float] | None = None
+    facets: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -96,13 +103,14 @@ class RunResults:
         file = path / FILE_NAME if path.is_dir() else path
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            if content["schema"] != SCHEMA:
-                raise UserError(f"{file} has schema {content['schema']!r}; this version reads schema {SCHEMA}.")
+            if content["schema"] not in READ:
+                raise UserError(f"{file} has schema {content['schema']!r}; this version reads 1 and {SCHEMA}.")
             if not (isinstance(content["run"], dict) and isinstance(content["model"], dict)):
                 raise UserError(
                     f"The run or the model of {file} is no object: write the file again with `lit-robust test`."
                 )
-            results = [_result(entry, file) for entry in content["results"]]
+            convert = _from_schema_1 if content["schema"] == 1 else dict
+            results = [_result(convert(entry), file) for entry in content["results"]]
             examples = [Example(**entry) for entry in content["examples"]]
             return cls(run=content["run"], model=content["model"], results=results, examples=examples)
         except FileNotFoundError:
@@ -115,12 +123,20 @@ class RunResults:
             ) from error
 
 
+def _from_schema_1(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of a file of schema 1 as schema 2 has it."""
+    if not isinstance(entry["protocol"], Mapping):
+        return dict(entry)
+    protocol = dict(entry["protocol"])
+    return {**entry, "warnings": protocol.pop("warnings", ()), "protocol": protocol}
+
+
 def _result(entry: Mapping[str, Any], file: Path) -> Result:
     """Return one entry of a results file as a result.
 
     Raises:
-        UserError: its value is neither a finite number nor null, its count no whole number, its protocol no object, or
-            what names it no word.
+        UserError: its value is neither a finite number nor null, its count no whole number, its protocol or its facets
+            no object, its interval no pair, its warnings no sentences, or what names it no word.
     """
     result = Result(**entry)
     for name in ("dataset", "metric", "unit"):
@@ -129,10 +145,22 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
                 f"{result.key} of {file} has the {name} {entry[name]!r}, which is no word: write the file again with "
                 "`lit-robust test`."
             )
-    if not isinstance(entry["protocol"], Mapping):
+    for name, told in (("protocol", result.protocol), ("facets", result.facets)):
+        if not isinstance(told, Mapping):
+            raise UserError(
+                f"{result.key} of {file} has the {name} {told!r}, which is no object: write the file again with "
+                "`lit-robust test`."
+            )
+    warnings, interval = result.warnings, result.interval
+    if not isinstance(warnings, list | tuple) or not all(isinstance(warning, str) for warning in warnings):
         raise UserError(
-            f"{result.key} of {file} has the protocol {entry['protocol']!r}, which is no object: write the file again "
-            "with `lit-robust test`."
+            f"{result.key} of {file} has the warnings {warnings!r}, which are no list of sentences: write the file "
+            "again with `lit-robust test`."
+        )
+    if interval is not None and not _is_interval(interval):
+        raise UserError(
+            f"{result.key} of {file} has the interval {interval!r}, which is not two finite numbers in ascending "
+            "order: write the file again with `lit-robust test`."
         )
     value, count = entry["value"], entry["count"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
@@ -146,4 +174,16 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
             f"{result.key} of {file} has the value {value!r}, which is no finite number: write the file again with "
             "`lit-robust test`."
         )
-    return replace(result, value=math.nan if value is None else float(value))
+    return replace(
+        result,
+        value=math.nan if value is None else float(value),
+        interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        warnings=tuple(warnings),
+    )
+
+
+def _is_interval(told: Any) -> bool:
+    if not isinstance(told, list | tuple) or len(told) != 2:
+        return False
+    numbers = (isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in told)
+    return all(numbers) and told[0] <= told[1]

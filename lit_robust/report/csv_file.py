@@ -9,14 +9,18 @@ from io import StringIO
 from lit_robust.core.results import RunResults
 from lit_robust.report.protocol import is_partial
 
-HEADER = ("run", "dataset", "metric", "value", "unit", "count", "partial", "published", "protocol")
+HEADER = (
+    "run", "dataset", "metric", "value", "unit", "count", "low", "high", "partial", "published", "warnings", "facets",
+    "protocol",
+)  # fmt: skip
 
 
 def csv_text(runs: Mapping[str, RunResults]) -> str:
     """Return every value, one a line, as the results files have them: fractions, nothing rounded.
 
-    Columns are run, dataset, metric, value (empty where undefined), unit, count, partial (``yes`` or empty), published
-    (its source, or empty), and the protocol as JSON.
+    Columns are run, dataset, metric, value (empty where undefined), unit, count, low and high (the ends of a 95 %
+    interval, or empty), partial (``yes`` or empty), published (its source, or empty), warnings (sentences), and the
+    facets and the protocol as JSON.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -25,7 +29,10 @@ def csv_text(runs: Mapping[str, RunResults]) -> str:
         for result in found.results:
             value = "" if math.isnan(result.value) else repr(result.value)
             partial = "yes" if is_partial(result) else ""
-            source, protocol = result.protocol.get("published", ""), json.dumps(dict(result.protocol))
+            interval = ["", ""] if result.interval is None else [repr(end) for end in result.interval]
+            warnings = " ".join(f"{warning.rstrip('.')}." for warning in result.warnings)
+            source = result.protocol.get("published", "")
+            told = [warnings, json.dumps(dict(result.facets)), json.dumps(dict(result.protocol))]
             measured = [label, result.dataset, result.metric, value, result.unit, result.count]
-            writer.writerow([*measured, partial, source, protocol])
+            writer.writerow([*measured, *interval, partial, source, *told])
     return text.getvalue()

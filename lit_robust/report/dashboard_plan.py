@@ -76,6 +76,8 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
         panels[section].append(Panel("bars", title, tuple(result.key for result in group)))
     for section, panel in [*_curves(results, titles), *_of_sets(results, titles), *_of_attacks(results, titles, runs)]:
         panels[section].append(panel)
+    if doubted := [result for result in results if result.warnings]:
+        panels[section_of(doubted[0])].append(Panel("table", "Warnings", ("test/warnings",)))
     modules = {run.model.get("module") for run in runs}
     if MEMORY_MODULE in modules:
         panels[MEMORY] += _memory_panels(results, titles)

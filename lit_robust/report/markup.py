@@ -99,7 +99,9 @@ def _cell(table: Table, cell: Cell | None) -> str:
     if cell.result.unit == "fraction" and math.isfinite(value):
         bar = f'<span class="bar" style="--share: {100 * min(max(value, 0.0), 1.0):.1f}%"></span>'
     exact = f"{value:.6g} ({cell.result.unit})" if math.isfinite(value) else "undefined"
-    title = escape(f"{exact}, {cell.result.count:,} images")
+    interval = cell.result.interval
+    span = f", 95 % interval {interval[0]:.6g} to {interval[1]:.6g}" if interval else ""
+    title = escape(f"{exact}{span}, {cell.result.count:,} images")
     return f'<td title="{title}"><span class="value">{escape(cell.text)}</span>{marks}{partial}{bar}</td>'
 
 

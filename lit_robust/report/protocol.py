@@ -9,7 +9,7 @@ from typing import Any
 from lit_robust.core.results import Result
 
 # These tell what is wrong with a value, and the reader gets them in other ways.
-_APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "warnings", "flags", "broken_by")
+_APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "flags", "broken_by")
 # What was measured along the way: another network has others.
 _MEASURED = ("agreement", "clean top1")
 # Where a published value is from, and what else is to be said of it; and curves, which are drawn.
@@ -112,7 +112,7 @@ def source_words(result: Result) -> str:
 
 
 def limits(result: Result) -> list[str]:
-    """Say what of its test set a value leaves out, other than by being partial, and what casts doubt on it.
+    """Say what of its test set a value leaves out, other than by being partial.
 
     Example:
         >>> limits(Result("imagenet", "top1", 0.5, "fraction", 9, {"broken_images": 1}))
@@ -124,7 +124,6 @@ def limits(result: Result) -> list[str]:
         said.append(f"left out, as the settings allow, are {plain(protocol['skipped'])}")
     if "broken_images" in protocol:
         said.append(f"{protocol['broken_images']} images could not be read and are left out")
-    said += [str(warning).rstrip(".") for warning in protocol.get("warnings", ())]
     return said
 
 

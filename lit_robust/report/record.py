@@ -75,7 +75,8 @@ def _protocol(results: list[Result]) -> str:
 
 def _row(result: Result, alike: Mapping[str, Any]) -> str:
     value = f"{result.value:.6g}" if math.isfinite(result.value) else UNDEFINED
-    own = (f"{key} {plain(value)}" for key, value in _told(result).items() if key not in alike)
+    own = [f"{key} {plain(value)}" for key, value in _told(result).items() if key not in alike]
+    own += [f"warning: {warning}" for warning in result.warnings]
     return (
         f'<tr><th scope="row">{escape(metric_title(result))}</th><td>{value}</td><td>{escape(result.unit)}</td>'
         f"<td>{result.count:,}</td><td>{escape(', '.join(own))}</td></tr>"

@@ -11,7 +11,12 @@ from lit_robust.report.protocol import differences, is_partial, is_published, li
 from lit_robust.report.titles import dataset_title, is_detail, metric_title, observer, order, value_text
 
 MISSING = "\N{EN DASH}"
-SYMBOLS = {"difference": "\N{DAGGER}", "restriction": "\N{DOUBLE DAGGER}", "source": "\N{SECTION SIGN}"}
+SYMBOLS = {
+    "difference": "\N{DAGGER}",
+    "restriction": "\N{DOUBLE DAGGER}",
+    "source": "\N{SECTION SIGN}",
+    "warning": "!",
+}
 MOST_OBSERVERS = 6  # of error consistency, as columns among the others
 PARTIAL_NOTE = "partial: measured on a part of the test set only; not to be compared with other values."
 
@@ -22,11 +27,11 @@ class Note:
 
     Attributes:
         kind: ``difference``, the value was measured otherwise than the others of its column; ``restriction``, its
-            test set was cut down; ``source``, it was published and not measured here.
+            test set was cut down; ``source``, it was published and not measured here; ``warning``, it may mislead.
         text: the sentence.
     """
 
-    kind: Literal["difference", "restriction", "source"]
+    kind: Literal["difference", "restriction", "source", "warning"]
     text: str
 
 
@@ -92,7 +97,7 @@ class Table:
         return any(cell.partial for row in self.rows.values() for cell in row if cell)
 
     def mark(self, number: int) -> str:
-        """Return a note's mark: dagger (difference), double dagger (restriction) or section sign (source).
+        """Return a note's mark: dagger (difference), double dagger (restriction), section sign (source) or ! (warning).
 
         Numbered if there are several of a kind.
         """
@@ -126,6 +131,9 @@ class Table:
                 notes.append(self._number(Note("source", f"Published: {source_words(result)}.")))
             for text in limits(result):
                 notes.append(self._number(Note("restriction", f"{dataset_title(result.dataset)}: {text}.")))
+            for text in result.warnings:
+                sentence = f"Warning: {dataset_title(result.dataset)}: {text.rstrip('.')}."
+                notes.append(self._number(Note("warning", sentence)))
             row.append(Cell(value_text(result.value, result.unit), result, is_partial(result), tuple(notes)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +72,18 @@ def run(toy, folder, *callbacks, limit=None, more=(), **settings):
     return place / "files", history, list(records(file))
 
 
+class Doubted(CleanAccuracy):
+    def compute(self):
+        first, *others = super().compute()
+        return [replace(first, warnings=("3 images never moved",)), *others]
+
+
 @pytest.fixture(scope="module")
 def tested(toy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wandb run")
     attack = PGD(norm="linf", eps=0.02, step_size=0.02, steps=1, start="none")
     callbacks = [
-        CleanAccuracy(),
+        Doubted(),
         AdversarialAccuracy(attack, eps=[0.01], examples=2),
         CorruptionEvaluation("imagenet-c-like", baseline=None),
         OodEvaluation(scores=["max_softmax", "energy"]),
@@ -142,6 +149,16 @@ def test_the_results_file_is_an_artifact_and_its_values_the_summary(tested):
         if result.value == result.value:
             assert summary[result.key] == pytest.approx(result.value, abs=1e-6), result.key
     assert not any("partial" in key for key in summary)
+
+
+def test_warnings_stand_in_the_summary_beside_their_values_and_in_a_table(tested):
+    folder, files, history, found = tested
+    doubted = {r.key: " ".join(r.warnings) for r in RunResults.load(folder).results if r.warnings}
+    assert list(doubted) == ["test/imagenet/top1"]
+    summary = summary_of(found)
+    assert {key: summary.get(f"{key}/warnings") for key in doubted} == doubted
+    rows = table(files, history["test/warnings"])
+    assert (rows["columns"], rows["data"]) == (["measure", "warning"], [list(entry) for entry in doubted.items()])
 
 
 def test_whatever_a_test_logs_has_a_panel_of_the_workspace(tested):

@@ -26,6 +26,34 @@ def test_values_come_back_to_the_last_bit(tmp_path, value):
     assert found.run == {"seed": 3}
 
 
+def test_interval_facets_and_warnings_come_back(tmp_path):
+    facets = {"norm": "l2", "eps": 0.1 + 0.2, "layer": None}
+    given = Result("imagenet", "top1", 0.5, "fraction", 9, {}, (0.1 + 0.2, 0.7), facets, ("it never moved",))
+    RunResults({}, {}, [given]).save(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
+    assert RunResults.load(tmp_path).results == [given]
+
+
+def test_schema_1_is_read_and_its_warnings_stand_beside_the_protocol(tmp_path):
+    protocol = {"attack": {"norm": "l2"}, "warnings": ["Square broke 1 of 3"]}
+    (found,) = RunResults.load(written(tmp_path, protocol=protocol)).results
+    assert found.warnings == ("Square broke 1 of 3",)
+    assert found.protocol == {"attack": {"norm": "l2"}}
+    assert (found.interval, found.facets) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("interval", [0.5]), ("interval", [0.7, 0.5]), ("interval", [0.1, math.inf]), ("interval", [False, True]),
+     ("facets", ["l2"]), ("warnings", "it never moved"), ("warnings", [3]), ("warnings", None)],
+)  # fmt: skip
+def test_what_is_no_interval_facets_or_warnings_is_one_sentence(tmp_path, name, said):
+    file = written(tmp_path, **{name: said}) / "results.json"
+    file.write_text(file.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(UserError, match=rf"of .*results\.json has the {name}"):
+        RunResults.load(tmp_path)
+
+
 def test_an_undefined_value_may_be_null_or_nan(tmp_path):
     for value in (None, math.nan):
         (found,) = RunResults.load(written(tmp_path, value=value)).results

@@ -3,14 +3,21 @@
 import csv
 import json
 import math
+from dataclasses import replace
+from html import escape
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.csv_file import csv_text
+from lit_robust.report.latex import latex
+from lit_robust.report.page import page
 from lit_robust.report.protocol import differences, facts, usual
+from lit_robust.report.runs import Run
 from lit_robust.report.table import compare, compare_observers, markdown, parts
+from lit_robust.report.terminal import terminal
 from lit_robust.report.titles import metric_title, value_text
 
 
@@ -144,6 +151,32 @@ def test_a_restricted_test_set_is_said():
     text = markdown(compare(runs([restricted])))
     assert "| run0 | 50.0 \N{DOUBLE DAGGER} |" in text
     assert "- \N{DOUBLE DAGGER} Cue conflict: 448 of 1280 images." in text
+
+
+def test_a_warning_stands_beside_its_value_wherever_it_is_shown():
+    doubted = replace(top1(0.99), warnings=("3 of 9 images had no gradient & never moved.",))
+    found = runs([doubted], [top1(0.5)])
+    table, sentence = compare(found), "Warning: ImageNet: 3 of 9 images had no gradient & never moved."
+    assert [row[0].notes for row in table.rows.values()] == [(0,), ()]
+    shown = terminal(table)
+    assert "99.0 !" in shown
+    assert f"! {sentence}" in shown.splitlines()
+    assert "99.0 !" in markdown(table)
+    tex = latex(table, 8)
+    assert r"99.0\textsuperscript{!}" in tex
+    assert r"\footnotesize ! Warning: ImageNet: 3 of 9 images had no gradient \& never moved." in tex
+    html = page([Run(label, Path(), each) for label, each in found.items()])
+    assert "99.0</span><sup>!</sup>" in html
+    assert f"<sup>!</sup> {escape(sentence)}" in html
+    assert "warning: 3 of 9 images" in html.split("How each number was measured")[1]
+    rows = list(csv.DictReader(StringIO(csv_text(found))))
+    assert [row["warnings"] for row in rows] == ["3 of 9 images had no gradient & never moved.", ""]
+
+
+def test_csv_has_intervals_and_facets():
+    told = replace(top1(0.5), interval=(0.1 + 0.2, 0.7), facets={"norm": "l2"})
+    (row,) = csv.DictReader(StringIO(csv_text(runs([told]))))
+    assert (float(row["low"]), float(row["high"]), json.loads(row["facets"])) == (0.1 + 0.2, 0.7, {"norm": "l2"})
 
 
 def test_a_published_value_is_no_reference_and_says_where_it_is_from():
