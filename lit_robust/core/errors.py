@@ -1,4 +1,7 @@
-"""The one exception that means "the user can mend this", and how names from files are written into sentences."""
+"""The one exception that means "the user can mend this", and what its sentences share."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -23,3 +26,26 @@ def printable(text: str) -> str:
         'n01/cat\\x1b[2J\\nEND'
     """
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def check_choice(what: str, value: object, choices: Iterable[str]) -> None:
+    """Raise a UserError unless a value is one of the choices; it names them all, and those that are near.
+
+    Args:
+        what: the value's name, such as ``score``.
+        value: what was given.
+        choices: what may be given.
+
+    Example:
+        >>> check_choice("schedule", "cosin", ("constant", "cosine"))
+        Traceback (most recent call last):
+        lit_robust.core.errors.UserError: schedule is 'cosin', did you mean cosine? Choose one of constant, cosine.
+    """
+    names = list(choices)
+    if isinstance(value, str) and value in names:
+        return
+    near = get_close_matches(value, names, n=3) if isinstance(value, str) else []
+    choose = f"hoose one of {', '.join(names)}."
+    raise UserError(
+        f"{what} is {value!r}" + (f", did you mean {' or '.join(near)}? C{choose}" if near else f": c{choose}")
+    )

@@ -1,15 +1,21 @@
 """Corruption errors on ImageNet-C (Hendrycks & Dietterich 2019, section 4.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_robust.core.errors import UserError, check_choice
 from lit_robust.metrics.checks import answered, labelled, numbered, refuse
 from lit_robust.metrics.plotting import Computed, shown
-from lit_robust.reference.corruption_baselines import SEVERITIES, CorruptionBaseline, benchmark_corruptions
+from lit_robust.reference.corruption_baselines import (
+    SEVERITIES,
+    CorruptionBaseline,
+    benchmark_corruptions,
+    known_corruptions,
+)
 
 TESTED_MEAN = "mean_accuracy_of_tested_cells"
 EXTRA_MEAN = "mean_accuracy_of_extra_corruptions"
@@ -20,23 +26,59 @@ def corruption_error(mean_error: float, baseline_mean_error: float) -> float:
 
     A ratio of sums, which is that of means, not a mean of ratios.
 
+    Args:
+        mean_error: mean error rate over the severities, a fraction.
+        baseline_mean_error: the baseline's, a fraction above 0.
+
+    Raises:
+        UserError: a rate is not a fraction.
+
     Example:
         >>> round(corruption_error(1 - 0.4583, 0.819324), 4)  # ResNet-50 on fog
         0.6612
     """
-    return mean_error / baseline_mean_error
+    return _fraction(mean_error, "the mean error") / _fraction(baseline_mean_error, "the baseline's mean error")
 
 
 def relative_corruption_error(
     mean_error: float, clean_error: float, baseline_mean_error: float, baseline_clean_error: float
 ) -> float:
-    """Return by how much errors rise over the clean error, in units of the baseline's rise."""
-    return (mean_error - clean_error) / (baseline_mean_error - baseline_clean_error)
+    """Return by how much errors rise over the clean error, in units of the baseline's rise.
+
+    Args:
+        mean_error: mean error rate over the severities, a fraction.
+        clean_error: error rate of the same network on the images as they were, a fraction.
+        baseline_mean_error: the baseline's, a fraction.
+        baseline_clean_error: the baseline's, a fraction.
+
+    Raises:
+        UserError: a rate is not a fraction.
+    """
+    rise = _fraction(mean_error, "the mean error") - _fraction(clean_error, "the clean error")
+    unit = _fraction(baseline_mean_error, "the baseline's mean error")
+    return rise / (unit - _fraction(baseline_clean_error, "the baseline's clean error"))
 
 
 def cell_name(corruption: str, severity: int) -> str:
     """Return what a cell of ImageNet-C is called, such as ``fog/3``."""
     return f"{corruption}/{severity}"
+
+
+def check_cells(cells: Iterable[str]) -> None:
+    """Raise a UserError where a cell's corruption is not one of the 19, or its severity not 1 to 5."""
+    for cell in cells:
+        corruption, _, severity = cell.partition("/")
+        check_choice(f"The corruption of the cell {cell!r}", corruption, known_corruptions())
+        if severity not in map(str, SEVERITIES):
+            raise UserError(f"The cell {cell!r} has severity {severity!r}: give 1 to 5, such as fog/3.")
+
+
+def _fraction(value: float, what: str) -> float:
+    """Return a rate, or raise a UserError where it is not from 0 to 1, such as a percentage."""
+    rate = float(value)
+    if not 0 <= rate <= 1:
+        raise UserError(f"{what[0].upper()}{what[1:]} is {rate:g}: give a fraction from 0 to 1, not a percentage.")
+    return rate
 
 
 def summarise(
@@ -56,7 +98,12 @@ def summarise(
         - ``mean_accuracy_of_extra_corruptions``, over what there is of the four extra ones, which enter no other mean;
         - ``ce_<corruption>`` and ``top1_<corruption>``: of a corruption tested at all five severities;
         - ``top1_<corruption>_<severity>``.
+
+    Raises:
+        UserError: a cell does not exist, or an accuracy or error is not a fraction.
     """
+    check_cells(top1)
+    top1 = {cell: _fraction(value, f"the accuracy of {cell}") for cell, value in top1.items()}
     corruptions = list(dict.fromkeys(cell.split("/")[0] for cell in top1))
     means = {
         corruption: sum(top1[cell_name(corruption, severity)] for severity in SEVERITIES) / len(SEVERITIES)
@@ -93,6 +140,9 @@ class CorruptionError(Metric):
         cells: name of every group of samples, ``fog/3`` and so on; those without a sample count as not tested.
         baseline: whose errors are the unit; None gives accuracies alone.
 
+    Raises:
+        UserError: a cell does not exist.
+
     Example:
         >>> metric = CorruptionError(["fog/1", "fog/2"])
         >>> metric.update(torch.eye(3), torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]))
@@ -109,6 +159,7 @@ class CorruptionError(Metric):
 
     def __init__(self, cells: Sequence[str], baseline: CorruptionBaseline | None = None) -> None:
         super().__init__()
+        check_cells(cells)
         self.cells = tuple(cells)
         self.baseline = baseline
         self.add_state("correct", torch.zeros(len(self.cells), dtype=torch.int64), dist_reduce_fx="sum")

@@ -17,6 +17,8 @@ import json
 from functools import cache
 from importlib.resources import files
 
+from lit_robust.core.errors import check_choice
+
 
 def _read(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
@@ -40,8 +42,14 @@ def imagenet_categories() -> dict[str, tuple[int, ...]]:
 
 
 def imagenet_subset(name: str) -> tuple[int, ...]:
-    """Return the ImageNet class numbers of ``imagenet-a`` or ``imagenet-o``, ascending."""
-    return tuple(json.loads(_read("imagenet_subsets.json"))[name])
+    """Return the ImageNet class numbers of ``imagenet-a`` or ``imagenet-o``, ascending.
+
+    Raises:
+        UserError: there is no subset of that name.
+    """
+    subsets = json.loads(_read("imagenet_subsets.json"))
+    check_choice("subset", name, subsets)
+    return tuple(subsets[name])
 
 
 def restricted_imagenet() -> dict[str, range]:

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, get_args
+
+from lit_robust.core.errors import check_choice
 
 BaselineName = Literal["imagenet-c", "robustbench-5000"]
 _IMAGES: Mapping[BaselineName, int] = {"imagenet-c": 50_000, "robustbench-5000": 5_000}
@@ -52,7 +54,12 @@ def _rows(images: int) -> list[dict[str, str]]:
 
 @cache
 def corruption_baseline(name: BaselineName) -> CorruptionBaseline:
-    """Return AlexNet's errors on all of ImageNet-C, or on the 5,000 images of RobustBench."""
+    """Return AlexNet's errors on all of ImageNet-C, or on the 5,000 images of RobustBench.
+
+    Raises:
+        UserError: there is no baseline of that name.
+    """
+    check_choice("baseline", name, get_args(BaselineName))
     rows = _rows(_IMAGES[name])
     columns = [f"severity_{severity}" for severity in SEVERITIES]
     return CorruptionBaseline(
@@ -71,3 +78,9 @@ def corruption_baseline(name: BaselineName) -> CorruptionBaseline:
 def benchmark_corruptions() -> tuple[str, ...]:
     """Return the 15 corruptions that a mean corruption error is taken over, in the paper's order."""
     return tuple(row["corruption"] for row in _rows(_IMAGES["imagenet-c"]) if row["kind"] == "benchmark")
+
+
+@cache
+def known_corruptions() -> tuple[str, ...]:
+    """Return the benchmark's 15 corruptions and the four extra ones."""
+    return tuple(row["corruption"] for row in _rows(_IMAGES["imagenet-c"]))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_robust.core.errors import DataError
-from lit_robust.metrics import CorruptionError, summarise
+from lit_robust.core.errors import DataError, UserError
+from lit_robust.metrics import CorruptionError, corruption_error, relative_corruption_error, summarise
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
 
 # RobustBench model_info/imagenet/corruptions/unaggregated_results.csv, 5,000 images a cell; here by network and row.
@@ -137,6 +137,53 @@ def test_cells_without_samples_are_not_tested():
     computed = metric.compute()
     assert computed["top1"].isnan().tolist() == [True, False]
     assert math.isnan(computed["mce"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ({"fog/1": 45.83}, "The accuracy of fog/1 is 45.83: give a fraction from 0 to 1, not a percentage"),
+        ({"fog/1": -0.1}, "The accuracy of fog/1 is -0.1: give a fraction"),
+        ({"fog/1": math.nan}, "The accuracy of fog/1 is nan: give a fraction"),
+        ({"fogg/1": 0.5}, "corruption of the cell 'fogg/1' is 'fogg', did you mean fog?"),
+        ({"gausian_noise/1": 0.5}, "did you mean gaussian_noise"),
+        ({"speckel_noise/1": 0.5}, "did you mean speckle_noise"),
+        ({"rain/1": 0.5}, "is 'rain': choose one of gaussian_noise, .*, saturate"),
+        ({"fog/6": 0.5}, "The cell 'fog/6' has severity '6': give"),
+        ({"fog": 0.5}, "The cell 'fog' has severity '': give"),
+    ],
+)
+def test_percentages_and_misspelt_cells_are_refused(cells, says):
+    with pytest.raises(UserError, match=says):
+        summarise(cells, corruption_baseline("imagenet-c"))
+    if not any(isinstance(value, float) and not 0 <= value <= 1 for value in cells.values()):
+        with pytest.raises(UserError, match=says):
+            CorruptionError(list(cells))
+
+
+def test_percentages_of_errors_are_refused():
+    cells = {f"{c}/{s}": 0.5 for c in benchmark_corruptions() for s in range(1, 6)}
+    with pytest.raises(UserError, match="The clean error is 23.87: give a fraction from 0 to 1, not a percentage"):
+        summarise(cells, corruption_baseline("imagenet-c"), clean_error=23.87)
+    for place, what in enumerate(("mean error", "clean error", "baseline's mean error", "baseline's clean error")):
+        rates = [0.5, 0.2, 0.8, 0.4]
+        rates[place] *= 100
+        with pytest.raises(UserError, match=f"The {what} is {rates[place]:g}: give a fraction"):
+            relative_corruption_error(*rates)
+    for rates in ((50.0, 0.8), (0.5, 80.0)):
+        with pytest.raises(UserError, match="give a fraction from 0 to 1, not a percentage"):
+            corruption_error(*rates)
+
+
+def test_the_ends_are_fractions():
+    assert summarise({"fog/1": 0.0, "fog/2": 1.0})["mean_accuracy_of_tested_cells"] == 0.5
+
+
+def test_an_unknown_baseline_is_told_of_the_choices():
+    with pytest.raises(UserError, match="baseline is 'imagenet_c', did you mean imagenet-c"):
+        corruption_baseline("imagenet_c")
+    with pytest.raises(UserError, match="baseline is 'mine': choose one of imagenet-c, robustbench-5000"):
+        corruption_baseline("mine")
 
 
 def test_labels_out_of_range_are_refused():
