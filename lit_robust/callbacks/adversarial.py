@@ -22,7 +22,7 @@ from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Example, Result
 from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.metrics import RobustAccuracy
-from lit_robust.metrics.class_choice import among_classes
+from lit_robust.metrics.base import among_classes
 from lit_robust.models import Network, build_classifier, weights_digest
 
 ThreatModel = Literal["white-box", "memory-surrogate", "gray-box", "black-box"]

@@ -6,8 +6,8 @@ from torch import Tensor
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.results import Result
+from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.calibration import BIN_SIZE, ECE_BINS, Calibration
-from lit_robust.metrics.class_choice import among_classes
 
 
 class CalibrationEvaluation(EvaluationCallback):

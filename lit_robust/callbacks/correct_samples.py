@@ -19,7 +19,7 @@ from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
 from lit_robust.core.results import Example, Result
-from lit_robust.metrics.class_choice import among_classes, check_labels
+from lit_robust.metrics.base import among_classes, check_labels
 
 log = logging.getLogger(__name__)
 

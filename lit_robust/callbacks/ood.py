@@ -15,7 +15,7 @@ from lit_robust.callbacks.wandb_record import log_curve
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result
-from lit_robust.metrics.class_choice import among_classes
+from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
 
 Score = Literal["max_softmax", "max_logit", "energy", "memory_similarity"]

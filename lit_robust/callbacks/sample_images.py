@@ -10,7 +10,7 @@ from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.shown import noting
 from lit_robust.core.batch import Batch, EvaluationSet
-from lit_robust.metrics.class_choice import among_classes
+from lit_robust.metrics.base import among_classes
 
 
 class SampleImages(Callback):

@@ -1,6 +1,7 @@
 """Measures: a pure function each, and a torchmetrics class around it whose states are sums or kept scores."""
 
 from lit_robust.metrics.accuracy import TopKAccuracy, topk_correct
+from lit_robust.metrics.base import among_classes, check_labels
 from lit_robust.metrics.calibration import (
     Calibration,
     area_under_response_rate_accuracy,
@@ -8,7 +9,6 @@ from lit_robust.metrics.calibration import (
     rms_calibration_error,
     rms_calibration_error_published,
 )
-from lit_robust.metrics.class_choice import among_classes, check_labels
 from lit_robust.metrics.corruption_error import CorruptionError, corruption_error, relative_corruption_error, summarise
 from lit_robust.metrics.error_consistency import ErrorConsistency, error_consistency
 from lit_robust.metrics.ood_detection import OodDetection, ood_score

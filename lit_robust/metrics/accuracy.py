@@ -1,33 +1,38 @@
 """Top-k accuracy with an exact count."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.class_choice import among_classes, check_labels
+from lit_robust.metrics.base import Measure, Numbers, among_classes, check_labels, numbers, same_length
 
 
-def topk_correct(logits: Tensor, labels: Tensor, top_k: Sequence[int]) -> Tensor:
+def topk_correct(logits: Numbers, labels: Numbers, top_k: Sequence[int]) -> Tensor:
     """Count the samples whose label is among the ``k`` highest logits, for each ``k``.
 
     Ties go to the lower class number, as with ``argmax``; a NaN logit beats every number, so it never helps.
 
     Args:
         logits: ``[B, num_classes]``; ``B`` may be 0.
-        labels: ``[B]`` int64.
+        labels: ``[B]`` whole numbers.
         top_k: how many answers are allowed.
 
     Returns:
         ``[len(top_k)]`` int64 counts.
 
+    Raises:
+        DataError: a label is none of the classes.
+
     Example:
         >>> topk_correct(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]]), torch.tensor([1, 2]), (1, 2))
         tensor([1, 2])
     """
+    logits = numbers("logits", logits, 2)
+    labels = numbers("labels", labels, 1, "whole", logits.device)
+    same_length({"logits": logits, "labels": labels})
+    check_labels(labels, logits.shape[1])
     own = logits.gather(1, labels[:, None])
     classes = torch.arange(logits.shape[1], device=logits.device)
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
@@ -35,7 +40,7 @@ def topk_correct(logits: Tensor, labels: Tensor, top_k: Sequence[int]) -> Tensor
     return torch.stack([(rank < k).sum() for k in top_k])
 
 
-class TopKAccuracy(Metric):
+class TopKAccuracy(Measure):
     """Fractions of samples whose label is among the k highest logits; exact over ranks.
 
     Args:
@@ -52,11 +57,6 @@ class TopKAccuracy(Metric):
         tensor([0.5000, 1.0000], dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
     correct: Tensor
     total: Tensor
 
@@ -69,20 +69,19 @@ class TopKAccuracy(Metric):
         self.add_state("correct", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Numbers, labels: Numbers) -> None:
         """Count a batch: logits ``[B, num_classes]``, labels ``[B]``; ``B`` may be 0.
 
         Raises:
             DataError: a label is none of the classes.
         """
-        check_labels(labels, logits.shape[1], self.classes)
+        logits = numbers("logits", logits, 2, device=self.device)
+        labels = numbers("labels", labels, 1, "whole", self.device)
+        if self.classes:
+            check_labels(labels, logits.shape[1], self.classes)
         self.correct += topk_correct(among_classes(logits, self.classes), labels, self.top_k)
         self.total += len(labels)
 
     def compute(self) -> Tensor:
         """Return the fractions ``[len(top_k)]``, a scalar for a single k; NaN where nothing was counted."""
         return self.correct.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one or several computed values; see torchmetrics."""
-        return self._plot(val, ax)

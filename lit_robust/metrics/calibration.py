@@ -4,22 +4,19 @@ Each function takes a set of samples and not a sequence: where confidences are e
 right as they are on average. So no value depends on the order of samples, of batches or of ranks.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lit_robust.metrics.checks import answered, labelled, refuse
-from lit_robust.metrics.plotting import Computed, shown
+from lit_robust.core.errors import UserError
+from lit_robust.metrics.base import Measure, Numbers, answered, labelled, numbers, refuse, same_length
 
 BIN_SIZE = 100
 ECE_BINS = 15
+ROUNDING = 1e-6  # A sum of fp32 probabilities may come out this much above 1.
 
 
-def ranked(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+def ranked(confidence: Numbers, correct: Numbers) -> tuple[Tensor, Tensor]:
     """Return confidences in rising order, and how right each is; equal ones share their mean.
 
     Args:
@@ -28,13 +25,22 @@ def ranked(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Two float64 ``[N]`` on the CPU.
+
+    Raises:
+        UserError: a confidence is not from 0 to 1, such as a percentage.
     """
-    values, group, sizes = torch.unique(confidence.cpu(), return_inverse=True, return_counts=True)
-    right = torch.zeros(len(values), dtype=torch.float64).index_add_(0, group, correct.cpu().double())
+    confidence = numbers("confidence", confidence, 1).cpu()
+    correct = numbers("correct", correct, 1, "truth").cpu()
+    same_length({"confidence": confidence, "correct": correct})
+    outside = ~((confidence >= 0) & (confidence <= 1 + ROUNDING))
+    if bool(outside.any()):
+        raise UserError(f"A confidence is {float(confidence[outside][0]):g}: give fractions from 0 to 1.")
+    values, group, sizes = torch.unique(confidence, return_inverse=True, return_counts=True)
+    right = torch.zeros(len(values), dtype=torch.float64).index_add_(0, group, correct.double())
     return values.double().repeat_interleave(sizes), (right / sizes).repeat_interleave(sizes)
 
 
-def _squared_gaps(confidence: Tensor, correct: Tensor, bin_size: int) -> Tensor:
+def _squared_gaps(confidence: Numbers, correct: Numbers, bin_size: int) -> Tensor:
     """Return of each bin its share of the samples times the squared gap between confidence and accuracy."""
     confidence, correct = ranked(confidence, correct)
     # The last bin takes what is left over; fewer samples than a bin holds make one bin.
@@ -45,7 +51,7 @@ def _squared_gaps(confidence: Tensor, correct: Tensor, bin_size: int) -> Tensor:
     return (gaps / sizes).square() * sizes / len(confidence)
 
 
-def rms_calibration_error(confidence: Tensor, correct: Tensor, bin_size: int = BIN_SIZE) -> Tensor:
+def rms_calibration_error(confidence: Numbers, correct: Numbers, bin_size: int = BIN_SIZE) -> Tensor:
     """Return the root mean square gap between confidence and accuracy over bins of equally many samples.
 
     Hendrycks et al. 2019 and 2021: samples in the order of their confidence, 100 a bin, the last takes the rest.
@@ -61,7 +67,7 @@ def rms_calibration_error(confidence: Tensor, correct: Tensor, bin_size: int = B
     return _squared_gaps(confidence, correct, bin_size).sum().sqrt()
 
 
-def rms_calibration_error_published(confidence: Tensor, correct: Tensor, bin_size: int = BIN_SIZE) -> Tensor:
+def rms_calibration_error_published(confidence: Numbers, correct: Numbers, bin_size: int = BIN_SIZE) -> Tensor:
     """Return ``rms_calibration_error`` as the code behind the published values computes it.
 
     ``calib_err`` in hendrycks/natural-adv-examples ``calibration_tools.py`` leaves out the last bin, that of the
@@ -72,7 +78,7 @@ def rms_calibration_error_published(confidence: Tensor, correct: Tensor, bin_siz
     return gaps.sum().sqrt() if len(gaps) else gaps.new_tensor(torch.nan)
 
 
-def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = ECE_BINS) -> Tensor:
+def expected_calibration_error(confidence: Numbers, correct: Numbers, bins: int = ECE_BINS) -> Tensor:
     """Return the mean gap between confidence and accuracy over bins of equal width (Guo et al. 2017, 15 bins).
 
     Bin i holds the confidences in (i / bins, (i + 1) / bins]; the first one holds 0, too.
@@ -87,7 +93,7 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return gaps.abs().sum() / len(confidence)
 
 
-def area_under_response_rate_accuracy(confidence: Tensor, correct: Tensor) -> Tensor:
+def area_under_response_rate_accuracy(confidence: Numbers, correct: Numbers) -> Tensor:
     """Return AURRA: the mean, over all response rates, of the accuracy on the most confident samples.
 
     Hendrycks et al. 2019 (natural adversarial examples), ``aurra`` in ``calibration_tools.py``.
@@ -99,7 +105,7 @@ def area_under_response_rate_accuracy(confidence: Tensor, correct: Tensor) -> Te
     return (falling.cumsum(0) / torch.arange(1, len(falling) + 1)).mean()
 
 
-class Calibration(Metric):
+class Calibration(Measure):
     """RMS calibration error, AURRA and ECE; exact over ranks.
 
     The state is every sample's confidence and whether it is right, 8 bytes a sample on its device, and on every rank
@@ -112,11 +118,8 @@ class Calibration(Metric):
         tensor(0.7500, dtype=torch.float64)
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
+    plotted = "rms_calibration_error"
     confidence: list[Tensor]
     correct: list[Tensor]
 
@@ -125,12 +128,15 @@ class Calibration(Metric):
         self.add_state("confidence", [], dist_reduce_fx="cat")
         self.add_state("correct", [], dist_reduce_fx="cat")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Numbers, labels: Numbers) -> None:
         """Keep a batch: logits ``[B, num_classes]``, minus infinity for classes left out; labels ``[B]``.
 
         Raises:
             DataError: a label is none of the classes, or a confidence is not a number.
         """
+        logits = numbers("logits", logits, 2, device=self.device)
+        labels = numbers("labels", labels, 1, "whole", self.device)
+        same_length({"logits": logits, "labels": labels})
         confidence, answer = logits.float().softmax(1).max(1)
         refuse(labelled(labels, logits.shape[1]), answered(confidence))
         self.confidence.append(confidence)
@@ -149,7 +155,3 @@ class Calibration(Metric):
             "aurra": area_under_response_rate_accuracy(confidence, correct),
             "ece": expected_calibration_error(confidence, correct),
         }
-
-    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
-        """Plot the RMS calibration error, of one or several computed values; see torchmetrics."""
-        return self._plot(shown(val or self.compute(), "rms_calibration_error"), ax)

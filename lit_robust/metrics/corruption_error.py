@@ -1,15 +1,21 @@
 """Corruption errors on ImageNet-C (Hendrycks & Dietterich 2019, section 4.2)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lit_robust.core.errors import UserError, check_choice
-from lit_robust.metrics.checks import answered, labelled, numbered, refuse
-from lit_robust.metrics.plotting import Computed, shown
+from lit_robust.metrics.base import (
+    Measure,
+    Numbers,
+    answered,
+    labelled,
+    numbered,
+    numbers,
+    refuse,
+    same_length,
+)
 from lit_robust.reference.corruption_baselines import (
     SEVERITIES,
     CorruptionBaseline,
@@ -133,7 +139,7 @@ def summarise(
     return found | {f"top1_{cell.replace('/', '_')}": value for cell, value in top1.items()}
 
 
-class CorruptionError(Metric):
+class CorruptionError(Measure):
     """Accuracy in every cell of ImageNet-C, and the mean corruption error; exact over ranks.
 
     Args:
@@ -150,10 +156,9 @@ class CorruptionError(Metric):
         tensor([1., 0.], dtype=torch.float64)
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-    plot_lower_bound = 0.0
+    plot_upper_bound = None
+    plotted = "mce"
     correct: Tensor
     total: Tensor
 
@@ -165,12 +170,16 @@ class CorruptionError(Metric):
         self.add_state("correct", torch.zeros(len(self.cells), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros(len(self.cells), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor, groups: Tensor) -> None:
+    def update(self, logits: Numbers, labels: Numbers, groups: Numbers) -> None:
         """Count a batch: logits ``[B, num_classes]``, labels ``[B]``, numbers of their cells ``[B]``.
 
         Raises:
             DataError: a label is none of the classes, a number none of the cells, or a logit not a number.
         """
+        logits = numbers("logits", logits, 2, device=self.device)
+        labels = numbers("labels", labels, 1, "whole", self.device)
+        groups = numbers("groups", groups, 1, "whole", self.device)
+        same_length({"logits": logits, "labels": labels, "groups": groups})
         refuse(
             labelled(labels, logits.shape[1]),
             numbered(groups, len(self.cells), "cell", "name every cell of the set"),
@@ -190,10 +199,6 @@ class CorruptionError(Metric):
         summary = summarise(tested_cells(self.cells, top1, self.total), self.baseline)
         mce = torch.tensor(summary.get("mce", float("nan")), dtype=torch.float64)
         return {"mce": mce, "top1": top1, "count": self.total.cpu()}
-
-    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
-        """Plot the mean corruption error, of one or several computed values; see torchmetrics."""
-        return self._plot(shown(val or self.compute(), "mce"), ax)
 
 
 def tested_cells(cells: Sequence[str], top1: Tensor, count: Tensor) -> dict[str, float]:

@@ -1,22 +1,20 @@
 """Telling images of unknown classes from those of known ones (Hendrycks et al. 2021, ImageNet-O)."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lit_robust.metrics.checks import finite, refuse
-from lit_robust.metrics.plotting import Computed, shown
+from lit_robust.core.errors import check_choice
+from lit_robust.metrics.base import Measure, Numbers, finite, numbers, refuse, same_length
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
 
 LogitScore = Literal["max_softmax", "max_logit", "energy"]
 
 
-def ood_score(logits: Tensor, score: LogitScore) -> Tensor:
-    """Return how strange an image looks, high where it is held for out of distribution.
+def ood_score(logits: Numbers, score: LogitScore) -> Tensor:
+    """Return how far out of distribution an image is held to be: high means out.
 
     ``max_softmax`` is one minus the largest probability (Hendrycks & Gimpel 2017), which ranks as its negative does;
     ``max_logit`` the negative largest logit (Hendrycks et al. 2022); ``energy`` the negative log of the summed
@@ -28,7 +26,12 @@ def ood_score(logits: Tensor, score: LogitScore) -> Tensor:
 
     Returns:
         ``[B]`` fp32.
+
+    Raises:
+        UserError: there is no such score.
     """
+    check_choice("score", score, get_args(LogitScore))
+    logits = numbers("logits", logits, 2)
     if score == "energy":
         return -logits.logsumexp(1)
     largest, place = logits.max(1, keepdim=True)
@@ -39,7 +42,7 @@ def ood_score(logits: Tensor, score: LogitScore) -> Tensor:
     return others / (1 + others)
 
 
-class OodDetection(Metric):
+class OodDetection(Measure):
     """AUPR, AUROC and FPR95 of a score, out of distribution being positive; exact over ranks.
 
     The state is every sample's score and kind, 8 bytes a sample on its device, and on every rank those of all once it
@@ -52,11 +55,7 @@ class OodDetection(Metric):
         tensor(1., dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
+    plotted = "aupr"
     scores: list[Tensor]
     positive: list[Tensor]
 
@@ -65,12 +64,15 @@ class OodDetection(Metric):
         self.add_state("scores", [], dist_reduce_fx="cat")
         self.add_state("positive", [], dist_reduce_fx="cat")
 
-    def update(self, scores: Tensor, positive: Tensor) -> None:
-        """Keep a batch: scores ``[B]``, high where strange, and ``[B]`` bool, true out of distribution.
+    def update(self, scores: Numbers, positive: Numbers) -> None:
+        """Keep a batch: scores ``[B]``, high where out of distribution, and ``[B]`` bool, true out of distribution.
 
         Raises:
             DataError: a score is no finite number.
         """
+        scores = numbers("scores", scores, 1, device=self.device)
+        positive = numbers("positive", positive, 1, "truth", self.device)
+        same_length({"scores": scores, "positive": positive})
         refuse(finite(scores))
         self.scores.append(scores.float())
         # Of the type of an empty state, which torchmetrics sends for a rank that has seen no batch.
@@ -97,10 +99,6 @@ class OodDetection(Metric):
             "negatives": (~positive).sum(),
             "curve": thinned_curve(scores, positive),
         }
-
-    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
-        """Plot the AUPR, of one or several computed values; see torchmetrics."""
-        return self._plot(shown(val or self.compute(), "aupr"), ax)
 
 
 def thinned_curve(scores: Tensor, positive: Tensor, points: int = 101) -> Tensor:

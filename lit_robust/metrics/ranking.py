@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor
 
+from lit_robust.core.errors import UserError
+from lit_robust.metrics.base import Numbers, numbers, same_length
 
-def threshold_counts(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+
+def threshold_counts(scores: Numbers, positive: Numbers) -> tuple[Tensor, Tensor]:
     """Count the positives and negatives at or above each distinct score, from the highest down.
 
     Args:
@@ -13,8 +16,14 @@ def threshold_counts(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         True and false positives, each ``[thresholds]`` int64 on the CPU.
+
+    Raises:
+        UserError: a score is not a number, which has no rank.
     """
-    scores, positive = scores.cpu(), positive.cpu()
+    scores, positive = numbers("scores", scores, 1).cpu(), numbers("positive", positive, 1, "truth").cpu()
+    same_length({"scores": scores, "positive": positive})
+    if bool(scores.isnan().any()):
+        raise UserError(f"The score in place {int(scores.isnan().nonzero()[0])} is not a number: give finite scores.")
     order = scores.argsort(descending=True)
     ranked, right = scores[order], positive[order].long().cumsum(0)
     # Equal scores cannot be told apart: a threshold takes all of them or none.
@@ -22,13 +31,13 @@ def threshold_counts(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     return right[ends], ends + 1 - right[ends]
 
 
-def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+def precision_recall(scores: Numbers, positive: Numbers) -> tuple[Tensor, Tensor]:
     """Return precision and recall at each distinct score, from the highest down; float64 ``[thresholds]`` each."""
     true, false = threshold_counts(scores, positive)
-    return true.double() / (true + false), true.double() / positive.sum().cpu()
+    return true.double() / (true + false), true.double() / true[-1:]
 
 
-def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
+def average_precision(scores: Numbers, positive: Numbers) -> Tensor:
     """Return the area under the precision-recall curve as a sum of steps, as scikit-learn's average precision.
 
     Interpolating between thresholds would be too optimistic (Davis & Goadrich 2006).
@@ -46,7 +55,7 @@ def average_precision(scores: Tensor, positive: Tensor) -> Tensor:
     return (precision * recall.diff(prepend=recall.new_zeros(1))).sum()
 
 
-def area_under_roc(scores: Tensor, positive: Tensor) -> Tensor:
+def area_under_roc(scores: Numbers, positive: Numbers) -> Tensor:
     """Return the chance that a positive scores above a negative, half of a tie counted.
 
     Returns:
@@ -61,7 +70,7 @@ def area_under_roc(scores: Tensor, positive: Tensor) -> Tensor:
     return doubled.double() / (2 * true[-1] * false[-1])
 
 
-def false_positive_rate(scores: Tensor, positive: Tensor, recall: float = 0.95) -> Tensor:
+def false_positive_rate(scores: Numbers, positive: Numbers, recall: float = 0.95) -> Tensor:
     """Return the fraction of negatives at or above the threshold whose recall is closest to ``recall``.
 
     The closest, above or below, as in hendrycks/natural-adv-examples ``calibration_tools.py``, and not the first that
@@ -78,5 +87,6 @@ def false_positive_rate(scores: Tensor, positive: Tensor, recall: float = 0.95) 
     return false[:complete].flip(0)[distance.argmin()].double() / false[-1]
 
 
-def _has_both(positive: Tensor) -> bool:
-    return bool(positive.any()) and not bool(positive.all())
+def _has_both(positive: Numbers) -> bool:
+    given = numbers("positive", positive, 1, "truth")
+    return bool(given.any()) and not bool(given.all())

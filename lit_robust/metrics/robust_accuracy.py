@@ -1,13 +1,13 @@
 """Accuracy under attack, counted exactly."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lit_robust.core.errors import UserError
+from lit_robust.metrics.base import Measure, Numbers, numbers
 
 
-class RobustAccuracy(Metric):
+class RobustAccuracy(Measure):
     """Fractions of samples still classified right at each strength of an attack; exact over ranks.
 
     Args:
@@ -20,11 +20,6 @@ class RobustAccuracy(Metric):
         tensor([0.6667, 0.3333], dtype=torch.float64)
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
     standing: Tensor
     total: Tensor
 
@@ -33,15 +28,18 @@ class RobustAccuracy(Metric):
         self.add_state("standing", torch.zeros(strengths, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, survives: Tensor) -> None:
-        """Count a batch: ``[strengths, B]`` bool, true where the sample is still classified right."""
+    def update(self, survives: Numbers) -> None:
+        """Count a batch: ``[strengths, B]`` bool, true where the sample is still classified right.
+
+        Raises:
+            UserError: it is of another number of strengths.
+        """
+        survives = numbers("survives", survives, 2, "truth", self.device)
+        if len(survives) != len(self.standing):
+            raise UserError(f"survives is of {len(survives)} strengths: give those of {len(self.standing)}.")
         self.standing += survives.sum(1)
         self.total += survives.shape[1]
 
     def compute(self) -> Tensor:
         """Return the fractions ``[strengths]``, a scalar for a single one; NaN where nothing was counted."""
         return self.standing.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one or several computed values; see torchmetrics."""
-        return self._plot(val, ax)

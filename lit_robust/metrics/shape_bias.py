@@ -1,22 +1,19 @@
 """Shape bias on cue-conflict images (Geirhos et al. 2019)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from lit_robust.core.errors import DataError
-from lit_robust.metrics.checks import answered, numbered, refuse
-from lit_robust.metrics.class_numbers import on_device
-from lit_robust.metrics.plotting import Computed, shown
+from lit_robust.core.errors import DataError, check_choice
+from lit_robust.metrics.base import Measure, Numbers, answered, numbered, numbers, on_device, refuse, same_length
 
 Aggregation = Literal["mean", "max", "sum"]
 
 
 def category_probabilities(
-    logits: Tensor, categories: Mapping[str, Sequence[int]], aggregation: Aggregation = "mean"
+    logits: Numbers, categories: Mapping[str, Sequence[int]], aggregation: Aggregation = "mean"
 ) -> Tensor:
     """Return one score a category: softmax over all classes, then an aggregate over each category's classes.
 
@@ -33,7 +30,10 @@ def category_probabilities(
 
     Raises:
         DataError: a class of a category is none of the network's.
+        UserError: there is no such aggregation.
     """
+    check_choice("aggregation", aggregation, get_args(Aggregation))
+    logits = numbers("logits", logits, 2)
     highest = max(max(classes) for classes in categories.values())
     if highest >= logits.shape[1]:
         raise DataError(
@@ -77,19 +77,20 @@ def decision_counts(decisions: Tensor, shapes: Tensor, textures: Tensor, num_cat
     return counts.index_add_(0, shapes, columns.long())
 
 
-def shape_bias(shape: Tensor, texture: Tensor) -> Tensor:
+def shape_bias(shape: Numbers, texture: Numbers) -> Tensor:
     """Return shape / (shape + texture) decisions; NaN where there are neither.
 
     A ratio of sums over all images, not a mean of per-category ratios. "Other" decisions do not enter.
 
     Example:
-        >>> shape_bias(torch.tensor(133), torch.tensor(597))  # SqueezeNet 1.1 of the published decisions
+        >>> shape_bias(133, 597)  # SqueezeNet 1.1 of the published decisions
         tensor(0.1822, dtype=torch.float64)
     """
-    return shape.cpu().double() / (shape + texture).cpu()  # Not every accelerator has float64.
+    shape, texture = numbers("shape", shape).cpu().double(), numbers("texture", texture).cpu().double()
+    return shape / (shape + texture)
 
 
-class ShapeBias(Metric):
+class ShapeBias(Measure):
     """Shape bias with its decision counts, per category and overall; exact over ranks.
 
     Args:
@@ -97,11 +98,8 @@ class ShapeBias(Metric):
         aggregation: how a category's probability follows from its classes'.
     """
 
-    is_differentiable = False
     higher_is_better = None
-    full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
+    plotted = "shape_bias"
     counts: Tensor
 
     def __init__(self, categories: Mapping[str, Sequence[int]], aggregation: Aggregation = "mean") -> None:
@@ -110,16 +108,20 @@ class ShapeBias(Metric):
         self.aggregation: Aggregation = aggregation
         self.add_state("counts", torch.zeros(len(self.categories), 5, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def decide(self, logits: Tensor) -> Tensor:
+    def decide(self, logits: Numbers) -> Tensor:
         """Return the chosen category ``[B]`` of logits ``[B, num_classes]``."""
         return category_probabilities(logits, self.categories, self.aggregation).argmax(1)
 
-    def update(self, logits: Tensor, shapes: Tensor, textures: Tensor) -> None:
+    def update(self, logits: Numbers, shapes: Numbers, textures: Numbers) -> None:
         """Count a batch: logits ``[B, num_classes]``, categories of shape and texture ``[B]``.
 
         Raises:
             DataError: a label is none of the categories, or a probability is not a number.
         """
+        logits = numbers("logits", logits, 2, device=self.device)
+        shapes = numbers("shapes", shapes, 1, "whole", self.device)
+        textures = numbers("textures", textures, 1, "whole", self.device)
+        same_length({"logits": logits, "shapes": shapes, "textures": textures})
         probabilities = category_probabilities(logits, self.categories, self.aggregation)
         count, fix = len(self.categories), "number the categories in their order"
         refuse(
@@ -135,7 +137,3 @@ class ShapeBias(Metric):
             ``[categories, 5]``: see ``decision_counts``.
         """
         return {"shape_bias": shape_bias(self.counts[:, 0].sum(), self.counts[:, 1].sum()), "counts": self.counts}
-
-    def plot(self, val: Computed | Sequence[Computed] | None = None, ax: Any = None) -> Any:
-        """Plot the shape bias, of one or several computed values; see torchmetrics."""
-        return self._plot(shown(val or self.compute(), "shape_bias"), ax)

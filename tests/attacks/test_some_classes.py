@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import APGD, FAB, PGD, Attack
 from lit_robust.attacks.some_classes import SomeClasses
-from lit_robust.metrics.class_choice import among_classes
+from lit_robust.metrics.base import among_classes
 
 CLASSES = [1, 3, 4, 6, 9]
 CPU = torch.device("cpu")
