@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_robust.callbacks.followed import FollowedSet
-from lit_robust.core.files import atomic_path
+from lit_robust.core.files import write_tensors
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ def write_half(half: Halfway, folder: Path, rank: int, identity: str) -> None:
         rank: whose they are.
         identity: of the test.
     """
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in half.tensors.items()}
-    with atomic_path(_file(folder, rank)) as beside:
-        save_file(tensors, beside, {"identity": identity, "done": json.dumps(half.done)})
+    write_tensors(_file(folder, rank), half.tensors, {"identity": identity, "done": json.dumps(half.done)})
 
 
 def sets_through(folder: Path, ranks: int, identity: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_robust.core.batch import EvaluationSet
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path, write_text
+from lit_robust.core.files import atomic_path, write_tensors, write_text
 
 What = Literal["logits", "probabilities"]
 Number = Literal["fp32", "fp16"]
@@ -93,10 +93,7 @@ class KeptSet:
 
 def write_part(folder: Path, rank: int, number: int, columns: Mapping[str, Tensor]) -> None:
     """Write one part, all of it or nothing."""
-    from safetensors.torch import save_file
-
-    with atomic_path(folder / f"part-{rank:04d}-{number:05d}.safetensors") as beside:
-        save_file({name: column.contiguous().cpu() for name, column in columns.items()}, beside)
+    write_tensors(folder / f"part-{rank:04d}-{number:05d}.safetensors", columns)
 
 
 def write_manifest(kept: KeptSet, names: Iterable[str] | None) -> None:

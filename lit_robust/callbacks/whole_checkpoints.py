@@ -23,8 +23,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             UserError: the disk is full, or the folder cannot be written.
         """
-        with atomic_path(Path(path)) as beside:
-            torch.save(checkpoint, beside)
+        # Into a file of Python's, whose error names a full disk; torch's own says only that a position is unexpected.
+        with atomic_path(Path(path)) as beside, beside.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 def write_whole_checkpoints(trainer: Trainer) -> None:

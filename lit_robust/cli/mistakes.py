@@ -12,6 +12,7 @@ from typing import get_type_hints
 from urllib.error import URLError
 
 from lit_robust.core.errors import UserError
+from lit_robust.core.files import FULL, refused_write
 
 TOP_LEVEL = ("config", "seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "verbose")
 NOISE = re.compile(
@@ -27,8 +28,8 @@ def explain(error: BaseException | None) -> str | None:
             return str(error)
         if isinstance(error, pickle.UnpicklingError):
             return "A checkpoint holds Python objects beside tensors and plain values: load one that was saved here."
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
-            return f"{error.filename or 'A file'} cannot be written ({error.strerror}): choose another folder."
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *FULL):
+            return refused_write(error.filename or "a file", error)
         # Named, not imported: neither library may be loaded for the sake of its errors.
         if type(error).__name__ == "MisconfigurationException":
             return f"{' '.join(str(error).split()).rstrip('.')}; change the trainer's settings."

@@ -1,14 +1,24 @@
-"""Writing files so that nobody ever sees one half-written, and opening only what is a file."""
+"""Files that are whole or not there, only regular ones opened, full disks named, and locks that end with a process."""
 
 import errno
+import fcntl
+import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_robust.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # A disk, a quota or a limit of file sizes without room.
 
 # Read once, while no other thread makes files: to ask for it is to change it.
 UMASK = os.umask(0)
@@ -27,26 +37,56 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write in {path.parent} ({error.strerror}): choose a folder that can be written."
-        ) from error
-    beside = Path(name)
+        beside = Path(name)
+        try:
+            yield beside
+            # mkstemp makes files only their owner may read; shared data must follow the umask instead.
+            beside.chmod(0o666 & ~UMASK)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while the block writes into one sentence that names ``path`` and the cure.
+
+    Args:
+        path: the file or folder that is written.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
     try:
-        yield beside
-        # mkstemp makes files only their owner may read; shared data must follow the umask instead.
-        beside.chmod(0o666 & ~UMASK)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror}): free some space or choose another folder.") from error
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        refusal = error if isinstance(error, OSError) else full_disk(error)
+        if refusal is None:
+            raise
+        raise UserError(refused_write(path, refusal)) from error
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of a full disk that a library, such as ``torch.save``, has wrapped; null where there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def refused_write(path: Path | str, error: OSError) -> str:
+    """Return the sentence for a write that the system refuses."""
+    cure = "free some space there, or choose another folder" if error.errno in FULL else "choose another folder"
+    return f"Cannot write {path} ({error.strerror or error}): {cure}."
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,3 +116,58 @@ def read_regular(path: Path) -> bytes:
     """
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, all of it or nothing.
+
+    The library's own ``save_file`` hides the system's error in a text.
+
+    Args:
+        path: of the file.
+        tensors: by name, on any device.
+        metadata: texts by name.
+    """
+    from safetensors.torch import save
+
+    content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, dict(metadata or {}) or None)
+    with atomic_path(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextmanager
+def held_alone(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file for as long as the block takes, against other processes.
+
+    The system frees it when this process ends, however it ends: a record lock, which forked workers do not inherit as
+    they do one of ``flock``. Parent folders are made. The file, and made folders that stay empty, are removed at the
+    end. Where the file system has no locks, there is none.
+
+    Args:
+        path: of the lock file.
+        taken: the sentence where another process holds it.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be written.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed it meanwhile.
+            if not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                raise UserError(taken)
+        except (BlockingIOError, PermissionError, FileNotFoundError) as error:
+            raise UserError(taken) from error
+        except OSError as error:
+            log.info("%s cannot be locked (%s): a second process would not be noticed.", path, error)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            for folder in made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path
+from lit_robust.core.files import write_tensors
 
 Centring = Literal["both", "keys"]
 On = Literal["unit", "raw"]
@@ -46,8 +46,7 @@ class Projection:
 
     def save(self, file: Path) -> None:
         """Write mean and components as safetensors, all of it or nothing."""
-        with atomic_path(file) as beside:
-            save_file({"mean": self.mean, "components": self.components.contiguous()}, str(beside))
+        write_tensors(file, {"mean": self.mean, "components": self.components})
 
 
 def read_projection(file: Path) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,11 +225,11 @@ def test_mistakes_leave_nothing_behind(tmp_path, madry, output, options, sentenc
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, madry, monkeypatch):
-    def full(_tensors, path, _metadata):
-        path.write_bytes(b"half")
+    def full(path, _content):
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="No space left"):
         convert(madry, tmp_path / "new" / "w.safetensors")
     assert list((tmp_path / "new").iterdir()) == []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_robust import __version__
 from lit_robust.core.errors import UserError
-from lit_robust.core.files import atomic_path, write_text
+from lit_robust.core.files import write_tensors, write_text
 from lit_robust.models.foreign.channels import Channels
 from lit_robust.models.foreign.checkpoint import Copy, open_checkpoint
 from lit_robust.models.foreign.naming import check_unwrapped
@@ -128,15 +128,12 @@ def _what_was_done(weights: Weights, precision: tuple[str, ...]) -> dict[str, An
 
 def _write(tensors: dict[str, Tensor], digest: str, metadata: dict[str, str], output: Path) -> bool:
     """Write the weights; return whether that was needed."""
-    from safetensors.torch import save_file
-
     if output.exists():
         there = open_checkpoint(output)
         if tensors_digest(there.tensors) == digest and _metadata(output) == metadata:
             return False
         raise UserError(f"{output} exists and holds other weights: remove it, or choose another name.")
-    with atomic_path(output) as beside:
-        save_file(tensors, beside, metadata)
+    write_tensors(output, tensors, metadata)
     return True
 
 
