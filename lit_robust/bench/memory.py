@@ -43,8 +43,8 @@ from lit_robust.memory import (
     nearest_keys,
     resume_memory,
 )
-from lit_robust.memory.chunks import KEYS, KEYS_ON_GPU
-from lit_robust.memory.index import import_faiss, version_of_faiss
+from lit_robust.memory.continuous import CHUNK_KEYS, CHUNK_KEYS_ON_GPU
+from lit_robust.memory.nearest import import_faiss, version_of_faiss
 from lit_robust.models import Network
 from lit_robust.modules import CacheModule
 
@@ -152,7 +152,7 @@ def nearest_step(subject: Subject, queries: int) -> Callable[[], None]:
 
 
 def _asking(subject: Subject, keys: Tensor) -> Callable[[Tensor], Tensor]:
-    chunks = chunks_of(subject.labels.to(keys.device), KEYS_ON_GPU if keys.is_cuda else KEYS)
+    chunks = chunks_of(subject.labels.to(keys.device), CHUNK_KEYS_ON_GPU if keys.is_cuda else CHUNK_KEYS)
     return lambda queries: log_probabilities(class_log_sums(queries, keys, chunks, subject.num_classes, THETA))
 
 

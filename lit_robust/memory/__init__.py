@@ -4,17 +4,16 @@ from lit_robust.memory.build import (
     MemoryBuilder,
     begin_memory,
     check_place,
+    class_order,
     is_begun,
     part_folder,
     resume_memory,
     samples_done,
 )
-from lit_robust.memory.chunks import chunks_of, class_order
 from lit_robust.memory.compression import cluster, project
-from lit_robust.memory.continuous import FLOOR, class_log_sums, log_probabilities
-from lit_robust.memory.directory import Memory, open_memory
-from lit_robust.memory.manifest import Manifest
-from lit_robust.memory.neighbours import nearest_keys, neighbour_log_sums
+from lit_robust.memory.continuous import FLOOR, chunks_of, class_log_sums, log_probabilities
+from lit_robust.memory.nearest import nearest_keys, neighbour_log_sums
+from lit_robust.memory.store import Manifest, Memory, open_memory
 
 __all__ = [
     "FLOOR",

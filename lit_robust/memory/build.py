@@ -1,10 +1,11 @@
 """Building a memory: keys are written where they belong as they come, by any number of processes, in several runs."""
 
 import errno
+import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +14,20 @@ from numpy.typing import NDArray
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.files import UMASK
-from lit_robust.memory.chunks import class_order
-from lit_robust.memory.directory import KEYS, LABELS, NORMS, PROJECTION, array_digest, file_digest, mapped_array
-from lit_robust.memory.manifest import FILE_NAME, Manifest
-from lit_robust.memory.rows import make_array, write_rows
+from lit_robust.memory.store import (
+    FILE_NAME,
+    KEYS,
+    LABELS,
+    NORMS,
+    PROJECTION,
+    Manifest,
+    array_digest,
+    file_digest,
+    mapped_array,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # What the system says of a disk or a quota without room.
+PAGE = 4096  # Bytes of a file before its numbers: a page of memory.
 # Which samples' keys are written, and their norms, as they came: a file a process and start, while a memory is built.
 JOURNAL = "written-{}.bin"
 ENTRY = np.dtype([("number", "<i8"), ("norm", "<f4")])
@@ -245,3 +254,53 @@ def _journals(part: Path) -> Iterator[NDArray[np.void]]:
         content = file.read_bytes()
         # A process that was killed may have left half an entry at the end.
         yield np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
+
+
+def make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:
+    """Make a .npy file of zeros, a hole on disk, whose numbers begin with a page: rows of 4 KiB share none.
+
+    Args:
+        file: it.
+        shape: of the array.
+        kind: of its numbers, such as ``float32``.
+    """
+    header = np.lib.format.magic(1, 0) + (PAGE - 10).to_bytes(2, "little")
+    facts = str({"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape})
+    with file.open("wb") as stream:
+        stream.write(header + facts.encode().ljust(PAGE - 11) + b"\n")
+        stream.truncate(PAGE + int(np.prod(shape)) * np.dtype(kind).itemsize)
+
+
+def write_rows(file: Path, rows: NDArray[np.int64], values: NDArray[np.generic]) -> None:
+    """Write some rows of a file of `make_array`; neighbouring ones in one go.
+
+    Args:
+        file: it.
+        rows: int64 ``[B]``, at least one, ascending.
+        values: ``[B, d]``, of the file's own type.
+    """
+    size = values[0].nbytes
+    content = np.ascontiguousarray(values).data.cast("B")
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
+    handle = os.open(file, os.O_WRONLY)
+    try:
+        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+            left, place = content[begin * size : end * size], PAGE + int(rows[begin]) * size
+            while len(left):
+                written = os.pwrite(handle, left, place)
+                left, place = left[written:], place + written
+    finally:
+        os.close(handle)
+
+
+def class_order(labels: NDArray[np.int64] | Sequence[int]) -> NDArray[np.int64]:
+    """Return the row of each sample in a class-sorted memory: by class, and within one by the sample's number.
+
+    Example:
+        >>> class_order([2, 0, 2, 1]).tolist()
+        [2, 0, 3, 1]
+    """
+    order = np.argsort(np.asarray(labels), kind="stable")
+    rows = np.empty(len(order), dtype=np.int64)
+    rows[order] = np.arange(len(order))
+    return rows

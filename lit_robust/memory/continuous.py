@@ -5,18 +5,77 @@ exp(theta q.mu) over the keys mu of class c. Here each class's sum is kept as it
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
-from lit_robust.memory.chunks import Chunk
 
 QUERIES = 512  # In one go; with a chunk's 4,096 keys their similarities are 8 MiB.
 FLOOR = -1e4
 """The log-probability of a class that has none: exactly 0 as fp32 probability, and still a number."""
+
+
+CHUNK_KEYS = 4096  # Of 2,048 numbers these are 32 MiB in fp32; the similarities of 256 queries to them 4 MiB.
+CHUNK_KEYS_ON_GPU = 16384  # Wide enough for a matrix product to fill the device.
+CHUNK_CLASSES = 64  # More would make the product that sums over classes matter beside the one of the similarities.
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of class-sorted keys.
+
+    Attributes:
+        rows: which rows.
+        first: the class of the first of them.
+        last: the class of the last of them.
+        local: int64 ``[rows]``, each row's class less ``first``.
+    """
+
+    rows: slice
+    first: int
+    last: int
+    local: Tensor
+
+    @property
+    def classes(self) -> slice:
+        """The classes from the first to the last, those without keys included."""
+        return slice(self.first, self.last + 1)
+
+    def indicator(self, like: Tensor) -> Tensor:
+        """Return ``[rows, classes]``, 1 where a row is of a class, in the type and on the device of ``like``."""
+        numbers = torch.arange(self.last + 1 - self.first, device=self.local.device)
+        return (self.local[:, None] == numbers).to(like)
+
+
+def chunks_of(labels: Tensor, keys: int = CHUNK_KEYS, classes: int = CHUNK_CLASSES) -> list[Chunk]:
+    """Cut class-sorted keys into chunks.
+
+    Args:
+        labels: int64 ``[K]``, ascending.
+        keys: the most rows of a chunk.
+        classes: the most classes a chunk reaches over.
+
+    Raises:
+        UserError: the labels do not ascend.
+    """
+    if bool((labels[1:] < labels[:-1]).any()):
+        raise UserError("The labels of a memory must ascend, so that a class is a stretch of rows: sort its rows.")
+    return list(_cut(labels, keys, classes))
+
+
+def _cut(labels: Tensor, keys: int, classes: int) -> Iterator[Chunk]:
+    start, count = 0, len(labels)
+    while start < count:
+        first = int(labels[start])
+        within = labels[start : start + keys]
+        end = start + int((within < first + classes).sum())
+        yield Chunk(slice(start, end), first, int(labels[end - 1]), labels[start:end] - first)
+        start = end
 
 
 def class_log_sums(
@@ -148,3 +207,72 @@ def add_product(total: Tensor, weights: Tensor, keys: Tensor) -> None:
         total.addmm_(weights.T, keys)
     else:
         total.add_(torch.mm(weights.to(keys.dtype).T, keys, out_dtype=torch.float32))
+
+
+def share_of(count: int, rank: int, world: int) -> slice:
+    """Return the rows of ``count`` that belong to a rank; they differ by at most one in number.
+
+    Example:
+        >>> [share_of(10, rank, 3) for rank in range(3)]
+        [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)]
+    """
+    return slice(count * rank // world, count * (rank + 1) // world)
+
+
+def sharded_log_sums(
+    queries: Tensor, keys: Tensor, chunks: Sequence[Chunk], num_classes: int, theta: Tensor | float
+) -> Tensor:
+    """Return `class_log_sums` over the keys of all ranks.
+
+    All ranks must call this together, with as many queries each, and go backward together, too: an evaluation's
+    batches are so, an attack that drops broken images is not.
+
+    Args:
+        queries: ``[B, d]`` fp32, this rank's own.
+        keys: this rank's part of the keys.
+        chunks: of that part.
+        num_classes: how many classes there are.
+        theta: sharpness, above 0.
+    """
+    sums: Tensor = _ShardedLogSums.apply(queries.float() * theta, keys, chunks, num_classes)
+    return sums
+
+
+class _ShardedLogSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, chunks: Sequence[Chunk], num_classes: int) -> Tensor:
+        everyone = _gathered(queries)
+        own = class_log_sums(everyone, keys, chunks, num_classes, 1.0)
+        highest = own.clone()
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+        # Of a class without keys anywhere minus infinity is left, and not the difference of two.
+        weights = torch.where(highest.isinf(), 0.0, (own - highest).exp())
+        distributed.all_reduce(weights, distributed.ReduceOp.SUM)
+        sums = weights.log() + torch.where(highest.isinf(), 0.0, highest)
+        ctx.save_for_backward(everyone, keys, sums)
+        ctx.chunks, ctx.num_classes = chunks, num_classes
+        return sums[_own_rows(len(queries))]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        everyone, keys, sums = ctx.saved_tensors
+        outer = _gathered(gradients[0].contiguous())
+        with torch.enable_grad():
+            queries = everyone.detach().requires_grad_(True)
+            own = class_log_sums(queries, keys, ctx.chunks, ctx.num_classes, 1.0)
+            # A class's log-sum over all ranks grows with this rank's by this rank's share of the sum.
+            shares = torch.where(own.isinf(), 0.0, (own.detach() - sums).exp())
+            (inner,) = torch.autograd.grad(own, queries, torch.where(own.isinf(), 0.0, outer * shares))
+        distributed.all_reduce(inner, distributed.ReduceOp.SUM)
+        return inner[_own_rows(len(gradients[0]))], None, None, None
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def _own_rows(count: int) -> slice:
+    start = distributed.get_rank() * count
+    return slice(start, start + count)

@@ -24,13 +24,12 @@ from lit_robust.memory import (
     resume_memory,
     samples_done,
 )
+from lit_robust.memory.classifier import CacheClassifier, ContinuousLayer, NearestLayer, Retrieval, Transform
 from lit_robust.memory.compression import unit_length
-from lit_robust.memory.manifest import KeyType
+from lit_robust.memory.store import KeyType
 from lit_robust.models import Classifier, Network, weights_digest
 from lit_robust.modules.base import ClassifierModule
-from lit_robust.modules.cache_classifier import CacheClassifier, Transform
 from lit_robust.modules.optimisation import Optimisation
-from lit_robust.modules.retrieval import ContinuousLayer, NearestLayer, Retrieval
 
 
 class CacheModule(ClassifierModule):

@@ -7,7 +7,7 @@ from torch import distributed
 from torch.nn import functional as F
 
 from lit_robust.memory import chunks_of, class_log_sums, log_probabilities
-from lit_robust.memory.sharded import sharded_log_sums, share_of
+from lit_robust.memory.continuous import sharded_log_sums, share_of
 
 
 def main():

@@ -18,8 +18,7 @@ from lit_robust.memory import (
     samples_done,
 )
 from lit_robust.memory.compression import unit_length
-from lit_robust.memory.directory import KEYS, LABELS, NORMS
-from lit_robust.memory.manifest import FILE_NAME, Manifest
+from lit_robust.memory.store import FILE_NAME, KEYS, LABELS, NORMS, Manifest
 
 
 @pytest.mark.parametrize("key_type", ["float32", "float16"])

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.memory import begin_memory, chunks_of, class_log_sums, cluster, open_memory, part_folder, project
-from lit_robust.memory.directory import PROJECTION
-from lit_robust.memory.projection import principal_components, read_projection
+from lit_robust.memory.compression import principal_components, read_projection
+from lit_robust.memory.store import PROJECTION
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])

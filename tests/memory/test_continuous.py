@@ -1,12 +1,16 @@
 """Continuous retrieval against the plain expression in float64."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lit_robust.memory import FLOOR, chunks_of, class_log_sums, continuous, log_probabilities
-from lit_robust.memory.chunks import class_order
+from lit_robust.memory.build import class_order
 from lit_robust.memory.continuous import QUERIES, class_log_sums_at
 
 
@@ -171,3 +175,12 @@ def test_rows_by_class():
 def test_unsorted_labels_are_refused():
     with pytest.raises(Exception, match="must ascend"):
         chunks_of(torch.tensor([0, 2, 1]))
+
+
+def test_two_ranks_answer_as_one():
+    script = Path(__file__).parent / "sharded_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rank 0 agrees" in done.stderr
+    assert "rank 1 agrees" in done.stderr

@@ -24,7 +24,7 @@ def verify(words: list[str]) -> None:
     from dataclasses import asdict
 
     from lit_robust.memory import open_memory
-    from lit_robust.memory.index import check_indexes
+    from lit_robust.memory.nearest import check_indexes
 
     memory = open_memory(options.folder)
     indexes = check_indexes(memory)
@@ -92,7 +92,7 @@ def index(words: list[str]) -> None:
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the keys that the index is trained on")
     options = parser.parse_args(words)
     from lit_robust.memory import open_memory
-    from lit_robust.memory.index import build_index
+    from lit_robust.memory.nearest import build_index
 
     file = build_index(open_memory(options.folder), options.factory, options.seed)
     print(f"Wrote {file}: test with --model.retrieval.kind nearest --model.retrieval.index {options.factory}.")

@@ -1,4 +1,4 @@
-"""What a memory says of itself: read back, refused where it is no manifest or of another network."""
+"""A memory on disk: read back, refused where it is not one, damaged, or of another network."""
 
 import json
 
@@ -7,7 +7,7 @@ from memories import BACKBONE, clustered, write_memory
 
 from lit_robust.core.errors import UserError
 from lit_robust.memory import open_memory
-from lit_robust.memory.manifest import FILE_NAME
+from lit_robust.memory.store import FILE_NAME
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.models import SwinTransformer
 
 from lit_robust.core.errors import UserError
+from lit_robust.memory.classifier import CacheClassifier, layout_of_grown, layout_of_square
 from lit_robust.models import Classifier, Network, build_classifier
-from lit_robust.modules.cache_classifier import CacheClassifier, layout_of_grown, layout_of_square
 
 HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

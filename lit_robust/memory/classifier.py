@@ -1,0 +1,335 @@
+"""The cache model: a backbone whose features ask a memory, images to log-probabilities; and how it is asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+
+from lit_robust.core.errors import UserError
+from lit_robust.core.precision import full_precision
+from lit_robust.memory.compression import read_projection
+from lit_robust.memory.continuous import (
+    CHUNK_KEYS,
+    CHUNK_KEYS_ON_GPU,
+    chunks_of,
+    class_log_sums,
+    class_log_sums_at,
+    log_probabilities,
+    sharded_log_sums,
+    share_of,
+)
+from lit_robust.memory.nearest import Search, exact_search, index_facts, neighbour_log_sums, open_index, recall
+from lit_robust.memory.store import PROJECTION, Memory
+from lit_robust.models import Classifier
+
+Kind = Literal["continuous", "nearest"]
+Precision = Literal["stored", "float32", "bfloat16", "float16"]
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+RECALL_QUERIES = 256  # Of each rank, or some more; of these the exact neighbours are found, too.
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How the memory is asked.
+
+    Attributes:
+        kind: ``continuous``, all keys take part; ``nearest``, the ``k`` most similar.
+        theta: sharpness of the similarity, exp(theta q.mu); paper 000 searches 10, 20, ... 90.
+        k: neighbours.
+        index: description of a Faiss index in the memory's folder, such as ``IVF1024,Flat``, which finds the neighbours
+            approximately; null finds them exactly. The results then say which share of the exact ones it found.
+        search: Faiss's settings of the search in that index, such as ``nprobe=64``; empty for its own.
+        precision: of the keys in use: ``stored``, as on disk; 16 bits halve them, and are right to about 1e-3 times
+            theta; they are meant for GPUs, on which their speed has not been measured.
+        sharded: spread the keys over the ranks, where they do not fit on one device. Then all ranks answer together,
+            and adversarial accuracies, whose batches differ from rank to rank, are refused.
+    """
+
+    kind: Kind = "continuous"
+    theta: float = 50.0
+    k: int = 50
+    index: str | None = None
+    search: str = ""
+    precision: Precision = "stored"
+    sharded: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("kind", self.kind, Kind), ("precision", self.precision, Precision)):
+            if value not in get_args(choices):
+                raise UserError(f"retrieval.{name} is {value!r}: choose one of {', '.join(get_args(choices))}.")
+        if not 0 < self.theta < float("inf"):
+            raise UserError(f"retrieval.theta is {self.theta}: give a number above 0, such as 50.")
+        if self.k < 1:
+            raise UserError(f"retrieval.k is {self.k}: give 1 or more neighbours.")
+        if self.kind == "continuous" and (self.index is not None or self.search):
+            raise UserError(
+                f"retrieval.index {self.index!r} finds neighbours, and kind continuous asks all keys: set kind to "
+                "nearest, or index to null."
+            )
+        if self.search and self.index is None:
+            raise UserError(
+                f"retrieval.search {self.search!r} is the setting of an index, and none is named: set retrieval.index, "
+                "or leave search empty."
+            )
+        if self.sharded and self.kind == "nearest":
+            raise UserError("retrieval.sharded spreads the keys of kind continuous: set sharded to false.")
+
+
+class ContinuousLayer(nn.Module):
+    """All keys take part; see `lit_robust.memory.continuous`.
+
+    Args:
+        memory: opened.
+        retrieval: the settings.
+        device: that queries will be on.
+    """
+
+    def __init__(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
+        super().__init__()
+        keys, labels = memory.tensors()
+        self.is_sharded = retrieval.sharded and distributed.is_available() and distributed.is_initialized()
+        if self.is_sharded:
+            own = share_of(len(keys), distributed.get_rank(), distributed.get_world_size())
+            keys, labels = keys[own], labels[own]
+        self.theta = retrieval.theta
+        self.num_classes = memory.manifest.num_classes
+        self.keys = _held(keys, retrieval.precision, device)
+        self.chunks = chunks_of(labels.to(device), CHUNK_KEYS_ON_GPU if device.type == "cuda" else CHUNK_KEYS)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Return log-probabilities ``[B, num_classes]`` of unit-length queries ``[B, d]``."""
+        sums = sharded_log_sums if self.is_sharded else class_log_sums
+        return log_probabilities(sums(queries, self.keys, self.chunks, self.num_classes, self.theta))
+
+    def at(self, queries: Tensor, thetas: Sequence[float]) -> Tensor:
+        """Return log-probabilities at several thetas, ``[len(thetas), B, num_classes]``; without gradient."""
+        if self.is_sharded:
+            raise UserError("Several thetas are tried on keys that are not spread: set retrieval.sharded to false.")
+        sums = class_log_sums_at(queries, self.keys, self.chunks, self.num_classes, thetas)
+        return torch.stack([log_probabilities(one) for one in sums])
+
+
+class NearestLayer(nn.Module):
+    """The k most similar keys take part; see `lit_robust.memory.nearest`.
+
+    Args:
+        memory: opened.
+        retrieval: the settings.
+        device: that queries will be on.
+    """
+
+    is_sharded = False
+
+    def __init__(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
+        super().__init__()
+        keys, labels = memory.tensors()
+        self.theta, self.k, self.retrieval = retrieval.theta, min(retrieval.k, len(keys)), retrieval
+        self.num_classes = memory.manifest.num_classes
+        self.approximate: Search | None = None
+        if retrieval.index is not None:
+            self.approximate = open_index(memory, retrieval.index, retrieval.search, device)
+        self.compared, self.recalled = 0, 0.0
+        self.keys, self.labels = _held(keys, retrieval.precision, device), labels.to(device)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Return log-probabilities ``[B, num_classes]`` of unit-length queries ``[B, d]``."""
+        return self._answer(queries, self.neighbours(queries), self.theta)
+
+    def at(self, queries: Tensor, thetas: Sequence[float]) -> Tensor:
+        """Return log-probabilities at several thetas, ``[len(thetas), B, num_classes]``."""
+        rows = self.neighbours(queries)
+        return torch.stack([self._answer(queries, rows, theta) for theta in thetas])
+
+    def neighbours(self, queries: Tensor) -> Tensor:
+        """Return the rows ``[B, k]`` of the neighbours, -1 for those an approximate search did not find."""
+        return (self.approximate or exact_search(self.keys))(queries, self.k)
+
+    @property
+    def wants_comparison(self) -> bool:
+        """Whether the search is approximate, and too few of its neighbours were compared with the exact ones."""
+        return self.approximate is not None and self.compared < RECALL_QUERIES
+
+    def compare(self, queries: Tensor) -> None:
+        """Find the exact neighbours, too, and count which share of them the approximate search finds."""
+        self.recalled += float(recall(self.neighbours(queries), exact_search(self.keys)(queries, self.k)).sum())
+        self.compared += len(queries)
+
+    def facts(self) -> dict[str, object]:
+        """Return what was found out about the search, for the results file."""
+        if self.retrieval.index is None:
+            return {}
+        facts: dict[str, object] = {**index_facts(self.retrieval.index, self.retrieval.search)}
+        if self.compared:
+            facts |= {
+                "recall": round(self.recalled / self.compared, 4),
+                "recall_queries": self.compared,
+                "recall_of": "the first that rank 0 asked, of whichever set",
+            }
+        return facts
+
+    def _answer(self, queries: Tensor, rows: Tensor, theta: float) -> Tensor:
+        return log_probabilities(neighbour_log_sums(queries, self.keys, self.labels, rows, self.num_classes, theta))
+
+
+def _held(keys: Tensor, precision: Precision, device: torch.device) -> Tensor:
+    # No buffer: each rank has its own keys, which Lightning would send from one to all. On a CPU they stay mapped.
+    return keys.to(device, keys.dtype if precision == "stored" else TYPES[precision])
+
+
+Transform = Literal["none", "softmax"]
+Layout = Literal["channels first", "channels last"]
+PAPER_LAYERS = {"layer4_bottleneck1_relu": "layer4.1"}
+"""Paper 000's names of layers that are not torchvision's: the second of the last stage's three blocks."""
+ROWS_AND_COLUMNS: dict[Layout, tuple[int, int]] = {"channels first": (2, 3), "channels last": (1, 2)}
+"""The axes of a map's places, by its layout."""
+
+
+class CacheClassifier(nn.Module):
+    """The cache model of paper 000; without a memory it only gives keys.
+
+    Args:
+        backbone: the network whose features are the keys.
+        layer: whose output is taken, by its name in the network, or as paper 000 calls it.
+        transform: done to the output: ``none``, or ``softmax``, which paper 000 does to ``fc``.
+    """
+
+    mean: Tensor | None
+    components: Tensor | None
+
+    def __init__(self, backbone: Classifier, layer: str, transform: Transform) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer = PAPER_LAYERS.get(layer, layer)
+        self.transform = transform
+        self.retrieval: ContinuousLayer | NearestLayer | None = None
+        self.projects: Literal["", "unit", "raw"] = ""
+        self._places: dict[tuple[int, ...], tuple[int, int]] = {}
+        self.register_buffer("mean", None, persistent=False)
+        self.register_buffer("components", None, persistent=False)
+
+    def open(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
+        """Answer from ``memory`` from now on."""
+        steps = [step for step in memory.manifest.compression if step["kind"] == "components"]
+        if steps:
+            mean, self.components = read_projection(memory.folder / PROJECTION)
+            self.projects = steps[0]["on"]
+            self.mean = mean if steps[0]["centring"] == "both" else torch.zeros_like(mean)
+        if retrieval.kind == "continuous":
+            self.retrieval = ContinuousLayer(memory, retrieval, device)
+        else:
+            self.retrieval = NearestLayer(memory, retrieval, device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return log-probabilities ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1].
+
+        Those of a class without keys, or without neighbours, are -10,000.
+        """
+        log_probabilities: Tensor = self.asked()(self.queries(images))
+        return log_probabilities
+
+    def queries(self, images: Tensor) -> Tensor:
+        """Return unit-length fp32 queries ``[B, d]`` of images, as the memory's keys are."""
+        vectors = self.vectors(images)
+        if self.components is None or self.mean is None:
+            return F.normalize(vectors, dim=1)
+        if self.projects == "unit":
+            vectors = F.normalize(vectors, dim=1)
+        with full_precision(images.device.type):
+            return F.normalize((vectors - self.mean) @ self.components.T, dim=1)
+
+    def vectors(self, images: Tensor) -> Tensor:
+        """Return the layer's fp32 output ``[B, d]``: a map's mean over its places, tokens' mean over the tokens.
+
+        A map is ``[B, C, H, W]``, or ``[B, H, W, C]`` as in Swin; tokens are ``[B, N, C]``, a class token one of them.
+
+        Raises:
+            UserError: the output is none of these, or a map whose channels cannot be told from its places.
+        """
+        output = self.backbone.features(images, self.layer).float()
+        if len(output) != len(images) or output.ndim not in (2, 3, 4):
+            raise UserError(f"The layer {self.layer!r} gives {list(output.shape)}: choose one of features a sample.")
+        if output.ndim == 4:
+            output = output.mean(self._places_of(output.shape, images))
+        elif output.ndim == 3:
+            output = output.mean(1)
+        return output.softmax(1) if self.transform == "softmax" else output
+
+    def _places_of(self, shape: torch.Size, images: Tensor) -> tuple[int, int]:
+        """Return the axes of a map's rows and columns, found once for each shape."""
+        known = (*shape[1:], *images.shape[2:])
+        if known not in self._places:
+            layout = layout_of_square(shape, images.shape) or self._layout_by_size(shape, images)
+            self._places[known] = ROWS_AND_COLUMNS[layout]
+        return self._places[known]
+
+    @torch.no_grad()
+    def _layout_by_size(self, shape: torch.Size, images: Tensor) -> Layout:
+        """Tell a map's layout by how its shape changes with the image's size."""
+        larger = images.new_zeros(1, images.shape[1], 2 * images.shape[2], 2 * images.shape[3])
+        unclear = (
+            f"The layer {self.layer!r} gives {list(shape)}, of which the channels cannot be told from the places: "
+            "choose another, such as the one after the pooling."
+        )
+        try:
+            grown = self.backbone.features(larger, self.layer).shape
+        except (RuntimeError, ValueError, AssertionError) as error:
+            # Some networks take images of one size alone.
+            raise UserError(unclear) from error
+        layout = layout_of_grown(shape, grown)
+        if layout is None:
+            raise UserError(unclear)
+        return layout
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the keys are spread over the ranks, so that all must ask together."""
+        return self.retrieval is not None and self.retrieval.is_sharded
+
+    def asked(self) -> ContinuousLayer | NearestLayer:
+        """Return the retrieval.
+
+        Raises:
+            UserError: no memory is open.
+        """
+        if self.retrieval is None:
+            raise UserError("The cache model has no memory yet: build it with `lit-robust fit`, then test.")
+        return self.retrieval
+
+
+def layout_of_square(shape: Sequence[int], image_shape: Sequence[int]) -> Layout | None:
+    """Tell a map's layout where its image is square, and so has as many rows as columns.
+
+    Args:
+        shape: of the map, 4 axes.
+        image_shape: ``[B, 3, H, W]``.
+
+    Returns:
+        None where the shape alone does not tell.
+
+    Example:
+        >>> layout_of_square((9, 7, 7, 768), (9, 3, 224, 224))
+        'channels last'
+    """
+    _, first, second, third = shape
+    if image_shape[2] != image_shape[3] or (first == second) == (second == third):
+        return None
+    return "channels first" if second == third else "channels last"
+
+
+def layout_of_grown(shape: Sequence[int], grown: Sequence[int]) -> Layout | None:
+    """Tell a map's layout by its shape for a larger image: channels are those that stay as many.
+
+    Args:
+        shape: of the map, 4 axes.
+        grown: its shape for an image of more rows and columns.
+
+    Returns:
+        ``channels first`` where nothing grows, as torch's poolings to one size give it; None where one axis grows or
+        all three do.
+    """
+    changed = tuple(axis for axis in (1, 2, 3) if shape[axis] != grown[axis])
+    layouts: dict[tuple[int, ...], Layout] = {(): "channels first", (2, 3): "channels first", (1, 2): "channels last"}
+    return layouts.get(changed)
