@@ -1,7 +1,8 @@
 """Named arrays in one file, used in place: the index of a split is read once and then mapped into memory.
 
-The file: 8 bytes that name the format, 8 bytes length of the JSON that follows, the JSON with every array's type, place
-and length, then the arrays, each at a multiple of 64 bytes. Nothing in it is executed on reading.
+The file: 8 bytes that name the format, 32 bytes sha256 of all that follows, 8 bytes length of the JSON, the JSON with
+every array's type, place and length, then the arrays, each at a multiple of 64 bytes. Nothing in it is executed on
+reading.
 """
 
 import hashlib
@@ -15,9 +16,10 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_robust.core.files import atomic_path
+from lit_robust.core.files import atomic_path, open_regular
 
-MAGIC = b"LRINDEX2"
+MAGIC = b"LRINDEX3"
+DIGEST = 32
 ALIGNMENT = 64
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -53,12 +55,16 @@ def save_arrays(path: Path, meta: Mapping[str, Any], arrays: Arrays) -> None:
         place = _aligned(place + array.nbytes)
     header = json.dumps({"meta": meta, "arrays": entries}).encode()
     with atomic_path(path) as beside, beside.open("wb") as file:
-        file.write(MAGIC + len(header).to_bytes(8, "little") + header)
+        file.write(MAGIC + bytes(DIGEST) + len(header).to_bytes(8, "little") + header)
         begin = _aligned(file.tell())
         for name, array in arrays.items():
             file.seek(begin + entries[name]["place"])
             file.write(np.ascontiguousarray(array, dtype=entries[name]["dtype"]).data)
         file.truncate(begin + place)
+        file.flush()
+        digest = hashlib.sha256(np.memmap(beside, np.uint8, "r")[len(MAGIC) + DIGEST :].data).digest()
+        file.seek(len(MAGIC))
+        file.write(digest)
 
 
 def load_arrays(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -68,11 +74,15 @@ def load_arrays(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         FileNotFoundError: there is none.
         ValueError: the file is of another format or damaged.
     """
-    content = np.memmap(path, dtype=np.uint8, mode="r")
-    head = len(MAGIC) + 8
+    with os.fdopen(open_regular(path), "rb") as file:
+        content = np.memmap(file, dtype=np.uint8, mode="r")
+    body = len(MAGIC) + DIGEST
     if bytes(content[: len(MAGIC)]) != MAGIC:
-        raise ValueError(f"{path} is no index")
-    begin = head + int.from_bytes(bytes(content[len(MAGIC) : head]), "little")
+        raise ValueError(f"{path} is not an index of this version")
+    if hashlib.sha256(content[body:].data).digest() != bytes(content[len(MAGIC) : body]):
+        raise ValueError(f"{path} is damaged")
+    head = body + 8
+    begin = head + int.from_bytes(bytes(content[body:head]), "little")
     header = json.loads(bytes(content[head:begin]))
     begin = _aligned(begin)
     arrays = {}

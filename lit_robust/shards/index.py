@@ -33,7 +33,8 @@ class ShardIndex:
         folder: where the shards lie.
         split: name of the split as the info file spells it, or None for all tars of a folder.
         shards: paths of the tars relative to ``folder``.
-        shard_sizes: bytes of each tar.
+        shard_states: of each tar what tells whether it is still the same, see `lit_robust.shards.scan.file_state`.
+        shard_headers: of each tar a digest over its headers.
         digest: sha256, in hexadecimal, over what the headers say: names of shards and samples, places and lengths of
             images, labels. It does not cover the pixels.
         num_classes: as the info file says, or None.
@@ -52,7 +53,8 @@ class ShardIndex:
         self.folder = folder
         self.split: str | None = meta["split"]
         self.shards: tuple[str, ...] = tuple(name for name, *_ in meta["stamp"]["shards"])
-        self.shard_sizes: tuple[int, ...] = tuple(size for _, size, *_ in meta["stamp"]["shards"])
+        self.shard_states: tuple[tuple[int, ...], ...] = tuple(tuple(state) for _, *state in meta["stamp"]["shards"])
+        self.shard_headers: tuple[str, ...] = tuple(meta["headers"])
         self.digest: str = meta["digest"]
         self.num_classes: int | None = meta["num_classes"]
         self.class_names: tuple[str, ...] | None = _optional(meta["class_names"], tuple)
@@ -133,7 +135,7 @@ class ShardIndex:
             raise DataError(f"The shards {listing.name} hold no samples: write them again.")
         # Sizes and times as they were when the scan had the file open: a later change must not pass for what it saw.
         stamp = _stamp(listing, rule, [*(scan.state for scan in scans), *dali])
-        meta = _meta(listing, merged, stamp)
+        meta = _meta(listing, merged, stamp, [scan.headers for scan in scans])
         for place in places:
             try:
                 save_arrays(place, meta, merged.arrays)
@@ -218,10 +220,11 @@ def _stamp(listing: Listing, rule: LabelRule, states: Sequence[tuple[int, ...]])
     return {"shards": shards, "info": hashlib.sha256(json.dumps(claims).encode()).hexdigest()}
 
 
-def _meta(listing: Listing, merged: Merged, stamp: Mapping[str, Any]) -> dict[str, Any]:
+def _meta(listing: Listing, merged: Merged, stamp: Mapping[str, Any], headers: Sequence[str]) -> dict[str, Any]:
     return {
         "split": listing.split,
         "stamp": stamp,
+        "headers": headers,
         "digest": merged.digest,
         "num_classes": listing.num_classes,
         "class_names": listing.class_names,

@@ -6,40 +6,59 @@ from functools import lru_cache
 from pathlib import Path
 
 from lit_robust.core.errors import DataError, printable
+from lit_robust.core.files import open_regular
 from lit_robust.shards.index import ShardIndex
+from lit_robust.shards.scan import file_state, scan_open, skip
 from lit_robust.shards.tar import read_exactly
 
 
 class OpenShard:
     """A tar open for positional reads, closed when nobody holds it any more.
 
+    Before every read it must still be what was indexed: a shard may be written again in place, under the descriptor.
+
     Args:
         path: of the tar.
-        size: bytes that the index found.
+        state: of the tar when it was indexed, see `lit_robust.shards.scan.file_state`.
+        headers: digest over its headers, see `lit_robust.shards.scan.ShardScan`; None where nobody took one.
 
     Raises:
-        DataError: it cannot be opened, or has another size.
+        DataError: it cannot be opened, or is another than was indexed.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, state: tuple[int, ...], headers: str | None = None) -> None:
         self._descriptor = -1
         self.path = path
-        self.size = size
+        self._state = state
+        self._headers = headers
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = open_regular(path)
         except OSError as error:
             raise DataError(
                 f"The shard {path} cannot be opened ({error.strerror}): check its path and mode."
             ) from error
-        found = os.fstat(self._descriptor).st_size
-        if found != size:
-            raise DataError(
-                f"The shard {path} has {found} bytes, but had {size} when it was indexed: start the run again."
-            )
+        self._check()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return ``length`` bytes at ``offset``; a DataError names the place where they are not to be had."""
-        return read_exactly(self._descriptor, self.path, offset, length, self.size)
+        """Return ``length`` bytes at ``offset``.
+
+        Raises:
+            DataError: the tar is another than was indexed, or they are not to be had; names the place.
+        """
+        self._check()
+        return read_exactly(self._descriptor, self.path, offset, length, self._state[0])
+
+    def _check(self) -> None:
+        found = file_state(os.fstat(self._descriptor))
+        if found == self._state:
+            return
+        # The file may have been given a mode, a name or an inode: then its headers are those of the index.
+        same = found[:2] == self._state[:2]
+        if same and self._headers is not None:
+            same = scan_open(self.path, self._descriptor, on_defect=skip).headers == self._headers
+        if not same:
+            raise DataError(f"The shard {self.path} has changed since it was indexed: start the run again.")
+        self._state = found
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
@@ -85,10 +104,11 @@ class IndexedReader:
         """Return the encoded image of sample ``number`` (0 to N-1).
 
         Raises:
-            DataError: the shard is gone, changed its size, or cannot be read; names shard and byte.
+            DataError: the shard is gone, has changed, or cannot be read; names shard and byte.
         """
         if not 0 <= number < len(self.index):
             raise IndexError(f"sample {number} of {len(self.index)}")
         place = int(self.index.shard[number])
-        shard = self._open(self.index.folder / self.index.shards[place], self.index.shard_sizes[place])
+        path = self.index.folder / self.index.shards[place]
+        shard = self._open(path, self.index.shard_states[place], self.index.shard_headers[place])
         return shard.read(int(self.index.offset[number]), int(self.index.length[number]))

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lit_robust.core.files import open_regular
 from lit_robust.shards.defects import Defect, DefectError, defect, defect_error
-from lit_robust.shards.labels import CLS, LABEL_EXTENSION, NO_LABEL, LabelRule, find_label, text
+from lit_robust.shards.labels import CLS, LABEL_EXTENSION, LONGEST_LABEL, NO_LABEL, LabelRule, find_label, text
 from lit_robust.shards.tar import Member, PositionalTar
 
 __all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
@@ -29,7 +30,8 @@ class ShardScan:
 
     Attributes:
         size: bytes of the tar.
-        state: size and times of the file while it was open, see `file_state`.
+        state: what tells whether the file is still the same, taken while it was open, see `file_state`.
+        headers: sha256, in hexadecimal, over all headers and `cls` members, whatever rule finds the labels.
         keys: ``N`` names.
         offset: ``[N]`` int64, byte where the image begins.
         length: ``[N]`` int64, bytes of the image.
@@ -40,6 +42,7 @@ class ShardScan:
 
     size: int
     state: tuple[int, ...]
+    headers: str
     keys: Sequence[bytes]
     offset: NDArray[np.int64]
     length: NDArray[np.int64]
@@ -67,12 +70,12 @@ def scan_shard(path: Path, rule: LabelRule = CLS, on_defect: Handler = refuse) -
         DefectError: it cannot be opened or is defective, where ``on_defect`` is `refuse`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path)
     except OSError as error:
         unreadable = DefectError(f"The shard {path} cannot be opened ({error.strerror}): check the path and its mode.")
         unreadable.found = Defect(str(path), 0, f"it cannot be opened ({error.strerror})")
         on_defect(unreadable)
-        return _shard_scan((0, 0, 0), {}, (unreadable.found,))
+        return _shard_scan((0,), "", {}, (unreadable.found,))
     try:
         return scan_open(path, descriptor, rule, on_defect)
     finally:
@@ -98,17 +101,20 @@ def scan_open(where: Path | str, descriptor: int, rule: LabelRule = CLS, on_defe
             two, a member occurs twice, or a label is not a class number; where ``on_defect`` is `refuse`.
     """
     status = os.fstat(descriptor)
-    samples = _Samples(PositionalTar(where, descriptor, status.st_size), rule, on_defect)
+    tar = PositionalTar(where, descriptor, status.st_size)
+    samples = _Samples(tar, rule, on_defect)
     samples.gather()
-    return _shard_scan(file_state(status), samples.rows, tuple(samples.defects))
+    return _shard_scan(file_state(status), tar.headers.hexdigest(), samples.rows, tuple(samples.defects))
 
 
-def file_state(status: os.stat_result) -> tuple[int, int, int]:
-    """Return what tells whether a file is still the same: bytes, and nanoseconds of its content's and own change.
+def file_state(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what tells whether a file is still the same: bytes, nanoseconds of its content's and own change, inode.
 
-    The second time nobody can set: it tells of a file that was written again with its old size and time.
+    The second time nobody can set, and two files have two inodes: they tell of a file that was written again, or
+    replaced, with its old size and time. Alone they prove nothing: a new mode changes the one, and some network file
+    systems number their files anew.
     """
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def scan_shards(paths: Sequence[Path], rule: LabelRule, on_defect: Handler, progress: bool) -> list[ShardScan]:
@@ -198,6 +204,8 @@ class _Samples:
                 what = f"sample {text(key)} has a second {extension}"
                 defect(self.tar.path, member.header, what, "write the shard again")
             by_extension[extension] = member
+        if label := by_extension.get(LABEL_EXTENSION):
+            self.tar.headers.update(self.tar.read(label.offset, min(label.length, LONGEST_LABEL)))
         return (*self._image(key, begin, by_extension), find_label(self.tar, key, by_extension, self.rule))
 
     def _check_seen(self, key: bytes, begin: int, extensions: frozenset[str]) -> None:
@@ -231,12 +239,13 @@ class _Samples:
 
 
 def _shard_scan(
-    state: tuple[int, ...], rows: dict[bytes, tuple[int, int, int, int]], defects: tuple[Defect, ...]
+    state: tuple[int, ...], headers: str, rows: dict[bytes, tuple[int, int, int, int]], defects: tuple[Defect, ...]
 ) -> ShardScan:
     numbers = np.array(list(rows.values()), dtype=np.int64).reshape(-1, 4)
     return ShardScan(
         size=state[0],
         state=state,
+        headers=headers,
         keys=list(rows),
         offset=numbers[:, 0],
         length=numbers[:, 1],

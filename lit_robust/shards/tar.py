@@ -5,6 +5,7 @@ Formats: POSIX.1-1988 ustar and POSIX.1-2001 pax (IEEE Std 1003.1, "pax", sectio
 header for the end of the archive; here whatever is not well formed is an error with its place.
 """
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -60,11 +61,15 @@ class PositionalTar:
         path: the file, or the URL it came from; only named in errors.
         descriptor: open for reading.
         length: of the file in bytes.
+
+    Attributes:
+        headers: sha256 over the headers that were read, long names included.
     """
 
     def __init__(self, path: Path | str, descriptor: int, length: int) -> None:
         self.path = path
         self.length = length
+        self.headers = hashlib.sha256()
         self._descriptor = descriptor
         self._window = b""
         self._start = 0
@@ -128,7 +133,9 @@ class PositionalTar:
     def _header_block(self, place: int) -> bytes:
         if place + BLOCK > self.length:
             defect(self.path, place, "the file ends without an end-of-archive marker")
-        return self.read(place, BLOCK)
+        block = self.read(place, BLOCK)
+        self.headers.update(block)
+        return block
 
     def _parse(self, block: bytes, place: int) -> tuple[bytes, int, bytes]:
         name, size, checksum, kind, magic, prefix = HEADER.unpack(block)
@@ -156,14 +163,15 @@ class PositionalTar:
     def _size(self, record: bytes | None, size: int, place: int) -> int:
         if not record:
             return size
-        if not record.isdigit():
-            defect(self.path, place, f"the size record {record!r} is not a number")
+        if not record.isdigit() or len(record) > 20:
+            defect(self.path, place, f"the size record {record[:20]!r} is not a number of bytes")
         return int(record)
 
     def _records(self, kind: bytes, content: int, size: int) -> dict[bytes, bytes]:
         if size > LONGEST_NAME:
             defect(self.path, content, f"a long-name record has {size} bytes")
         body = self.read(content, size)
+        self.headers.update(body)
         if kind == b"L":
             return {b"path": body.rstrip(b"\0")}
         return {} if kind == b"K" else self._pax_records(body, content)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.read import OpenShard
+from lit_robust.shards.scan import file_state
 from lit_robust.shards.tar import Member, PositionalTar, read_exactly
 
 # ImageNet's training set comes as one tar of a tar a class, `ILSVRC2012_img_train.tar`.
@@ -53,8 +54,8 @@ class Tree:
         found = _folder_files(source, "", ()) if source.is_dir() else _tar_files(source, name)
         listed = tqdm(found, desc="listing", unit="file", delay=2)
         self.files = sorted((file for file in listed if not _is_hidden(file.name)), key=_order)
-        sizes = {tar: tar.stat().st_size for tar in {file.tar for file in self.files} if tar is not None}
-        self._open = lru_cache(64)(lambda tar: OpenShard(tar, sizes[tar]))
+        states = {tar: file_state(tar.stat()) for tar in {file.tar for file in self.files} if tar is not None}
+        self._open = lru_cache(64)(lambda tar: OpenShard(tar, states[tar]))
 
     def folders(self, below: str) -> set[str]:
         """Return the names of the folders right below another, also of empty ones; a tar tells of those with files."""
