@@ -44,14 +44,14 @@ class Lanes:
 
     Attributes:
         count: number of lanes.
-        block_batches: batches of a lane whose samples are shuffled together.
+        block_batches: batches of a lane whose shards are fetched together.
     """
 
     count: int
     block_batches: int
 
     def block(self, place: int) -> range:
-        """Return the places of all batches that are shuffled together with the one in ``place``; some may be too high.
+        """Return the places of all batches that are fetched together with the one in ``place``; some may be too high.
 
         First blocks differ in length from lane to lane, so that the lanes do not all come to a new block at once.
         """
@@ -105,19 +105,23 @@ class Plan(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockShuffle(Plan):
-    """Training batches, each sample near others of its shard.
+    """Training batches, each sample near others of a few shards.
 
-    The shards in random order make one sequence of samples. It is cut into one stretch for each lane of each rank, and
-    a stretch is shuffled within blocks. So a lane reads its shards once, one after another; every rank has the same
-    number of full batches; and no sample comes twice. What is left over at the end is dropped for this epoch.
+    The shards in random order fall into groups, each of as many shards as hold ``block`` samples. The samples of a
+    group are shuffled together, so they meet in other batches in every epoch. All groups make one sequence. It is cut
+    into one stretch for each lane of each rank. So a lane reads its shards once, one group after another; every rank
+    has the same number of full batches; and no sample comes twice. What is left over at the end is dropped for this
+    epoch.
 
     Attributes:
         lengths: ``[S]`` samples in each shard; sample numbers count through the shards in this order.
+        block: samples that a group has at least; it has fewer than those and one shard's more.
         seed: the data's seed.
         lanes: of each rank.
     """
 
     lengths: Numbers
+    block: int
     seed: int
     lanes: Lanes
 
@@ -133,29 +137,32 @@ class BlockShuffle(Plan):
 
     def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
         """Return the sample numbers ``[batches, batch_size]`` of an epoch; all count."""
-        shards = random_stream(self.seed, "order", epoch).permutation(len(self.lengths))
-        sequence = _concatenated(self.lengths, shards)
+        sequence = self._sequence(random_stream(self.seed, "order", epoch))
         result = np.empty((self.batches, self.batch_size), dtype=np.int64)
         start = self.batches * self.batch_size * self.rank
         for lane in range(min(self.lanes.count, self.batches)):
             places = np.arange(lane, self.batches, self.lanes.count)
-            stretch = sequence[start : start + len(places) * self.batch_size].copy()
-            start += len(stretch)
-            random = random_stream(self.seed, "order in blocks", epoch, self.rank, lane)
-            begin = 0
-            while begin < len(places):
-                end = begin + len(self.lanes.block(int(places[begin])))
-                random.shuffle(stretch[begin * self.batch_size : end * self.batch_size])
-                begin = end
-            result[places] = stretch.reshape(-1, self.batch_size)
+            end = start + len(places) * self.batch_size
+            result[places] = sequence[start:end].reshape(-1, self.batch_size)
+            start = end
         return all_count(result)
+
+    def _sequence(self, random: np.random.Generator) -> Numbers:
+        shards = random.permutation(len(self.lengths))
+        sequence = _concatenated(self.lengths, shards)
+        begin = 0
+        for end in np.cumsum(self.lengths[shards]).tolist():
+            if end - begin >= self.block or end == len(sequence):
+                random.shuffle(sequence[begin:end])
+                begin = end
+        return sequence
 
     @property
     def order(self) -> Mapping[str, int | str]:
         """What the order follows from, beside the epoch; the same on every rank."""
         digest = hashlib.sha256(self.lengths.astype("<i8").tobytes()).hexdigest()[:16]
         sizes = {"samples": int(self.lengths.sum()), "batch_size": self.batch_size, "ranks": self.world}
-        blocks = {"block_batches": self.lanes.block_batches, "lanes": self.lanes.count}
+        blocks = {"block": self.block, "lanes": self.lanes.count}
         return {**sizes, "seed": self.seed, "shuffle": "block", **blocks, "shard_lengths_sha256": digest}
 
 

@@ -20,9 +20,11 @@ class Reading:
 
     Attributes:
         shuffle: order of training samples: ``global``, each anywhere in the epoch; or ``block``, the shards in random
-            order and the samples shuffled in blocks, for file systems on which scattered reads are slow. What comes
-            from a URL is always shuffled in blocks.
-        block: samples that are shuffled together in each of a rank's 12 lanes, where the order is in blocks.
+            order and the samples of a few shards shuffled together, for file systems on which scattered reads are slow.
+            What comes from a URL is always shuffled in blocks.
+        block: samples that are shuffled together, where the order is in blocks: those of as many whole shards as hold
+            this many. A rank reads in 12 places at once. In each it needs the shards of at most two blocks, so of a
+            stream at most 24 x (``block`` + one shard's samples) lie in its ``$TMPDIR``. More samples mix better.
         label: where the class comes from: ``auto`` (the ``cls`` member, or the json field that the info file names),
             ``cls``, ``json:FIELD``, or ``wordnet`` (the first WordNet id in the key, as its ImageNet class number).
         on_error: what to do about a broken shard or image: ``error`` ends the run and names it; ``skip`` leaves the
@@ -33,7 +35,7 @@ class Reading:
     """
 
     shuffle: Literal["global", "block"] = "global"
-    block: int = 1024
+    block: int = 2048
     label: str = "auto"
     on_error: Literal["error", "skip"] = "error"
     allow_pipes: bool = False
@@ -49,7 +51,7 @@ class Reading:
 
     def lanes(self, batch_size: int) -> Lanes:
         """Return the lanes of an order in blocks."""
-        return Lanes(LANES, max(self.block // batch_size, 1))
+        return Lanes(LANES, max(self.block // (2 * batch_size), 1))
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class TableSplit(Split):
         if reading.shuffle == "global":
             return TableSource(self.table), GlobalShuffle(count=len(self), seed=seed, **mine)
         lanes = reading.lanes(share.batch_size)
-        return TableSource(self.table), BlockShuffle(lengths=self.table.lengths, seed=seed, lanes=lanes, **mine)
+        plan = BlockShuffle(lengths=self.table.lengths, block=reading.block, seed=seed, lanes=lanes, **mine)
+        return TableSource(self.table), plan
 
     def evaluation(self, share: Share) -> tuple[Source, Plan]:
         """Return all samples, each valid once over all ranks."""

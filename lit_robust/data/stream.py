@@ -45,7 +45,7 @@ class StreamSplit(Split):
         """Return shuffled samples: the same number of full batches on every rank."""
         mine = {"batch_size": share.batch_size, "rank": share.rank, "world": share.world}
         lanes = reading.lanes(share.batch_size)
-        plan = BlockShuffle(lengths=self.lengths, seed=seed, lanes=lanes, **mine)
+        plan = BlockShuffle(lengths=self.lengths, block=reading.block, seed=seed, lanes=lanes, **mine)
         return self._source(TrainingStream, plan, lanes), plan
 
     def evaluation(self, share: Share) -> tuple[Source, Plan]:

@@ -14,7 +14,7 @@ from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
 SHARDS = [[40], [7, 33], [9, 11, 8, 2, 10], [1] * 40]
 
 
-def shuffles(lengths, batch_size, world, seed=3, lanes=12, block_batches=2):
+def shuffles(lengths, batch_size, world, seed=3, lanes=12, block=8):
     """Return the plans of all ranks, one list a kind of shuffle."""
     lengths = np.array(lengths)
     count = int(lengths.sum())
@@ -25,8 +25,9 @@ def shuffles(lengths, batch_size, world, seed=3, lanes=12, block_batches=2):
             BlockShuffle(
                 lengths=lengths,
                 batch_size=batch_size,
+                block=block,
                 seed=seed,
-                lanes=Lanes(lanes, block_batches),
+                lanes=Lanes(lanes, 2),
                 rank=rank,
                 world=world,
             )
@@ -64,28 +65,63 @@ def test_two_ranks_cut_the_global_shuffle_as_one_rank_does():
         assert sorted(batch.tolist()) == sorted([*left.tolist(), *right.tolist()])
 
 
+def block_shuffle(lengths, batch_size, block=2048, lanes=12, rank=0, world=1):
+    one = {"batch_size": batch_size, "rank": rank, "world": world}
+    return BlockShuffle(lengths=np.array(lengths), block=block, seed=0, lanes=Lanes(lanes, 1), **one)
+
+
 def test_a_lane_keeps_to_few_shards_at_a_time():
-    lengths = np.full(60, 100)
-    plan = BlockShuffle(lengths=lengths, batch_size=10, seed=0, lanes=Lanes(4, 20), rank=0, world=1)
+    plan = block_shuffle([100] * 60, batch_size=10, block=200, lanes=4)
     numbers, _ = plan.of_epoch(0)
     for lane in range(4):
         shards = [set((numbers[place] // 100).tolist()) for place in range(lane, len(numbers), 4)]
-        # A block of 200 samples of 100-sample shards touches at most 3, and a lane passes each shard once.
-        blocks = [set().union(*shards[begin : begin + 20]) for begin in range(0, len(shards), 20)]
-        assert max(map(len, blocks)) <= 5
-        last_seen = {
-            shard: max(i for i, found in enumerate(shards) if shard in found) for shard in set().union(*shards)
-        }
-        first_seen = {shard: min(i for i, found in enumerate(shards) if shard in found) for shard in last_seen}
-        assert all(last_seen[shard] - first_seen[shard] < 40 for shard in last_seen)
+        # 200 neighbours lie in two groups at most, of two shards each.
+        assert all(len(set().union(*shards[begin : begin + 20])) <= 4 for begin in range(len(shards)))
+        # A lane passes each shard once.
+        seen = {shard: [i for i, found in enumerate(shards) if shard in found] for shard in set().union(*shards)}
+        assert all(places[-1] - places[0] < 20 for places in seen.values())
 
 
-def test_blocks_are_shuffled():
-    plan = BlockShuffle(lengths=np.array([4000]), batch_size=10, seed=0, lanes=Lanes(1, 50), rank=0, world=1)
-    numbers = plan.of_epoch(0)[0].ravel()
-    # In a shuffled block of 500 neighbours follow each other about once.
-    assert np.mean(np.diff(numbers[:500]) == 1) < 0.02
-    assert sorted(numbers[:500].tolist()) == list(range(500))
+def together(plan):
+    """Return the largest part of a batch that shares a batch in the next epoch, too; the mean over all batches."""
+    first, second = plan.of_epoch(0)[0], plan.of_epoch(1)[0]
+    places = np.full(max(first.max(), second.max()) + 1, len(second))
+    places[second] = np.arange(len(second))[:, None]
+    return np.mean([np.bincount(row)[: len(second)].max() / len(row) for row in places[first]])
+
+
+@pytest.mark.parametrize(
+    ("shards", "samples", "batch_size", "largest"),
+    [
+        # An order that mixes everything has 0.13, 0.12, 0.04 and 0.01.
+        (1, 700, 64, 0.16),
+        (2, 500, 64, 0.16),
+        (13, 1000, 64, 0.08),
+        (1281, 1000, 256, 0.08),
+    ],
+)
+def test_other_samples_share_a_batch_in_every_epoch(shards, samples, batch_size, largest):
+    assert together(block_shuffle([samples] * shards, batch_size)) < largest
+    assert together(block_shuffle([samples] * shards, batch_size // 2, world=2)) < largest * 2
+
+
+def test_no_two_blocks_are_shuffled_alike():
+    plan = block_shuffle([500] * 4, batch_size=10, block=500, lanes=1)
+    numbers = plan.of_epoch(0)[0].reshape(4, 500)
+    # In a shuffled block neighbours follow each other about once.
+    assert all(np.mean(np.diff(block) == 1) < 0.02 for block in numbers)
+    assert len({tuple(block % 500) for block in numbers}) == 4
+    assert len({block[0] // 500 for block in numbers}) == 4
+
+
+@pytest.mark.parametrize(("lanes", "block_batches"), [(12, 12), (12, 4), (3, 9), (4, 1)])
+def test_the_lanes_come_to_their_new_blocks_in_turn(lanes, block_batches):
+    cut = Lanes(lanes, block_batches)
+    turns = range(1, 4 * block_batches)
+    begun = [
+        sum(cut.block(turn * lanes + lane).start == turn * lanes + lane for lane in range(lanes)) for turn in turns
+    ]
+    assert set(begun) == {lanes // block_batches or int(lanes < block_batches), *([0] if lanes < block_batches else [])}
 
 
 @given(count=st.integers(1, 60), lanes=st.integers(1, 12), block=st.integers(1, 9))
@@ -134,7 +170,7 @@ def test_an_epoch_of_a_million_batches_takes_little_memory(kind):
     one = {"batch_size": 1, "rank": 0, "world": 1}
     plan = {
         "global": GlobalShuffle(count=int(lengths.sum()), seed=0, **one),
-        "block": BlockShuffle(lengths=lengths, seed=0, lanes=Lanes(12, 1024), **one),
+        "block": BlockShuffle(lengths=lengths, block=2048, seed=0, lanes=Lanes(12, 1024), **one),
         "evaluation": EvaluationOrder(count=int(lengths.sum()), **one),
         "stretches": EvaluationStretches(count=int(lengths.sum()), lanes=Lanes(12, 1), **one),
     }[kind]

@@ -245,7 +245,7 @@ def test_a_huge_block_is_looked_through_once(tmp_path):
     lengths = np.full(1000, 1000)
     looks = []
     lanes = Lanes(12, 10**12 // 64)
-    plan = BlockShuffle(batch_size=64, rank=0, world=1, lengths=lengths, seed=0, lanes=lanes)
+    plan = BlockShuffle(batch_size=64, rank=0, world=1, lengths=lengths, block=10**12, seed=0, lanes=lanes)
     source = Instant(Remote(f"file:{tmp_path}"), ["x"] * 1000, lengths, plan, lanes, None, CLS, "error")
     source._shards_of = lambda *block: (looks.append(block), StreamSource._shards_of(source, *block))[1]
     for request, _ in zip(plan.requests(0), range(600), strict=False):
