@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_robust.bench.measuring import Figure, alternate, machine, table
+from lit_robust.core.processes import end_with_parent
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.samples import EvaluationSamples, TrainingSamples
 from lit_robust.data.shard_splits import open_table
@@ -71,7 +72,7 @@ def worker_cost(folder: Path, split: str) -> list[Figure]:
     figures: list[Figure] = []
     for method in ("fork", "forkserver", "spawn"):
         # Each in a process of its own: what a forked worker shares depends on what its parent has done before.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as fresh:
             seconds, empty, used = fresh.submit(_weigh_worker, folder, split, method).result()
         if not figures:
             figures.append(Figure("building it", seconds, "s", seconds, seconds))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
+from lit_robust.core.processes import end_with_parent
 from lit_robust.data.shard_splits import open_table
 from lit_robust.data.split import Reading
 from lit_robust.data.transforms import EvaluationCrop
@@ -199,7 +200,7 @@ def peak_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any, 
         build: gives the step; a function of a module, which the other process imports.
         arguments: of ``build``.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1, end_with_parent) as pool:
         return float(pool.apply(weigh, (build, arguments)))
 
 
@@ -210,7 +211,7 @@ def extra_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any,
         build: gives the step; a function of a module, which the other process imports.
         arguments: of ``build``.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1, end_with_parent) as pool:
         return float(pool.apply(weigh_step, (build, arguments)))
 
 

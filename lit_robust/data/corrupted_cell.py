@@ -21,6 +21,7 @@ from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.shards import ShardWriter, decode_rgb
 from lit_robust.shards.listing import read_info
 from lit_robust.shards.lock import sole_writer
+from lit_robust.shards.write import remove_leftovers
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
 
 BATCH = 16
@@ -105,6 +106,7 @@ class CellWriter:
             # What is there bears our mark and was left by a killed run, or is a cell that lost a shard.
             for leftover in folder.glob("*.tar"):
                 leftover.unlink()
+            remove_leftovers(folder, r"_info\.json")
             # The mark is there before the images are: nobody ever takes them for the published ones.
             write_text(folder / "_info.json", json.dumps({GENERATED: self.mark, "splits": {}}, indent=1))
             table, classes = self.clean.table, (self.clean.num_classes, self.clean.class_names)

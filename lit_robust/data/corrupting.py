@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError
+from lit_robust.core.processes import end_with_parent
 from lit_robust.data.cells import NAME as PUBLISHED
 from lit_robust.data.cells import chosen_cells
 from lit_robust.data.corrupted_cell import CellWriter, Settings
@@ -106,6 +107,7 @@ _stop: Event | None = None
 
 
 def _begin_process(done: "Synchronized[int]", stop: Event) -> None:
+    end_with_parent()
     global _done, _stop
     _done, _stop = done, stop
     torch.set_num_threads(1)
@@ -129,7 +131,7 @@ def in_processes(writer: CellWriter, cells: Sequence[str], workers: int) -> Iter
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
     stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _begin_process, (done, stop)) as pool:
+    with ProcessPoolExecutor(min(workers, len(cells)) or 1, context, _begin_process, (done, stop)) as pool:
         tasks = {pool.submit(_write, writer, cell) for cell in cells}
         try:
             while tasks:

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
+from lit_robust.core.processes import end_with_parent
 from lit_robust.data.plan import Plan, Request
 from lit_robust.data.samples import Samples
 
@@ -79,6 +80,7 @@ class PlannedLoader:
             pin_memory=pin_memory,
             persistent_workers=keeps_workers and num_workers > 0,
             multiprocessing_context=_context(start_method) if num_workers else None,
+            worker_init_fn=_begin_worker,
         )
 
     def __len__(self) -> int:
@@ -123,6 +125,10 @@ class PlannedLoader:
         finished = batches >= len(self)
         self.sampler.epoch = int(state["epoch"]) + int(finished)
         self.sampler.start = 0 if finished else batches
+
+
+def _begin_worker(number: int) -> None:
+    end_with_parent()
 
 
 def _context(start_method: str | None) -> BaseContext:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.processes import end_with_parent
 from lit_robust.shards.decode import decode_rgb
 from lit_robust.shards.labels import text
 from lit_robust.shards.merge import Arrays
@@ -61,7 +62,7 @@ def broken_images(folder: Path, files: Sequence[str], arrays: Arrays, workers: i
     """
     found: list[Defect] = []
     bar = tqdm(desc="decoding", total=len(arrays["offset"]), unit="image", delay=2, disable=not progress)
-    with bar, ProcessPoolExecutor(workers) as pool:
+    with bar, ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         try:
             pieces = list(_pieces(folder, files, arrays))
             for piece, broken in zip(pieces, pool.map(decode_piece, pieces), strict=True):

@@ -219,5 +219,6 @@ def write_entry(
     # Two splits that are finished at a time must both stand there.
     with alone_in(folder):
         path, info = read_info(folder)
+        remove_leftovers(folder, re.escape(path.name))
         info = {**info, "splits": {**info.get("splits", {}), split: {**entry, **extras}}}
         write_text(path, json.dumps(info, indent=1, ensure_ascii=False) + "\n")

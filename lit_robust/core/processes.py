@@ -1,0 +1,24 @@
+"""Worker processes that end with the process that started them."""
+
+import multiprocessing
+import os
+from multiprocessing.connection import wait
+from threading import Thread
+
+
+def end_with_parent() -> None:
+    """End this worker as soon as its parent has ended, however that was; to be called first in every worker.
+
+    A parent that is killed (SIGKILL, or for want of memory) tells its workers nothing. They would wait for work for
+    ever, or go on to write. The kernel closes the pipe that Python opens from a parent to each of its workers, whatever
+    ends the parent; a thread here waits for that.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a worker process has a parent to end with"
+    Thread(target=_end_after, args=(parent.sentinel,), name="end with parent", daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    # Without the handlers of an ordinary end, which may wait for the parent.
+    os._exit(1)
