@@ -17,7 +17,7 @@ from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.plan import Plan, random_stream
 from lit_robust.data.samples import EvaluationSamples, Samples, TrainingSamples
 from lit_robust.data.scattered import ChosenOrder
-from lit_robust.data.settings import check_at_least, check_name, read_root
+from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_name, read_root
 from lit_robust.data.shard_splits import open_split
 from lit_robust.data.source import Source, TableSource
 from lit_robust.data.split import Reading, Share, Split, TableSplit
@@ -119,7 +119,7 @@ class ShardDataModule(RobustDataModule, ABC):
     ) -> None:
         super().__init__()
         check_at_least(1, eval_batch_size=eval_batch_size, batch_size=batch_size)
-        check_at_least(0, num_workers=num_workers)
+        check_between(0, MOST_WORKERS, num_workers=num_workers)
         check_name(name)
         self.root = read_root(root)
         self.name = name

@@ -6,12 +6,22 @@ from pathlib import Path
 from lit_robust.core.errors import UserError
 from lit_robust.shards.address import SCHEMES, is_url, shown
 
+LARGEST_SIDE = 10_000  # px; a square of this side has more pixels than any image that is decoded.
+MOST_WORKERS = 1024
+
 
 def check_at_least(least: int, **settings: int) -> None:
     """Raise a UserError where one of the named settings is no number of at least ``least``."""
     for name, value in settings.items():
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name} is {_shown(value)}: give {least} or more.")
+
+
+def check_between(least: int, most: int, **settings: int) -> None:
+    """Raise a UserError where one of the named settings is no number from ``least`` to ``most``."""
+    for name, value in settings.items():
+        if not isinstance(value, int) or not least <= value <= most:
+            raise UserError(f"{name} is {_shown(value)}: give {least:,} to {most:,}.")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

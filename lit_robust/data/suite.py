@@ -13,7 +13,7 @@ from lit_robust.core.batch import EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
 from lit_robust.data.loader import PlannedLoader
 from lit_robust.data.module import RobustDataModule, ShardDataModule
-from lit_robust.data.settings import check_at_least, check_choice, read_root
+from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_choice, read_root
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class RobustnessSuite(RobustDataModule):
         check_choice("missing", missing, ("error", "skip"))
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
         check_at_least(1, **{name: size for name, size in sizes.items() if size is not None})
-        check_at_least(0, num_workers=num_workers or 0)
+        check_between(0, MOST_WORKERS, num_workers=num_workers or 0)
         if not members:
             raise UserError("The suite has no members: name at least one data module.")
         names = [member.name for member in members]

@@ -13,6 +13,7 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.seeds import stream_seed
 from lit_robust.data.corrupting import corrupt_shards
 from lit_robust.data.packing import default_workers
+from lit_robust.data.settings import LARGEST_SIDE, check_between
 from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.listing import read_info
@@ -31,6 +32,7 @@ from lit_robust.stimuli.figures import (
 )
 
 SHARD_SIZE = 1000
+MOST_FIGURES = 1_000_000  # Their numbers in the names have six digits.
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def write_toy_data(
     Raises:
         UserError: one of the splits is there already, or the folder cannot be written.
     """
-    if size < 16 or train < 1 or test < len(CLASS_NAMES):
-        raise UserError(f"train {train}, test {test}, size {size}: give 1, {len(CLASS_NAMES)} and 16 px or more.")
+    check_between(1, MOST_FIGURES, train=train)
+    check_between(len(CLASS_NAMES), MOST_FIGURES, test=test)
+    check_between(16, LARGEST_SIDE, size=size)
     sets = toy_sets(train, test)
     for toy in sets:
         path, info = read_info(output / toy.folder)

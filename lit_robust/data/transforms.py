@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lit_robust.core.errors import UserError
 from lit_robust.data.augmentations import cutout
-from lit_robust.data.settings import check_at_least, check_choice, check_given
+from lit_robust.data.settings import LARGEST_SIDE, check_between, check_choice, check_given
 
 Crop = Literal["none", "random_resized", "padded"]
 Image = NDArray[np.uint8]
@@ -35,8 +35,9 @@ class EvaluationCrop:
     crop: int | None = 224
 
     def __post_init__(self) -> None:
-        if min(self.resize or 1, self.crop or 1) < 1 or 0 in (self.resize, self.crop):
-            raise UserError(f"resize {self.resize} and crop {self.crop}: give 1 px or more, or null.")
+        for name, side in (("resize", self.resize), ("crop", self.crop)):
+            if side is not None and not 1 <= side <= LARGEST_SIDE:
+                raise UserError(f"{name} is {side}: give 1 to {LARGEST_SIDE:,} px, or null.")
 
     def __call__(self, image: Image) -> Tensor:
         """Return uint8 ``[3, H, W]`` of an RGB image ``[H, W, 3]``."""
@@ -75,8 +76,8 @@ class TrainingCrop:
     def __post_init__(self) -> None:
         check_choice("training.crop", self.crop, get_args(Crop))
         check_given(**{"training.flip": self.flip})
-        check_at_least(1, **{"training.size": self.size})
-        check_at_least(0, **{"training.cutout": self.cutout})
+        check_between(1, LARGEST_SIDE, **{"training.size": self.size})
+        check_between(0, LARGEST_SIDE, **{"training.cutout": self.cutout})
 
     def __call__(self, image: Image, random: np.random.Generator) -> Tensor:
         """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``.

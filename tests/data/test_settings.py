@@ -23,6 +23,8 @@ from lit_robust.data import (
     StylizedImageNetDataModule,
     TrainingCrop,
 )
+from lit_robust.data.packing import shard_images
+from lit_robust.data.toy import write_toy_data
 
 MODULES = [
     CueConflictDataModule,
@@ -66,7 +68,15 @@ def test_null_has_a_meaning_for_the_others():
     [
         (lambda: ImageNetDataModule(batch_size=0), "batch_size is 0: give 1 or more"),
         (lambda: ImageNetDataModule(eval_batch_size=-3), "eval_batch_size is -3: give 1 or more"),
-        (lambda: ImageNetDataModule(num_workers=-1), "num_workers is -1: give 0 or more"),
+        (lambda: ImageNetDataModule(num_workers=-1), "num_workers is -1: give 0 to 1,024"),
+        (lambda: ImageNetDataModule(num_workers=10**14), "num_workers is 100000000000000: give 0 to 1,024"),
+        (lambda: RobustnessSuite([ImageNetDataModule()], num_workers=10**14), "num_workers is 100000000000000: give"),
+        (lambda: EvaluationCrop(resize=10**14), "resize is 100000000000000: give 1 to 10,000 px, or null"),
+        (lambda: EvaluationCrop(crop=0), "crop is 0: give 1 to 10,000 px, or null"),
+        (lambda: TrainingCrop(size=10**14), "training.size is 100000000000000: give 1 to 10,000"),
+        (lambda: shard_images(Path(), Path("x"), "val", resize=10**14), "resize is 100000000000000: give 1 to 10,000"),
+        (lambda: write_toy_data(Path("x"), 0, 10**14, 8, 16), "train is 100000000000000: give 1 to 1,000,000"),
+        (lambda: write_toy_data(Path("x"), 0, 8, 8, 10**14), "size is 100000000000000: give 16 to 10,000"),
         (lambda: ImageNetDataModule(seed=-1), "seed is -1: give 0 or more"),
         (lambda: ImageNetDataModule(name=""), "name is '': give the name of one folder below the root"),
         (lambda: ImageNetDataModule(name="imagenet/"), "name is 'imagenet/': give the name of one folder"),
@@ -79,7 +89,7 @@ def test_null_has_a_meaning_for_the_others():
         (lambda: ImageFolderDataModule(labels="wnid"), "labels is 'wnid': give sorted or imagenet"),
         (lambda: ImageNetADataModule(classes="200"), "classes is '200': give imagenet-a or all"),
         (lambda: TrainingCrop("centre"), "training.crop is 'centre': give none or random_resized or padded"),
-        (lambda: TrainingCrop(size=0), "training.size is 0: give 1 or more"),
+        (lambda: TrainingCrop(size=0), "training.size is 0: give 1 to 10,000"),
         (lambda: Reading("random"), "reading.shuffle is 'random': give global or block"),
         (lambda: Reading(on_error="ignore"), "reading.on_error is 'ignore': give error or skip"),
         (lambda: Reading(start_method="thread"), "reading.start_method is 'thread': give fork or forkserver or spawn"),
