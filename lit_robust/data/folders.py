@@ -1,27 +1,29 @@
 """Plain folders of images, for people who have no shards yet."""
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from stat import S_ISDIR
 from typing import Literal, get_args
 
 import numpy as np
-from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.imagenet import ImageNetDataModule
-from lit_robust.data.same_classes import check_same_names
-from lit_robust.data.settings import check_choice
+from lit_robust.data.packing.classes import DIGITS, number_classes
+from lit_robust.data.packing.encode import extension_of, is_picture, named_by_ending, readable
+from lit_robust.data.packing.image_sets import Source, class_images
+from lit_robust.data.packing.tree import Tree, folders_in
+from lit_robust.data.settings import check_choice, check_given
 from lit_robust.data.split import Reading, Split, TableSplit
 from lit_robust.data.table import SampleTable
 from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.reference import imagenet_names, imagenet_wnids
-from lit_robust.shards import IMAGE_EXTENSIONS
 from lit_robust.shards.address import is_url, shown
 
 Labels = Literal["sorted", "imagenet"]
+log = logging.getLogger(__name__)
 
 
 class FolderReader:
@@ -45,28 +47,32 @@ class FolderReader:
         return str(self.folder / self.key(number))
 
     def image_bytes(self, number: int) -> bytes:
-        """Return the content of file ``number``.
+        """Return the content of file ``number``, as a PNG where its format is none that shards hold.
 
         Raises:
-            DataError: it is gone or cannot be read.
+            DataError: it is gone, or cannot be read or decoded.
         """
+        key, name = self.key(number), self.name(number)
         try:
-            return (self.folder / self.key(number)).read_bytes()
+            content = (self.folder / key).read_bytes()
         except OSError as error:
             raise DataError(
-                f"The image {self.name(number)} cannot be read ({error.strerror}): put it back, or start the run again."
+                f"The image {name} cannot be read ({error.strerror}): put it back, or start the run again."
             ) from error
+        return readable(content, extension_of(key), name)
 
 
 class ImageFolderDataModule(ImageNetDataModule):
     """Images in ``<root>/<name>/train/<class>/`` and ``<root>/<name>/val/<class>/``; the test loader has that name.
 
-    Shards (`lit-robust data shard`) are checked more strictly and read faster from network file systems.
+    Classes, their numbers and their images are those that `lit-robust data shard` finds, too. Shards are checked more
+    strictly and read faster from network file systems.
 
     Args:
         root: folder that holds the set's folder.
-        labels: ``sorted`` numbers the class folders in the order of their names; ``imagenet`` takes their names for
-            WordNet ids, and the place of each among ImageNet's 1,000 for its number.
+        labels: ``sorted`` numbers the class folders in the order of their names, or of their numbers where all names
+            are numbers; ``imagenet`` takes their names for WordNet ids, and the place of each among ImageNet's 1,000
+            for its number.
         training: crop and flip of training images.
         evaluation: resize and crop of validation and test images.
         batch_size: samples a rank and training batch.
@@ -75,6 +81,7 @@ class ImageFolderDataModule(ImageNetDataModule):
         seed: of order and augmentation; null takes that of ``seed_everything``.
         name: subfolder of ``root``, and name of the test loader.
         reading: how the files are read; its ``label`` does not apply.
+        some_classes: test on images of some of the training's classes alone; the results say so.
     """
 
     def __init__(
@@ -89,37 +96,52 @@ class ImageFolderDataModule(ImageNetDataModule):
         seed: int | None = None,
         name: str = "imagenet",
         reading: Reading = Reading(),
+        some_classes: bool = False,
     ) -> None:
         super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
         check_choice("labels", labels, get_args(Labels))
+        check_given(some_classes=some_classes)
         self.labels = labels
+        self.some_classes = some_classes
 
     def open(self, split: str) -> Split:
-        """List the images of a split, whose class folders must be those of ``train``, where that is there.
+        """List the images of a split, whose classes have the numbers that a network learned in ``train``.
 
         Raises:
             UserError: the folder is missing, or has other classes.
         """
         if is_url(self.root):
             raise UserError(f"Plain folders are listed, which {shown(self.root)} cannot: copy them to a disk.")
-        found = open_folders(Path(self.root) / self.name / split, self.labels)
-        train = Path(self.root) / self.name / "train"
-        if self.labels == "sorted" and train.is_dir():
-            # A network learned the numbers of these.
-            check_same_names(str(train), class_folders(train), found.where, found.class_names)
-        return found
+        folder = Path(self.root) / self.name / split
+        train = folder.parent / "train"
+        if self.labels == "imagenet" or split == "train" or not train.is_dir():
+            return open_folders(folder, self.labels)
+        known = class_folders(train)
+        found = open_folders(folder, self.labels, known)
+        there = set(found.table.label.tolist())
+        if len(there) == len(known):
+            return found
+        if not self.some_classes:
+            first = next(name for number, name in enumerate(known) if number not in there)
+            raise UserError(
+                f"{folder} has images of {len(there)} of the {len(known)} classes of {train}, none of {first!r}: add "
+                "the others, or set some_classes to true to test on these alone."
+            )
+        restricted = f"{len(there)} of {len(known)} classes"
+        return replace(found, protocol={**found.protocol, "restricted": restricted})
 
 
-def open_folders(folder: Path, labels: Labels) -> TableSplit:
+def open_folders(folder: Path, labels: Labels, known: Sequence[str] = ()) -> TableSplit:
     """List the images of a folder of class folders, at any depth within each.
 
     Args:
         folder: holds one folder a class.
         labels: ``sorted`` by folder name, or ``imagenet`` by WordNet id.
+        known: names of all classes, in the order of their numbers, where the folder may hold some of them only.
 
     Raises:
-        UserError: there is no such folder, a class folder is empty or is no WordNet id.
-        DataError: a folder cannot be listed, or a link leads nowhere or back.
+        UserError: there is no such folder, it cannot be read, or a class folder is empty or not of a class.
+        DataError: a link leads back to a folder that it lies in.
     """
     try:
         there = folder.is_dir()
@@ -131,98 +153,41 @@ def open_folders(folder: Path, labels: Labels) -> TableSplit:
         if any(folder.parent.glob("*.tar")):
             raise UserError(f"{folder.parent} holds shards, not folders of images: read it with ImageNetDataModule.")
         raise UserError(f"There is no folder {folder}: check the path; it must have one folder of images a class.")
-    names = class_folders(folder)
-    numbers = _class_numbers(folder, names, labels)
-    above = frozenset(map(_identity, (folder, *folder.resolve().parents)))
-    files: list[str] = []
-    sizes: list[int] = []
+    tree = Tree(folder, str(folder))
+    if packed := next((file.tar for file in tree.files if file.tar is not None), None):
+        raise UserError(f"{packed} is the tar of a class: unpack it, or pack {folder} by `lit-robust data shard`.")
+    pictures = [file for file in tree.files if is_picture(file.name)]
+    (found,), rule = class_images(Source(tree, "", pictures, ()), labels, known)
+    images = found.images
+    if not images:
+        raise UserError(f"{folder} holds no class folders with images: it must have one folder of images a class.")
+    if all(DIGITS.fullmatch(name) for name in tree.folders("")):
+        log.warning("%s: classes %s.", folder, rule)
+    taken = {image.file.name for image in images}
+    if left := [file.name for file in tree.files if file.name not in taken]:
+        log.warning("%s: not read are %s.", folder, named_by_ending(left))
     digest = hashlib.sha256()
-    for name in tqdm(names, f"listing {folder.name}", unit="class", delay=2):
-        found = sorted(_images(folder / name, name, above))
-        if not found:
-            raise UserError(f"{folder / name} holds no images, but would be a class: remove it.")
-        for path, size in found:
-            digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
-        files += [path for path, _ in found]
-        sizes.append(len(found))
-    if not files:
-        raise UserError(f"{folder} holds no class folders: it must have one folder of images a class.")
-    lengths = np.array(sizes)
+    for image in images:
+        digest.update(f"{image.file.name}\0{image.file.size}\0".encode("utf-8", "surrogateescape"))
+    names = [image.file.name for image in images]
+    label = np.array([image.label for image in images], dtype=np.int64)
+    changes = np.flatnonzero(np.diff(label, prepend=-1, append=-1))
+    class_names = found.class_names or [str(number) for number in range(int(label.max()) + 1)]
     return TableSplit(
         where=str(folder),
-        num_classes=1000 if labels == "imagenet" else len(names),
-        class_names=imagenet_names() if labels == "imagenet" else tuple(names),
+        num_classes=len(class_names),
+        class_names=tuple(class_names),
         protocol={"files_sha256": digest.hexdigest()},
-        table=SampleTable(
-            [FolderReader(folder, files)], np.repeat(np.array(numbers, dtype=np.int64), lengths), lengths
-        ),
+        # The images of a class lie side by side, as those of a shard do.
+        table=SampleTable([FolderReader(folder, names)], label, np.diff(changes)),
     )
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, sorted.
+    """Return the names of the class folders in a folder, in the order of their numbers.
 
     Raises:
-        DataError: the folder cannot be listed, or a link leads nowhere.
+        UserError: the folder cannot be listed.
     """
-    return sorted(entry.name for entry, status in _entries(folder) if S_ISDIR(status.st_mode))
-
-
-def _class_numbers(folder: Path, names: list[str], labels: Labels) -> list[int]:
-    if labels == "sorted":
-        return list(range(len(names)))
-    numbers = {wnid: number for number, wnid in enumerate(imagenet_wnids())}
-    for name in names:
-        if name not in numbers:
-            raise UserError(f"{folder / name} is none of ImageNet's 1,000 WordNet ids: set labels to sorted.")
-    return [numbers[name] for name in names]
-
-
-def _images(folder: Path, below: str, above: frozenset[tuple[int, int]]) -> list[tuple[str, int]]:
-    """Return path and size of every image in a class folder, at any depth; links are followed.
-
-    Args:
-        folder: the folder to list.
-        below: its path in the results.
-        above: device and inode of every folder that it lies in.
-
-    Raises:
-        DataError: a folder cannot be listed, or a link leads nowhere or back.
-    """
-    here = _identity(folder)
-    if here in above:
-        raise DataError(f"The link {folder} leads back to a folder that it lies in: remove the link.")
-    found = []
-    for entry, status in _entries(folder):
-        path = f"{below}/{entry.name}"
-        if S_ISDIR(status.st_mode):
-            found += _images(folder / entry.name, path, above | {here})
-        elif entry.name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS:
-            found.append((path, status.st_size))
-    return found
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _entries(folder: Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-    """Give what lies in a folder, with what each link leads to; names that begin with a dot are passed over.
-
-    Raises:
-        DataError: the folder cannot be listed, or a link leads nowhere.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"The folder {folder} cannot be listed ({error.strerror}): make it readable.") from error
-    for entry in visible:
-        try:
-            yield entry, entry.stat()
-        except OSError as error:
-            what = "link" if entry.is_symlink() else "file"
-            raise DataError(
-                f"The {what} {entry.path} cannot be followed ({error.strerror}): mend or remove it."
-            ) from error
+    numbers = number_classes(sorted(folders_in(folder)), "sorted").numbers
+    return sorted(numbers, key=numbers.__getitem__)

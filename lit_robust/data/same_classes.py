@@ -18,22 +18,18 @@ def check_same_classes(first: Split, other: Split) -> None:
         UserError: a class has another name, or there are more or fewer classes.
     """
     if first.class_names and other.class_names:
-        check_same_names(first.where, first.class_names, other.where, other.class_names)
+        names = zip_longest(_english(first.class_names), _english(other.class_names))
+        for number, (here, there) in enumerate(names):
+            if here != there:
+                raise UserError(
+                    f"{other.where} {_has(number, there)}, but {first.where} {_has(number, here)}: both must have the "
+                    "same classes in the same order."
+                )
     elif None not in (first.num_classes, other.num_classes) and first.num_classes != other.num_classes:
         raise UserError(
             f"{other.where} has {other.num_classes} classes, but {first.where} has {first.num_classes}: both must have "
             "the same classes."
         )
-
-
-def check_same_names(first: str, first_names: Sequence[str], other: str, other_names: Sequence[str]) -> None:
-    """Raise a UserError where two sets, called ``first`` and ``other``, have other names for a class."""
-    for number, (here, there) in enumerate(zip_longest(_english(first_names), _english(other_names))):
-        if here != there:
-            raise UserError(
-                f"{other} {_has(number, there)}, but {first} {_has(number, here)}: both must have the same classes in "
-                "the same order."
-            )
 
 
 def _has(number: int, name: str | None) -> str:

@@ -24,14 +24,15 @@ HARMLESS = "extraneous bytes before marker 0xd9"
 DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG")
 
 
-def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode a JPEG, PNG or WebP; the content decides which, not the name.
+def decode_rgb(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
+    """Decode a JPEG, PNG or WebP, or another format that is asked for; the content decides which, not the name.
 
     Grey images of 16 bits keep their upper 8 bits, as those of colour images do; Pillow's ``convert`` would clip them.
 
     Args:
         data: the file's content.
         name: of the sample, for errors.
+        formats: Pillow's names of those that are taken.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB, in C order, a copy that may be written.
@@ -43,7 +44,7 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
         image = _fast_jpeg(data, name)
         if image is not None:
             return image
-    return _with_pillow(data, name)
+    return _with_pillow(data, name, formats)
 
 
 def decoder_versions() -> dict[str, str]:
@@ -72,18 +73,20 @@ def _fast_jpeg(data: bytes, name: str) -> NDArray[np.uint8] | None:
     return None if printing else image
 
 
-def _with_pillow(data: bytes, name: str) -> NDArray[np.uint8]:
+def _with_pillow(data: bytes, name: str, formats: tuple[str, ...]) -> NDArray[np.uint8]:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UserError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so half an image would count: leave it off.")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             _check_pixels(image.height, image.width, name)
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise _broken(name, "it has 32 bits a pixel, whose range no file tells")
             if image.mode in ("I", "I;16", "I;16B", "I;16L"):
                 grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise DataError(f"The image of {name} is none of {', '.join(FORMATS)}, or damaged: replace it.") from error
+        raise DataError(f"The image of {name} is none of {', '.join(formats)}, or damaged: replace it.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(name) from error
     # Pillow has no one error for a broken file; these are what its three plugins raise.

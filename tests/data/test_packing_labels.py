@@ -52,5 +52,7 @@ def test_numbers_stay():
     assert given_numbers(["0", "12", "7"], "auto").numbers == {"0": 0, "12": 12, "7": 7}
     assert len(given_numbers(list(map(str, range(1000))), "auto").names) == 1000
     assert len(given_numbers(["7"], "imagenet").names) == 1000
+    # Counted one by one up to the highest, these would take all memory.
+    assert given_numbers(["1", "9" * 18], "auto").numbers == {"1": 1, "9" * 18: 10**18 - 1}
     with pytest.raises(UserError, match="Class 1000 is none of ImageNet's"):
         given_numbers(["1000"], "imagenet")

@@ -48,19 +48,23 @@ def test_what_is_not_packed_is_named(tmp_path):
     names = [
         "a/1.jpg",
         "b/1.jpg",
-        "a/2.bmp",
+        "a/2.heic",
         "loose.jpg",
         "a/deep/er.jpg",
         "README.txt",
         ".DS_Store",
+        ".checkpoints/1.jpg",
+        "a/.2.jpg",
         "__MACOSX/._1.jpg",
     ]
-    assert find(plant(tmp_path, names)).left == ["README.txt", "a/2.bmp", "a/deep/er.jpg", "loose.jpg"]
+    found = find(plant(tmp_path, names))
+    assert found.left == ["README.txt", "a/2.heic", "loose.jpg"]
+    assert labels_by_key(found) == {"a/1": 0, "a/deep/er": 0, "b/1": 1}
 
 
-@pytest.mark.parametrize("empty", ["c/", "c/1.bmp", "c/deep/er.jpg"])
+@pytest.mark.parametrize("empty", ["c/", "c/1.heic", "c/deep/"])
 def test_a_class_without_images_is_refused(tmp_path, empty):
-    with pytest.raises(UserError, match="c holds no images right inside it"):
+    with pytest.raises(UserError, match="c holds no images, but would be a class: remove it, or add images"):
         find(plant(tmp_path, ["a/1.jpg", "b/1.jpg", empty]))
 
 
@@ -257,13 +261,14 @@ def test_paths_that_are_of_no_cell(name):
 @pytest.mark.parametrize(
     ("names", "arguments", "expected"),
     [
-        (["a/1.gif"], {}, "holds no jpg, jpeg, png, webp"),
+        (["a/1.heic"], {}, "holds no jpg, jpeg, png, webp"),
+        (["1/1.jpg", "01/1.jpg"], {}, "The classes '01' and '1' are one number: rename one"),
         (["a/1.jpg"], {}, "All images of .* lie in a: give --layout class-folders"),
         (["a/1.jpg", "a/1.cls"], {}, "members: read the shards as they are"),
         (["1.jpg"], {"layout": "class-folders"}, "No images in .* in the layout class-folders"),
         (["1.jpg"], {"layout": "flat"}, "name their classes by --label-file"),
         (["a/1.jpg"], {"layout": "tiny-imagenet-val"}, "has no val_annotations.txt"),
-        (["a/1.jpg", "b/1.jpg"], {"labels": "imagenet"}, "'a' is none of ImageNet's 1,000 WordNet ids: use --labels"),
+        (["a/1.jpg", "b/1.jpg"], {"labels": "imagenet"}, "'a' is none of ImageNet's 1,000 WordNet ids: set labels to"),
     ],
 )
 def test_sources_that_are_refused(tmp_path, names, arguments, expected):

@@ -78,6 +78,11 @@ def shard(words: list[str]) -> None:
         default="imagenet",
         help='for cue-conflict, the classes of each category: imagenet, or a JSON file {"category": [classes]}',
     )
+    parser.add_argument(
+        "--some-classes",
+        action="store_true",
+        help="the class folders are some of those of a split that the output has already, and have its numbers",
+    )
     parser.add_argument("--shard-size", type=PositiveInt, default=1000, help="images a tar")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="of the order of the images")
     parser.add_argument(
@@ -100,6 +105,7 @@ def shard(words: list[str]) -> None:
         labels=options.labels,
         label_file=options.label_file,
         categories=options.categories,
+        some_classes=options.some_classes,
         shard_size=options.shard_size,
         seed=options.seed,
         resize=options.resize,

@@ -1,20 +1,22 @@
 """Folders and tars of images, as people have them on disk, to shards."""
 
 import os
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError
 from lit_robust.data.packing.archive import check_source, check_space, open_source
 from lit_robust.data.packing.classes import Labels
+from lit_robust.data.packing.encode import named_by_ending
 from lit_robust.data.packing.layouts import find_images
 from lit_robust.data.packing.pack import Packer
 from lit_robust.data.packing.plan import check_place, make_plan
 from lit_robust.data.packing.recognise import Layout
+from lit_robust.data.settings import LARGEST_SIDE, check_at_least, check_between
+from lit_robust.shards.listing import read_info
 from lit_robust.shards.lock import sole_writer
 from lit_robust.shards.write import shard_stem
 
@@ -43,9 +45,7 @@ class Packed:
         if kept:
             parts.append(f"{kept:,} of them finished before" if self.written else "all of them finished before")
         if self.left:
-            kinds = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in self.left)
-            named = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(4))
-            parts.append(f"not packed: {_count(len(self.left), 'other file')} ({named}), such as {self.left[0]}")
+            parts.append(f"not packed: {named_by_ending(self.left)}")
         return "; ".join(parts)
 
 
@@ -57,6 +57,7 @@ def shard_images(
     labels: Labels = "auto",
     label_file: Path | None = None,
     categories: str = "imagenet",
+    some_classes: bool = False,
     shard_size: int = 1000,
     seed: int = 0,
     resize: int | None = None,
@@ -76,6 +77,7 @@ def shard_images(
         labels: how class numbers follow from classes: ``sorted``, ``imagenet``, or ``auto`` by the layout.
         label_file: classes of images that all lie in one folder.
         categories: for cue-conflict, ``imagenet`` or a JSON file.
+        some_classes: the class folders are some of those of a split that the output has already, and have its numbers.
         shard_size: images a tar.
         seed: of the order.
         resize: shorter side in px to which larger images are brought; None copies all.
@@ -86,13 +88,13 @@ def shard_images(
         UserError: the source has no images of the layout, the output holds another set, or the disk is too small.
         DataError: the archive, a label file or an image is damaged, or an archive leads out of itself.
     """
-    if shard_size < 1 or seed < 0 or (resize is not None and resize < 1) or (workers is not None and workers < 1):
-        raise UserError(
-            f"shard_size {shard_size}, seed {seed}, resize {resize}, workers {workers}: give 1 or more, as seed 0."
-        )
+    check_at_least(1, shard_size=shard_size, workers=1 if workers is None else workers)
+    check_at_least(0, seed=seed)
+    check_between(1, LARGEST_SIDE, resize=1 if resize is None else resize)
     check_source(source, output)
     with sole_writer(output, shard_stem(output, split)), open_source(source, output, split) as tree:
-        found = find_images(tree, layout, split, labels, label_file, categories)
+        known = _known_classes(output, split) if some_classes else ()
+        found = find_images(tree, layout, split, labels, label_file, categories, known)
         say(found.said)
         plans = [make_plan(part, tree, output, split, shard_size, seed, resize) for part in found.sets]
         for plan in plans:
@@ -103,6 +105,16 @@ def shard_images(
             packer = Packer(tree, workers or default_workers(), progress)
             written = sum(packer.pack(plan) for plan in plans)
     return Packed(count, sum(len(plan.shards) for plan in plans), written, tuple(found.left))
+
+
+def _known_classes(output: Path, split: str) -> Sequence[str]:
+    """Return the names of the classes of another split in the output."""
+    path, info = read_info(output)
+    for other, entry in info.get("splits", {}).items():
+        if other != split and entry.get("class_names"):
+            names: list[str] = entry["class_names"]
+            return names
+    raise UserError(f"{path} names no classes of another split: pack that one first, such as train.")
 
 
 def _count(count: int, what: str) -> str:

@@ -1,5 +1,6 @@
 """Class numbers of classes that are known by name."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ from lit_robust.core.errors import UserError
 from lit_robust.reference import imagenet_names, imagenet_subset, imagenet_wnids
 
 Labels = Literal["auto", "sorted", "imagenet"]
+DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -25,33 +27,52 @@ class Classes:
     rule: str
 
 
-def number_classes(classes: Sequence[str], labels: Labels) -> Classes:
-    """Number classes by their place among those given, or among ImageNet's 1,000 WordNet ids.
+def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] = ()) -> Classes:
+    """Number classes by their place among those given, those known, or ImageNet's 1,000 WordNet ids.
 
-    Folders named 0, 1 and so on to the last keep their numbers, as in ImageNet-V2, where 10 would sort before 2.
+    A set of numbers is read as numbers: 2 comes before 10. Folders named 0, 1 and so on to the last keep their numbers,
+    as in ImageNet-V2.
 
     Args:
         classes: every class once, sorted.
         labels: ``sorted`` or ``imagenet``; ``auto`` is ``imagenet`` for all 1,000 classes and for the 200 of ImageNet-A
             or ImageNet-O, else ``sorted``.
+        known: all classes, in the order of their numbers, where ``classes`` may be some of them.
 
     Raises:
-        UserError: a class is none of ImageNet's, where it should be.
+        UserError: a class is none of those known, or none of ImageNet's, where it should be.
     """
-    if classes and set(classes) == set(map(str, range(len(classes)))) and labels != "sorted":
-        return given_numbers(classes, labels)
     wnids = imagenet_wnids()
+    english = dict(zip(wnids, imagenet_names(), strict=True))
+    names = [english.get(name, name) for name in classes]
+    if known:
+        places = {english.get(name, name): number for number, name in enumerate(known)}
+        if unknown := [name for name in classes if english.get(name, name) not in places]:
+            raise UserError(f"{unknown[0]!r} is none of the other split's {len(known)} classes: remove or rename it.")
+        numbers = {name: places[told] for name, told in zip(classes, names, strict=True)}
+        return Classes(numbers, list(places), f"numbered as the {len(known)} of the other split")
+    if classes and all(DIGITS.fullmatch(name) for name in classes):
+        return _of_numbers(classes, labels)
     if labels == "imagenet" or (labels == "auto" and _is_known_set(classes)):
         places = {wnid: number for number, wnid in enumerate(wnids)}
-        unknown = [name for name in classes if name not in places]
-        if unknown:
+        if unknown := [name for name in classes if name not in places]:
             raise UserError(
-                f"{unknown[0]!r} is none of ImageNet's 1,000 WordNet ids: use --labels sorted for other classes."
+                f"{unknown[0]!r} is none of ImageNet's 1,000 WordNet ids: set labels to sorted for other classes."
             )
         return Classes({name: places[name] for name in classes}, imagenet_names(), "numbered as ImageNet's 1,000")
-    english = dict(zip(wnids, imagenet_names(), strict=True))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return Classes(numbers, [english.get(name, name) for name in classes], "numbered by their sorted names")
+    return Classes({name: number for number, name in enumerate(classes)}, names, "numbered by their sorted names")
+
+
+def _of_numbers(classes: Sequence[str], labels: Labels) -> Classes:
+    ordered = sorted(classes, key=int)
+    values = [int(name) for name in ordered]
+    if repeated := next((i for i in range(1, len(values)) if values[i] == values[i - 1]), None):
+        first, other = ordered[repeated - 1 : repeated + 1]
+        raise UserError(f"The classes {first!r} and {other!r} are one number: rename one.")
+    if labels == "imagenet" or values == list(range(len(values))):
+        return given_numbers(classes, labels)
+    rule = f"numbered in the order of their numbers: {ordered[0]} is class 0, {ordered[-1]} is class {len(values) - 1}"
+    return Classes({name: number for number, name in enumerate(ordered)}, ordered, rule)
 
 
 def given_numbers(classes: Sequence[str], labels: Labels) -> Classes:
@@ -63,12 +84,14 @@ def given_numbers(classes: Sequence[str], labels: Labels) -> Classes:
     """
     numbers = {name: int(name) for name in classes}
     highest = max(numbers.values(), default=0)
-    if labels == "auto" and highest > 1 and set(numbers.values()) == set(range(1, highest + 1)):
+    found = set(numbers.values())
+    # Counted first: a label may have 18 digits.
+    if labels == "auto" and len(found) == highest > 1 and min(found) == 1:
         raise UserError(
             f"The classes are numbered 1 to {highest}, but a network's are numbered from 0: subtract 1 from each, or "
             "give --labels sorted to keep them as they are."
         )
-    if labels == "sorted" or (labels == "auto" and set(numbers.values()) != set(range(1000))):
+    if labels == "sorted" or (labels == "auto" and found != set(range(1000))):
         return Classes(numbers, (), "numbered as their names say")
     if highest >= 1000:
         raise UserError(

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.cues import cues, read_categories
-from lit_robust.data.packing.classes import Classes, Labels, given_numbers, number_classes
-from lit_robust.data.packing.label_file import DIGITS, labels_of, parse_labels
+from lit_robust.data.packing.classes import DIGITS, Classes, Labels, given_numbers, number_classes
+from lit_robust.data.packing.encode import MEMBERS
+from lit_robust.data.packing.label_file import labels_of, parse_labels
 from lit_robust.data.packing.recognise import ANNOTATIONS, Layout, cell_of
 from lit_robust.data.packing.tree import File, Tree
 
@@ -75,11 +76,13 @@ class Options:
         labels: how class numbers follow from classes.
         label_file: for ``flat``, see `parse_labels`.
         categories: for cue-conflict, ``imagenet`` or a JSON file.
+        known: names of all classes, in the order of their numbers, where the source may have some of them only.
     """
 
     labels: Labels
     label_file: Path | None
     categories: str
+    known: Sequence[str] = ()
 
     def labels_or(self, usual: Labels) -> Labels:
         """Return how to number, ``usual`` where the user leaves it open."""
@@ -104,29 +107,33 @@ def image_sets(source: Source, layout: Layout, options: Options) -> tuple[list[I
 
 
 def _class_folders(source: Source, options: Options) -> tuple[list[ImageSet], str]:
-    return _folders(source, options.labels)
+    return class_images(source, options.labels, options.known)
 
 
 def _imagenets_folders(source: Source, options: Options) -> tuple[list[ImageSet], str]:
-    return _folders(source, options.labels_or("imagenet"))
+    return class_images(source, options.labels_or("imagenet"), options.known)
 
 
-def _folders(source: Source, labels: Labels) -> tuple[list[ImageSet], str]:
-    inside = [file for file in source.images if _is_in_class(file.name)]
+def class_images(source: Source, labels: Labels, known: Sequence[str] = ()) -> tuple[list[ImageSet], str]:
+    """Return the images in class folders, at any depth within each.
+
+    Args:
+        source: has one folder a class.
+        labels: how class numbers follow from the folders' names.
+        known: all classes, in the order of their numbers, where the source may have some of them only.
+
+    Raises:
+        UserError: a class has no images, or a name that its class cannot have.
+    """
+    inside = [file for file in source.images if "/" in file.name]
     names = [file.name.partition("/")[0] for file in inside]
     empty = sorted(source.tree.folders(source.root) - set(names))
-    if empty and inside:
+    if empty and inside and not known:
         raise UserError(
-            f"{source.where}/{empty[0]} holds no images right inside it, but would be a class: remove it, or choose "
-            "another --layout."
+            f"{source.where}/{empty[0]} holds no images, but would be a class: remove it, or add images "
+            f"({', '.join(MEMBERS)})."
         )
-    return _one_set(inside, names, labels, number_classes)
-
-
-def _is_in_class(name: str) -> bool:
-    # Tiny-ImageNet has `<class>/images/`, where others have the images right in the class.
-    depth = name.count("/")
-    return depth == 1 or (depth == 2 and name.split("/")[1] == "images")
+    return _one_set(inside, names, labels, lambda classes, kind: number_classes(classes, kind, known))
 
 
 def _wnid_names(source: Source, options: Options) -> tuple[list[ImageSet], str]:

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from lit_robust.core.errors import DataError
-from lit_robust.shards import IMAGE_EXTENSIONS
+from lit_robust.data.packing.classes import DIGITS
+from lit_robust.data.packing.encode import is_picture
 
 WNID = re.compile(r"n\d{8}")
-DIGITS = re.compile(r"\d{1,18}")
-ENDINGS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 
 
 def parse_labels(text: str, where: str, names: Sequence[str]) -> dict[str, str]:
@@ -68,7 +67,7 @@ def labels_of(names: Sequence[str], labels: Mapping[str, str], where: str) -> li
 
 def stem(name: str) -> str:
     """Return a file's name without folders and ending."""
-    return PurePosixPath(name).stem if PurePosixPath(name).suffix.lower() in ENDINGS else PurePosixPath(name).name
+    return PurePosixPath(name).stem if is_picture(name) else PurePosixPath(name).name
 
 
 def _fields(line: str) -> list[str]:

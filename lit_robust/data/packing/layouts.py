@@ -7,11 +7,10 @@ from pathlib import Path, PurePosixPath
 from lit_robust.core.errors import UserError
 from lit_robust.data.packing.archive import ARCHIVES
 from lit_robust.data.packing.classes import Labels
+from lit_robust.data.packing.encode import MEMBERS, is_picture
 from lit_robust.data.packing.image_sets import ImageSet, Options, Source, image_sets
-from lit_robust.data.packing.label_file import ENDINGS
 from lit_robust.data.packing.recognise import ANNOTATIONS, Layout, find_root, recognise
 from lit_robust.data.packing.tree import File, Tree
-from lit_robust.shards import IMAGE_EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,13 @@ class Found:
 
 
 def find_images(
-    tree: Tree, layout: Layout, split: str, labels: Labels, label_file: Path | None, categories: str
+    tree: Tree,
+    layout: Layout,
+    split: str,
+    labels: Labels,
+    label_file: Path | None,
+    categories: str,
+    known: Sequence[str] = (),
 ) -> Found:
     """Return the images of a source in a layout.
 
@@ -41,16 +46,17 @@ def find_images(
         labels: how class numbers follow from classes.
         label_file: for ``flat``, see `parse_labels`.
         categories: for cue-conflict, ``imagenet`` or a JSON file.
+        known: names of all classes, in the order of their numbers, where class folders may be some of them only.
 
     Raises:
         UserError: there are no images, or they are not in this layout.
         DataError: a label file or a name in the source is not what it must be.
     """
-    pictures = [file.name for file in tree.files if file.name.lower().endswith(ENDINGS)]
+    pictures = [file.name for file in tree.files if is_picture(file.name)]
     annotated = {str(PurePosixPath(file.name).parent) for file in tree.files if file.name.endswith(ANNOTATIONS)}
     root = find_root(pictures, split, annotated, label_file is not None)
     here = [_below(root, file) for file in tree.files if file.name.startswith(root)]
-    inside = Source(tree, root, [file for file in here if _is_image(file)], [f for f in here if not _is_image(f)])
+    inside = Source(tree, root, [f for f in here if is_picture(f.name)], [f for f in here if not is_picture(f.name)])
     if any(file.name.endswith(".cls") for file in inside.others):
         raise UserError(f"{inside.where} holds WebDataset shards' members: read the shards as they are.")
     packed_up = [file.name for file in inside.others if file.name.lower().endswith(ARCHIVES)]
@@ -60,13 +66,13 @@ def find_images(
             "unpack it and name the folder."
         )
     if not inside.images:
-        raise UserError(f"{inside.where} holds no {', '.join(IMAGE_EXTENSIONS)}: name the folder or tar of the images.")
+        raise UserError(f"{inside.where} holds no {', '.join(MEMBERS)}: name the folder or tar of the images.")
     if layout == "auto":
         names = [file.name for file in inside.images]
         layout = recognise(names, [file.name for file in inside.others], label_file is not None, inside.where)
     if label_file is not None and layout != "flat":
         raise UserError(f"The layout {layout} needs no label file: leave out --label-file, or use --layout flat.")
-    sets, rule = image_sets(inside, layout, Options(labels, label_file, categories))
+    sets, rule = image_sets(inside, layout, Options(labels, label_file, categories, known))
     packed = {image.file.name for found in sets for image in found.images}
     if not packed:
         raise UserError(f"No images in {inside.where} in the layout {layout}: look at `lit-robust data shard --help`.")
@@ -84,7 +90,3 @@ def _restore(found: ImageSet, root: str) -> ImageSet:
         return found
     images = [image._replace(file=image.file._replace(name=root + image.file.name)) for image in found.images]
     return ImageSet(found.folder, images, found.class_names, found.categories)
-
-
-def _is_image(file: File) -> bool:
-    return file.name.lower().endswith(ENDINGS)

@@ -9,8 +9,8 @@ from threading import Event
 from tqdm import tqdm
 
 from lit_robust.core.files import atomic_path, write_text
-from lit_robust.data.packing.plan import DIGEST, Plan, Shard, check_place, extension_of
-from lit_robust.data.packing.resize import resized_extension, shrink
+from lit_robust.data.packing.encode import extension_of, packed_extension, readable, shrink
+from lit_robust.data.packing.plan import DIGEST, Plan, Shard, check_place
 from lit_robust.data.packing.tree import Tree
 from lit_robust.shards.members import end_bytes, sample_bytes
 from lit_robust.shards.write import any_shard, remove_leftovers, write_entry
@@ -73,11 +73,11 @@ class Packer:
             for image in shard.images:
                 if stop.is_set():
                     raise _StoppedError
-                extension = extension_of(image)
-                content = self.tree.read(image.file)
+                name, extension = f"{image.file.name} in {self.tree.name}", extension_of(image.file.name)
+                content = readable(self.tree.read(image.file), extension, name)
                 if plan.resize is not None:
-                    content = shrink(content, plan.resize, extension, f"{image.file.name} in {self.tree.name}")
-                    extension = resized_extension(extension)
+                    content = shrink(content, plan.resize, packed_extension(extension, resized=False), name)
+                extension = packed_extension(extension, plan.resize is not None)
                 file.write(sample_bytes(image.key, {extension: content, "cls": b"%d" % image.label}))
                 self._count(1)
             file.write(end_bytes(file.tell()))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.data.packing.encode import JPEG_QUALITY, extension_of, is_copied, packed_extension
 from lit_robust.data.packing.image_sets import Image, ImageSet
-from lit_robust.data.packing.resize import JPEG_QUALITY
 from lit_robust.data.packing.tree import Tree
 from lit_robust.shards.listing import ALIASES, read_info
 from lit_robust.shards.members import BLOCK, check_key, end_bytes, header
@@ -29,12 +29,14 @@ class Shard:
     Attributes:
         name: of the tar.
         images: in its order.
-        size: bytes of the tar; with resized images, what it would have if they were copied.
+        size: bytes of the tar, as if all images were copied.
+        copied: whether they are; else the tar has another size.
     """
 
     name: str
     images: Sequence[Image]
     size: int
+    copied: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Plan:
             path = self.folder / shard.name
             if not path.exists():
                 lacking.append(shard)
-            elif differs := _difference(path, shard, self.resize is not None):
+            elif differs := _difference(path, shard):
                 raise DataError(f"{path} {differs}: remove it, and run this again.")
         return lacking
 
@@ -110,9 +112,10 @@ def make_plan(
     for begin in range(0, len(order), shard_size):
         images = [found.images[place] for place in order[begin : begin + shard_size]]
         for image in images:
-            line = [image.key, extension_of(image), image.file.size, image.label]
+            line = [image.key, extension_of(image.file.name), image.file.size, image.label]
             digest.update(json.dumps(line).encode())
-        shards.append(Shard(shard_name(stem, len(shards)), images, _tar_size(images)))
+        copied = resize is None and all(is_copied(extension_of(image.file.name)) for image in images)
+        shards.append(Shard(shard_name(stem, len(shards)), images, _tar_size(images), copied))
     extras = _extras(found, resize)
     digest.update(json.dumps([FORM, stem, shard_size, resize, extras]).encode())
     extras[DIGEST] = digest.hexdigest()
@@ -134,7 +137,7 @@ def check_place(plan: Plan) -> bool:
         if other != plan.split and entry.get("class_names", names) != names:
             raise UserError(
                 f"The split {other!r} in {plan.folder} has other classes than these images: give each set its own "
-                "folder."
+                "folder, or --some-classes where these are some of the same classes."
             )
     if splits.get(plan.split, {}).get(DIGEST) == plan.digest:
         return True
@@ -153,33 +156,28 @@ def check_place(plan: Plan) -> bool:
     return False
 
 
-def extension_of(image: Image) -> str:
-    """Return an image's extension in lower case, without a dot."""
-    return image.file.name.rpartition(".")[2].lower()
-
-
 def _check_images(images: Sequence[Image], tree: Tree) -> None:
     seen: dict[str, str] = {}
     for image in images:
         check_key(image.key)
         if len(image.key.encode()) > 90:  # Shorter names fit any tar.
-            header(f"{image.key}.{extension_of(image)}", image.file.size)
+            header(f"{image.key}.{packed_extension(extension_of(image.file.name), resized=False)}", image.file.size)
         if not image.file.size:
             raise DataError(f"{image.file.name} in {tree.name} is empty: replace or remove it.")
         if image.key in seen:
             raise DataError(
-                f"{seen[image.key]} and {image.file.name} in {tree.name} would both be {image.key} in the shards: "
-                "rename or remove one."
+                f"{seen[image.key]} and {image.file.name} in {tree.name} would both be {image.key} in the shards, "
+                "where a name has no ending and no dots: rename or remove one."
             )
         seen[image.key] = image.file.name
 
 
-def _difference(path: Path, shard: Shard, resized: bool) -> str | None:
+def _difference(path: Path, shard: Shard) -> str | None:
     """Return what a tar has instead of what it must have, or None."""
-    if not resized:
+    if shard.copied:
         size = path.stat().st_size
         return None if size == shard.size else f"has {size} bytes instead of {shard.size}"
-    # How large images become nobody knows in advance: the tar must be whole, and hold the samples of the plan.
+    # Nobody knows in advance how large images become: the tar must be whole, and hold the samples of the plan.
     scan = scan_shard(path, on_defect=skip)
     if scan.defects:
         return f"is not whole, as at byte {scan.defects[0].offset} {scan.defects[0].what}"

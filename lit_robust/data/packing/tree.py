@@ -51,7 +51,7 @@ class Tree:
     def __init__(self, source: Path, name: str) -> None:
         self.source = source
         self.name = name
-        found = _folder_files(source, "", ()) if source.is_dir() else _tar_files(source, name)
+        found = _folder_files(source, "", _folders_above(source)) if source.is_dir() else _tar_files(source, name)
         listed = tqdm(found, desc="listing", unit="file", delay=2)
         self.files = sorted((file for file in listed if not _is_hidden(file.name)), key=_order)
         states = {tar: file_state(tar.stat()) for tar in {file.tar for file in self.files} if tar is not None}
@@ -62,8 +62,7 @@ class Tree:
         named = {file.name[len(below) :].split("/")[0] for file in self.files if _is_deeper(file.name, below)}
         if not self.source.is_dir():
             return named
-        entries = (self.source / below).iterdir()
-        return named.union(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
+        return named | folders_in(self.source / below)
 
     def read(self, file: File) -> bytes:
         """Return a file's content; any thread may ask.
@@ -134,6 +133,10 @@ def _safe_name(member: Member, where: str) -> str:
     return os.fsdecode(member.name)
 
 
+def _folders_above(folder: Path) -> tuple[tuple[int, int], ...]:
+    return tuple((status.st_dev, status.st_ino) for status in (above.stat() for above in folder.resolve().parents))
+
+
 def _folder_files(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[File]:
     """Yield the files under a folder; links are followed, as people link whole classes."""
     try:
@@ -158,7 +161,23 @@ def _folder_files(folder: Path, below: str, above: tuple[tuple[int, int], ...]) 
             elif entry.is_file() or entry.is_symlink():
                 yield File(name, entry.stat().st_size, None, 0)
     except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read ({error.strerror}): mend or remove it.") from error
+        raise _unreadable(error, folder) from error
+
+
+def folders_in(folder: Path) -> set[str]:
+    """Return the names of the folders right below another, but hidden ones.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name)}
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+
+
+def _unreadable(error: OSError, folder: Path) -> UserError:
+    return DataError(f"{error.filename or folder} cannot be read ({error.strerror}): mend or remove it.")
 
 
 def _is_deeper(name: str, below: str) -> bool:
@@ -171,5 +190,5 @@ def _order(file: File) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    # macOS puts `__MACOSX` and `._x` into archives, and `.DS_Store` everywhere.
-    return any(part.startswith("._") or part in ("__MACOSX", ".DS_Store") for part in name.split("/"))
+    # Such as `.ipynb_checkpoints`; macOS puts `__MACOSX` and `._x` into archives, and `.DS_Store` everywhere.
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
