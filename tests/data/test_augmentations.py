@@ -44,5 +44,5 @@ def test_a_training_crop_with_a_hole_is_the_crop_without_it_elsewhere():
 
 
 def test_a_negative_hole_is_refused():
-    with pytest.raises(UserError, match="training.cutout is -1: give 0 or more"):
+    with pytest.raises(UserError, match="training.cutout is -1: give 0 to 10,000"):
         TrainingCrop(cutout=-1)
