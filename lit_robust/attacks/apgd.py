@@ -101,13 +101,11 @@ class APGD(SurvivorAttack):
         # At distance eps from the clean image, in a direction of the ball's.
         offset = ball.norm.ball(ball.clean, 1.0, generator)
         start = ball.enter(ball.clean + offset * (self.eps / ball.norm.length(offset)))
-        loss, gradient, answers = look(ledger.model, objective, start, self.draws)
-        if self.loss != "cross_entropy":
-            # Cross-entropy has no slope wherever a network is sure; a loss of plain logits should have one.
-            ledger.zero_gradient[rows] |= gradient.abs().amax((1, 2, 3)) == 0
+        loss, gradient, answers, vanished = look(ledger.model, objective, start, self.draws)
         climb, windows = Climb.begin(start, loss, gradient, 2 * self.eps), checkpoint_windows(self.steps)
         for step in range(1, self.steps + 1):
             ledger.steps[rows] += self.draws
+            ledger.vanished[rows] += vanished
             # One read of the accelerator a step tells what leaves the batch; the passes that saves cost far more.
             proposed = (answers != objective.labels).nonzero()[:, 0]
             if len(proposed):
@@ -122,7 +120,7 @@ class APGD(SurvivorAttack):
                 climb = climb.checked(windows[step - 1], self.rho)
             images = climb.moved(ball, self.momentum if step > 1 else 1.0)
             if step < self.steps:
-                loss, gradient, answers = look(ledger.model, objective, images, self.draws)
+                loss, gradient, answers, vanished = look(ledger.model, objective, images, self.draws)
                 climb = climb.seen(images, loss, gradient)
         # Where the last step leads is scored without a gradient, and where it fails the point of highest loss counts.
         left = (~ledger.settle(rows, images)).nonzero()[:, 0]
@@ -150,8 +148,8 @@ class APGD(SurvivorAttack):
         return replace(self, eps=eps)
 
 
-def look(model: Model, objective: Objective, images: Tensor, draws: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a network makes of images: losses ``[B]``, their gradients, and its answers, int64 ``[B]``.
+def look(model: Model, objective: Objective, images: Tensor, draws: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return losses ``[B]``, their gradients, answers and how many draws' gradients vanished, both int64 ``[B]``.
 
     Args:
         model: float images in [0, 1] to logits.
@@ -163,5 +161,5 @@ def look(model: Model, objective: Objective, images: Tensor, draws: int) -> tupl
         UserError: the loss does not depend on the images through autograd.
     """
     seen = [slope(model, objective.loss, images) for _ in range(draws)]
-    loss, gradient, mean_logits = (torch.stack(parts).mean(0) for parts in zip(*seen, strict=True))
-    return loss, gradient, mean_logits.argmax(1)
+    loss, gradient, logits = (torch.stack(parts).mean(0) for parts in zip(*(one[:3] for one in seen), strict=True))
+    return loss, gradient, logits.argmax(1), torch.stack([one.vanished for one in seen]).sum(0)

@@ -1,6 +1,7 @@
 """Projected gradient ascent from a given start, for any per-image loss; no random number is drawn here."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from lit_robust.attacks.attack import Model
 from lit_robust.attacks.gradients import LogitLoss, Slope, slope
 from lit_robust.attacks.norms import Norm, Radius
+from lit_robust.core.logits import logits_of
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,39 @@ def ascent_step(model: Model, loss: LogitLoss, images: Tensor, ball: Ball, step_
     return ball.enter(images.detach() + step_size * ball.norm.ascent(here.gradient, images.detach())), here
 
 
-def last_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:
+class Search(NamedTuple):
+    """Where a search led.
+
+    Attributes:
+        images: float32 ``[B, C, H, W]`` in [0, 1].
+        vanished: int64 ``[B]``, at how many steps the gradient was zero or not finite.
+    """
+
+    images: Tensor
+    vanished: Tensor
+
+
+def last_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Search:
     """Return where ``steps`` steps lead: that many forward and backward passes, and no other."""
-    images = start
+    images, vanished = start, torch.zeros(len(start), dtype=torch.int64, device=start.device)
     for _ in range(steps):
-        images, _ = ascent_step(model, loss, images, ball, step_size)
-    return images
+        images, here = ascent_step(model, loss, images, ball, step_size)
+        vanished += here.vanished
+    return Search(images, vanished)
 
 
-def best_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Tensor:
+def best_iterate(model: Model, loss: LogitLoss, start: Tensor, ball: Ball, step_size: float, steps: int) -> Search:
     """Return each image's point of highest loss on the way, the start included; costs one more forward pass."""
-    images, best = start, start
+    images, best, vanished = start, start, torch.zeros(len(start), dtype=torch.int64, device=start.device)
     best_losses = start.new_full(start.shape[:1], float("-inf"))
     for _ in range(steps):
         moved, here = ascent_step(model, loss, images, ball, step_size)
         best, best_losses = _higher(best, best_losses, images, here.losses)
         images = moved
+        vanished += here.vanished
     # Not under `no_grad`: see `frozen` on autocast's cache. Frozen weights build no graph anyway.
-    best, _ = _higher(best, best_losses, images, loss(model(images.detach()).float()).detach())
-    return best
+    best, _ = _higher(best, best_losses, images, loss(logits_of(model(images.detach())).float()).detach())
+    return Search(best, vanished)
 
 
 def _higher(best: Tensor, best_losses: Tensor, images: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:

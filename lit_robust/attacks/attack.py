@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.draws import Generators
+from lit_robust.attacks.flags import Flags
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import logits_of
 
 Model = Callable[[Tensor], Tensor]
-"""Float images ``[B, C, H, W]`` in [0, 1] to logits ``[B, num_classes]``; in practice an ``nn.Module``."""
+"""Float images ``[B, C, H, W]`` in [0, 1] to logits ``[B, num_classes]``; in practice an ``nn.Module``.
+
+An output of several parts, such as a dict, is taken as ``logits_of`` says.
+"""
 
 # A weighted mean of two pixels may pass 1 by a rounding error; a normalised image passes it by far more.
 RANGE_TOLERANCE = 1e-4
@@ -27,12 +32,31 @@ class AttackResult:
         success: bool ``[B]``, true where the returned image is misclassified; ties go to the lower class number.
         loss: float32 ``[B]``, the attack's own loss at the returned image, higher for a worse mistake.
         steps: int64 ``[B]``, gradients of each image's loss that were computed, over all restarts.
+        vanished: int64 ``[B]``, how many of these were zero or not finite, and so led nowhere. An image of which all
+            were has never moved, and that it withstood says nothing.
+        probabilities: bool ``[B]``, true where the network's answer is in [0, 1] and sums to 1, so that it may be the
+            output of a softmax, whose gradients vanish.
     """
 
     images: Tensor
     success: Tensor
     loss: Tensor
     steps: Tensor
+    vanished: Tensor
+    probabilities: Tensor
+
+    @property
+    def flags(self) -> Flags:
+        """Signs that the verdicts may be too good; waits for an accelerator."""
+        signs = (
+            self.probabilities,
+            self.vanished > 0,
+            ~self.success & (self.vanished > 0) & (self.vanished == self.steps),
+        )
+        probabilities, zero_gradient, unmoved = torch.stack(signs).sum(1).tolist()
+        return Flags(
+            images=len(self.success), probabilities=probabilities, zero_gradient=zero_gradient, unmoved=unmoved
+        )
 
 
 class Attack(ABC):
@@ -145,7 +169,7 @@ def within_classes(model: Model, labels: Tensor, what: str) -> Model:
     lowest, highest = torch.stack(torch.aminmax(labels)).tolist()
 
     def answer(images: Tensor) -> Tensor:
-        logits = model(images)
+        logits = logits_of(model(images))
         last = logits.shape[1] - 1
         if lowest < 0 or highest > last:
             raise UserError(

@@ -12,8 +12,9 @@ from lit_robust.attacks.attack import AttackResult, Model
 from lit_robust.attacks.checks import check_choice, check_eps
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.fab import FAB
-from lit_robust.attacks.flags import Flags, count_probabilities, count_randomised
+from lit_robust.attacks.flags import Flags, are_probabilities
 from lit_robust.attacks.losses import LOSSES
+from lit_robust.attacks.objective import clean_logits
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
 from lit_robust.core.errors import UserError
@@ -22,6 +23,9 @@ Version = Literal["standard", "rand"]
 
 WITHSTOOD = -1
 CLEAN = 0
+
+# The largest difference of two answers of one network, of ``checks.py`` of fra31/auto-attack.
+SAME = 1e-4
 
 # The difference of logits ratio takes three logits, the targeted one four.
 LEAST_CLASSES: Mapping[Version, int] = {"standard": 4, "rand": 3}
@@ -35,13 +39,19 @@ class AutoAttackResult(AttackResult):
         code: int64 ``[B]``, place in ``names`` of what broke each image; -1 where nothing did.
         names: ``clean``, for images misclassified without an attack, then the attacks in their order.
         queries: int64 ``[B]``, forward passes of each image in Square.
-        flags: signs that the verdict may be too good.
+        randomised: how many images the network answered differently a second time; 0 in version ``rand``.
     """
 
     code: Tensor
     names: tuple[str, ...]
     queries: Tensor
-    flags: Flags
+    randomised: int
+
+    @property
+    def flags(self) -> Flags:
+        """Signs that the verdicts may be too good, those that the cascade alone sees included."""
+        gained = int((self.code == self.names.index("square")).sum()) if "square" in self.names else 0
+        return replace(super().flags, randomised=self.randomised, gained_by_square=gained)
 
 
 @dataclass(frozen=True)
@@ -98,22 +108,17 @@ class AutoAttack(SurvivorAttack):
             if self.version == "standard" and len(labels):
                 randomised = count_randomised(model, ledger.clean, ledger.logits)
             code = self._cascade(ledger, generator)
-        flags = Flags(
-            images=len(labels),
-            randomised=randomised,
-            probabilities=count_probabilities(ledger.logits),
-            zero_gradient=int(ledger.zero_gradient.sum()),
-            gained_by_square=int((code == names.index("square") + 1).sum()) if "square" in names else 0,
-        )
         return AutoAttackResult(
             ledger.images,
             ledger.broken,
             ledger.losses,
             ledger.steps,
+            ledger.vanished,
+            are_probabilities(ledger.logits),
             code=code,
             names=("clean", *names),
             queries=ledger.queries,
-            flags=flags,
+            randomised=randomised,
         )
 
     def explore(self, ledger: Ledger, generator: Generators | None) -> None:
@@ -148,3 +153,15 @@ class AutoAttack(SurvivorAttack):
     def with_eps(self, eps: float) -> Self:
         """Return this attack at another radius; see ``Attack``."""
         return replace(self, eps=eps)
+
+
+def count_randomised(model: Model, images: Tensor, logits: Tensor) -> int:
+    """Return how many images another fp32 forward pass answers otherwise than ``logits`` ``[B, num_classes]``."""
+    again = clean_logits(model, images)
+    difference = torch.linalg.vector_norm(_unit(again) - _unit(logits), dim=1)
+    return int(((difference > SAME) | (again.argmax(1) != logits.argmax(1))).sum())
+
+
+def _unit(logits: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(logits, dim=1, keepdim=True)
+    return logits / (length + 1e-10)

@@ -77,7 +77,7 @@ class CachePaperAttack(Attack):
             labels = labels.clone()
             if not len(labels):
                 none = labels.new_zeros(0)
-                return AttackResult(clean, none.bool(), none.float(), none)
+                return AttackResult(clean, none.bool(), none.float(), none, none, none.bool())
             model = within_classes(model, labels, "label")
             radius = self.eps
             ball = Ball(clean, Linf(), radius if self.eps_unit == "range" else radius * clean.amax((1, 2, 3), True))
@@ -85,12 +85,19 @@ class CachePaperAttack(Attack):
             objective = Objective("cross_entropy", labels, targets)
             start = clean + ball.norm.ball(clean, ball.eps, generator)
             # The start itself is never looked at, so the first step stands outside the search for a success.
-            moved, _ = ascent_step(model, objective.loss, start, ball, self.step_size)
+            moved, first = ascent_step(model, objective.loss, start, ball, self.step_size)
             found = first_success(model, objective, moved, ball, self.step_size, self.steps - 1)
             attacked = torch.where(found.reached.view(-1, 1, 1, 1), found.images, clean)
             verdict = score(model, attacked, labels, lambda logits, _: objective.loss(logits))
         check_numbers(verdict.loss)
-        return AttackResult(attacked, verdict.success, verdict.loss, found.steps + 1)
+        return AttackResult(
+            attacked,
+            verdict.success,
+            verdict.loss,
+            found.steps + 1,
+            found.vanished + first.vanished,
+            verdict.probabilities,
+        )
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values."""

@@ -19,12 +19,14 @@ class Found(NamedTuple):
         score: what the network makes of them, in fp32.
         reached: bool ``[B]``, true where that is the answer the attack is after.
         steps: int64 ``[B]``, gradients computed for each image.
+        vanished: int64 ``[B]``, how many of these were zero or not finite.
     """
 
     images: Tensor
     score: Score
     reached: Tensor
     steps: Tensor
+    vanished: Tensor
 
 
 def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball, step_size: float, steps: int) -> Found:
@@ -47,6 +49,7 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
     spent = torch.full((count,), steps, device=start.device)
     reached = torch.zeros(count, dtype=torch.bool, device=start.device)
     losses, answers = start.new_zeros(count), torch.zeros(count, dtype=torch.int64, device=start.device)
+    vanished, probabilities = torch.zeros_like(answers), torch.zeros_like(reached)
     rows, images, aim = torch.arange(count, device=start.device), start, objective
 
     def settle(some: Tensor, images: Tensor) -> Tensor:
@@ -54,6 +57,7 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
         wanted = objective.select(some)
         verdict = score(model, images, wanted.labels, lambda logits, _: wanted.loss(logits))
         result[some], losses[some], answers[some] = images, verdict.loss, verdict.answer
+        probabilities[some] = verdict.probabilities
         over = wanted.reached(verdict.answer)
         reached[some] = over
         return over
@@ -62,6 +66,7 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
         if not len(rows):
             break
         moved, here = ascent_step(model, aim.loss, images, ball, step_size)
+        vanished[rows] += here.vanished
         proposed = aim.reached(here.logits.argmax(1)).nonzero()[:, 0]
         if len(proposed):
             over = settle(rows[proposed], images[proposed].detach())
@@ -73,4 +78,5 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
         images = moved
     if len(rows):
         settle(rows, images.detach())
-    return Found(result, Score(answers != objective.labels, losses, answers), reached, spent)
+    verdict = Score(answers != objective.labels, losses, answers, probabilities)
+    return Found(result, verdict, reached, spent, vanished)

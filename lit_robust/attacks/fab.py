@@ -149,7 +149,8 @@ class FAB(SurvivorAttack):
         def lead_of(logits: Tensor) -> Tensor:
             return logits.gather(1, targets[:, None])[:, 0] - logits.gather(1, labels[:, None])[:, 0]
 
-        lead, normals, _ = slope(ledger.model, lead_of, points)
+        lead, normals, _, vanished = slope(ledger.model, lead_of, points)
+        ledger.vanished[rows] += vanished
         points = boundary_step(points, clean, normals, lead, NORMS[self.norm], self.alpha_max, self.eta)
         return points, self._length(points - clean), self._mistaken(ledger, rows, points)
 

@@ -1,15 +1,10 @@
-"""Signs that AutoAttack's verdict may be too good: counts, so that those of several batches add up."""
+"""Signs that an attack's verdict may be too good: counts, so that those of several batches add up."""
 
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
-from lit_robust.attacks.attack import Model
-from lit_robust.attacks.objective import clean_logits
-
-# Both tolerances are those of ``checks.py`` of fra31/auto-attack.
-SAME = 1e-4
+# The tolerance of ``checks.py`` of fra31/auto-attack.
 PROBABILITY = 1e-5
 # Share of all images.
 MOST_GAINED_BY_SQUARE = 0.002
@@ -22,10 +17,11 @@ class Flags:
     Attributes:
         images: how many there were, ``unattacked`` included.
         randomised: whose logits, scaled to length 1, differ by more than 1e-4 between two fp32 forward passes, or whose
-            class does; not looked at by version ``rand``, which is made for such networks.
+            class does; looked at by `AutoAttack` alone, and not by its version ``rand``, which is for such networks.
         probabilities: whose logits are in [0, 1] and sum to 1.
-        zero_gradient: where the gradient of a loss other than cross-entropy is zero at the start of a search.
-        gained_by_square: broken by Square after every search with gradients had failed.
+        zero_gradient: where the gradient was zero or not finite, at the start of a search or on the way.
+        unmoved: which withstood and of which every gradient was so, so that the attack never moved them.
+        gained_by_square: broken by Square after every search with gradients had failed; looked at by `AutoAttack`.
         unattacked: known to be broken before, so not given to the attack and not looked at for any sign.
     """
 
@@ -33,6 +29,7 @@ class Flags:
     randomised: int = 0
     probabilities: int = 0
     zero_gradient: int = 0
+    unmoved: int = 0
     gained_by_square: int = 0
     unattacked: int = 0
 
@@ -58,8 +55,9 @@ class Flags:
             )
         if self.zero_gradient:
             found.append(
-                f"The gradient is zero at the start of a search for {self.zero_gradient} of {seen} images, so "
-                "the network may hide it: attack a differentiable stand-in, or trust Square alone."
+                f"The gradient was zero or not finite for {self.zero_gradient} of {seen} images, of which "
+                f"{self.unmoved} withstood and never moved, so the network may hide it and look too robust: attack a "
+                "differentiable stand-in (a memory's threat_model memory-surrogate), or use Square."
             )
         if self.gained_by_square > MOST_GAINED_BY_SQUARE * self.images:
             found.append(
@@ -69,19 +67,7 @@ class Flags:
         return found
 
 
-def count_randomised(model: Model, images: Tensor, logits: Tensor) -> int:
-    """Return how many images another fp32 forward pass answers otherwise than ``logits`` ``[B, num_classes]``."""
-    again = clean_logits(model, images)
-    difference = torch.linalg.vector_norm(_unit(again) - _unit(logits), dim=1)
-    return int(((difference > SAME) | (again.argmax(1) != logits.argmax(1))).sum())
-
-
-def count_probabilities(logits: Tensor) -> int:
-    """Return how many rows of ``logits`` ``[B, num_classes]`` are in [0, 1] and sum to 1."""
+def are_probabilities(logits: Tensor) -> Tensor:
+    """Return which rows of ``logits`` ``[B, num_classes]`` are in [0, 1] and sum to 1, bool ``[B]``."""
     inside = (logits > -PROBABILITY).all(1) & (logits < 1 + PROBABILITY).all(1)
-    return int((inside & ((logits.sum(1) - 1).abs() < PROBABILITY)).sum())
-
-
-def _unit(logits: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(logits, dim=1, keepdim=True)
-    return logits / (length + 1e-10)
+    return inside & ((logits.sum(1) - 1).abs() < PROBABILITY)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.attack import Model
+from lit_robust.attacks.norms import to_unit_size
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import logits_of
 
 LogitLoss = Callable[[Tensor], Tensor]
 """Logits ``[B, num_classes]`` to one loss an image ``[B]``, an image's loss depending on its own logits alone."""
@@ -16,8 +18,6 @@ LogitLoss = Callable[[Tensor], Tensor]
 # and less, which fp16 rounds to 0. From 2 ** 10 there are factors of 64 up to fp16's largest number, 65504, and of
 # 1e7 down to its smallest normal one, 6e-5.
 HIGHEST = 2.0**10
-# A smaller gradient is taken for this one, so that fp32 holds the factor.
-LOWEST = 2.0**-100
 
 
 class Slope(NamedTuple):
@@ -27,11 +27,13 @@ class Slope(NamedTuple):
         losses: float32 ``[B]``.
         gradient: float32 ``[B, C, H, W]``, of each image its own loss's.
         logits: float32 ``[B, num_classes]``.
+        vanished: bool ``[B]``, true where the gradient is zero or not finite, and so leads nowhere.
     """
 
     losses: Tensor
     gradient: Tensor
     logits: Tensor
+    vanished: Tensor
 
 
 def slope(model: Model, loss: LogitLoss, images: Tensor) -> Slope:
@@ -52,12 +54,12 @@ def slope(model: Model, loss: LogitLoss, images: Tensor) -> Slope:
         UserError: the loss does not depend on the images through autograd.
     """
     images = images.detach().requires_grad_(True)
-    logits = model(images).float()
+    logits = logits_of(model(images)).float()
     losses = loss(logits)
     gradient: Tensor | None = None
     if losses.requires_grad:
         (outer,) = torch.autograd.grad(losses.sum(), logits)
-        factor = _factor(outer)
+        factor = HIGHEST * to_unit_size(outer)
         (gradient,) = torch.autograd.grad(logits, images, outer * factor, allow_unused=True)
     if gradient is None:
         raise UserError(
@@ -66,14 +68,9 @@ def slope(model: Model, loss: LogitLoss, images: Tensor) -> Slope:
         )
     if _computes_in_fp16(images.device.type):
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    return Slope(losses.detach(), gradient / factor.view(-1, 1, 1, 1), logits.detach())
-
-
-def _factor(gradient: Tensor) -> Tensor:
-    """Return what takes each row's largest absolute value to between half of ``HIGHEST`` and all of it, ``[B, 1]``."""
-    largest = gradient.abs().amax(1, keepdim=True).clamp_min(LOWEST)
-    # A number over its mantissa is a power of two, without a rounding error.
-    return HIGHEST * (torch.frexp(largest).mantissa / largest)
+    gradient = gradient / factor.view(-1, 1, 1, 1)
+    largest = gradient.abs().amax((1, 2, 3))
+    return Slope(losses.detach(), gradient, logits.detach(), ~((largest > 0) & largest.isfinite()))
 
 
 def _computes_in_fp16(device_type: str) -> bool:

@@ -5,6 +5,7 @@ With a sum, unlike a mean, an image's gradient does not depend on how many other
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,10 +14,52 @@ from lit_robust.core.errors import UserError
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``[B, num_classes]`` and labels ``[B]`` to float32 values ``[B]``, higher for a worse mistake."""
 
+SOFT_LEAD = 6.0
+"""By how much the first logit leads once those of a saturated softmax are divided: as in a network of usual training,
+where all other classes still weigh in. Of a larger lead only the second class would count, as in a margin."""
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each image, in nats."""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    """Return the cross-entropy of each image in nats, or its margin, which is negative, where fp32 has 0 nats.
+
+    There the softmax is saturated, and the loss as torch computes it has no gradient, however near another class is.
+    The gradient is then that of the cross-entropy of logits divided so that the label's leads by ``SOFT_LEAD``.
+    A larger value is a worse mistake all the same: 0 nats are a margin of -16 or less.
+    """
+    logits = logits.float()
+    nats = F.cross_entropy(logits, labels, reduction="none")
+    lead = -margin(logits, labels).detach()
+    saturated = (nats == 0) & lead.isfinite()
+    soft = F.cross_entropy(logits / _divisor(lead, saturated), labels, reduction="none")
+    return torch.where(saturated, soft - soft.detach() - lead, nats)
+
+
+def divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    """Return KL(clean answer || answer) of each image in nats, or a negative value where both are saturated.
+
+    As in ``cross_entropy``, logits are then divided so that the clean answer's first leads by ``SOFT_LEAD``, and
+    -1 / (1 + nats) of these stands for the nats of the others, which are lower than any that fp32 can tell from 0.
+
+    Args:
+        logits: ``[B, num_classes]``.
+        clean: the same shape, log-probabilities of the clean images.
+    """
+    answer = logits.float().log_softmax(1)
+    first = clean.argmax(1)
+    lead = -margin(clean, first)
+    saturated = (clean.amax(1) == 0) & (answer.gather(1, first[:, None])[:, 0] == 0) & lead.isfinite()
+    divisor = _divisor(lead, saturated)
+    soft = _kl((answer / divisor).log_softmax(1), (clean / divisor).log_softmax(1))
+    return torch.where(saturated, -1 / (1 + soft), _kl(answer, clean))
+
+
+def _divisor(lead: Tensor, saturated: Tensor) -> Tensor:
+    """Return what to divide each image's logits by, ``[B, 1]``; 1 where they are not saturated."""
+    return torch.where(saturated, lead / SOFT_LEAD, 1.0)[:, None]
+
+
+def _kl(answer: Tensor, clean: Tensor) -> Tensor:
+    return F.kl_div(answer, clean, log_target=True, reduction="none").sum(1)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:

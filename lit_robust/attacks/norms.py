@@ -15,6 +15,19 @@ from lit_robust.attacks.draws import Generators, draw_normal, draw_uniform
 Radius = float | Tensor
 """One radius for all images, or each image's own as float32 ``[B, 1, 1, 1]``; in [0, 1] pixel units."""
 
+FAINT = 1e-6
+"""Below this norm the 1e-10 that keeps a quotient from being 0 / 0 begins to count."""
+
+
+def to_unit_size(values: Tensor) -> Tensor:
+    """Return the power of two, ``[B, 1, ...]``, that takes each row's largest absolute value to between 0.5 and 1.
+
+    A product with a power of two is not rounded. Rows below 2**-100 get the factor of that number.
+    """
+    largest = values.abs().amax(dim=tuple(range(1, values.ndim)), keepdim=True).clamp_min(2.0**-100)
+    # A number's mantissa over the number is a power of two, without a rounding error.
+    return torch.frexp(largest).mantissa / largest
+
 
 class Norm(ABC):
     """A norm on images, with the geometry of its ball."""
@@ -53,8 +66,15 @@ class L2(Norm):
         return norms
 
     def normalise(self, gradient: Tensor) -> Tensor:
-        """Return the gradient over its norm plus 1e-10, as MadryLab/robustness does (``attack_steps.py``)."""
-        return gradient / (self.length(gradient) + 1e-10)
+        """Return the gradient over its norm plus 1e-10, as MadryLab/robustness does (``attack_steps.py``).
+
+        There the sum makes the steps up faint gradients short: no more than half as long for a norm below 1e-10. Here
+        a gradient of a norm below 1e-6 is first brought to a largest value between 0.5 and 1, so its step is whole.
+        """
+        length = self.length(gradient)
+        faint = length < FAINT
+        lifted = torch.where(faint, gradient * to_unit_size(gradient), gradient)
+        return lifted / (torch.where(faint, self.length(lifted), length) + 1e-10)
 
     def project(self, offset: Tensor, eps: Radius) -> Tensor:
         """Shrink offsets longer than ``eps`` to ``eps``."""

@@ -6,12 +6,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lit_robust.attacks.attack import Model
 from lit_robust.attacks.draws import Generators, draw_uniform
-from lit_robust.attacks.losses import LOSSES, cross_entropy, dlr_targeted
+from lit_robust.attacks.losses import LOSSES, cross_entropy, divergence, dlr_targeted
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import logits_of
 from lit_robust.core.precision import full_precision
 
 LossName = Literal["cross_entropy", "margin", "dlr", "kl"]
@@ -55,7 +55,7 @@ class Objective:
         if self.targets is not None:
             return TARGETED[self.name](logits, self.labels, self.targets)
         if self.clean is not None:
-            return F.kl_div(logits.float().log_softmax(1), self.clean, log_target=True, reduction="none").sum(1)
+            return divergence(logits, self.clean)
         return LOSSES[self.name](logits, self.labels)
 
     def reached(self, answers: Tensor) -> Tensor:
@@ -83,4 +83,4 @@ def random_targets(labels: Tensor, num_classes: int, generator: Generators) -> T
 def clean_logits(model: Model, images: Tensor) -> Tensor:
     """Return fp32 logits of clean images, from a forward pass without gradients; the mode is the caller's business."""
     with torch.no_grad(), full_precision(images.device.type):
-        return model(images).float()
+        return logits_of(model(images)).float()

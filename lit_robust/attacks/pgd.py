@@ -1,12 +1,12 @@
 """Projected gradient descent (Madry et al. 2018), in L1, L2 and Linf."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.ascent import Ball, best_iterate, last_iterate
+from lit_robust.attacks.ascent import Ball, Search, best_iterate, last_iterate
 from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_choice, check_eps, check_reach
 from lit_robust.attacks.draws import Generators, choose_generators
@@ -26,6 +26,18 @@ VERDICTS = {
     "best": "broken at the iterate of highest loss",
     "first": "broken at any step",
 }
+
+
+class Moved(NamedTuple):
+    """What training needs of an attack.
+
+    Attributes:
+        images: float32 ``[B, C, H, W]`` in [0, 1].
+        unmoved: bool ``[B]``, true where every gradient was zero or not finite, so that no step led anywhere.
+    """
+
+    images: Tensor
+    unmoved: Tensor
 
 
 @dataclass(frozen=True)
@@ -139,17 +151,24 @@ class PGD(Attack):
         return self._run(model, images, labels, targets, generator)
 
     def perturb(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Tensor:
-        """Return the adversarial images; see ``Attack``.
+        """Return the adversarial images; see ``Attack`` and ``search``."""
+        return self.search(model, images, labels, generator=generator).images
+
+    def search(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Moved:
+        """Return the adversarial images, and which the attack never moved; for training.
 
         With one search that keeps its last iterate this is ``steps`` forward and backward passes, which wait for no
         accelerator, so pixels' range is checked on the CPU alone; loss ``kl`` and targets add a pass of clean images.
+        Args and errors are those of a call.
         """
         self._check_call(images, labels, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             ball, objective = self._begin(model, images, labels, None, generator)
             if self.restarts == 1 and self.keep != "first":
-                return self._search(model, objective, ball, generator)
-            return self._restarted(model, objective, ball, generator).images
+                images, vanished = self._search(model, objective, ball, generator)
+                return Moved(images, vanished == max(self.steps, 1))
+            found = self._restarted(model, objective, ball, generator)
+            return Moved(found.images, (found.vanished > 0) & (found.vanished == found.steps))
 
     def _run(
         self, model: Model, images: Tensor, labels: Tensor, targets: Tensor | None, generator: Generators | None
@@ -162,7 +181,10 @@ class PGD(Attack):
             ball, objective = self._begin(model, images, labels, targets, generator)
             found = self._restarted(model, objective, ball, generator)
         check_numbers(found.score.loss)
-        return AttackResult(found.images, found.score.success, found.score.loss, found.steps)
+        verdict = found.score
+        return AttackResult(
+            found.images, verdict.success, verdict.loss, found.steps, found.vanished, verdict.probabilities
+        )
 
     def _begin(
         self, model: Model, images: Tensor, labels: Tensor, targets: Tensor | None, generator: Generators | None
@@ -192,6 +214,7 @@ class PGD(Attack):
             again = self._scored(model, rest, ball.select(left), choose_generators(generator, left))
             better = again.score.success | (again.score.loss > best.score.loss[left])
             best.steps[left] += again.steps
+            best.vanished[left] += again.vanished
             taken = better.nonzero()[:, 0]
             into = left[taken]
             best.images[into], best.reached[into] = again.images[taken], again.reached[taken]
@@ -203,13 +226,13 @@ class PGD(Attack):
         if self.keep == "first":
             start = self._start(ball, generator)
             return first_success(model, objective, start, ball, self.step_size, self.steps)
-        images = self._search(model, objective, ball, generator)
+        images, vanished = self._search(model, objective, ball, generator)
         verdict = score(model, images, objective.labels, lambda logits, _: objective.loss(logits))
         spent = torch.full_like(objective.labels, self.steps)
         # A search without steps and without a start returns the clean images themselves; restarts write into these.
-        return Found(images.clone(), verdict, objective.reached(verdict.answer), spent)
+        return Found(images.clone(), verdict, objective.reached(verdict.answer), spent, vanished)
 
-    def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Tensor:
+    def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Search:
         search = last_iterate if self.keep == "last" else best_iterate
         start = self._start(ball, generator)
         return search(model, objective.loss, start, ball, self.step_size, self.steps)

@@ -14,6 +14,7 @@ from lit_robust.attacks.losses import LOSSES, margin
 from lit_robust.attacks.square_moves import MOVES
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import logits_of
 
 ScheduleName = Literal["fixed", "scaled"]
 
@@ -76,7 +77,15 @@ class Square(SurvivorAttack):
         """Attack and score; see ``SurvivorAttack``. Gradients are never asked for."""
         with self._opened(model, images, labels, LOSSES["margin"], generator) as ledger:
             self.explore(ledger, generator)
-        return SquareResult(ledger.images, ledger.broken, ledger.losses, ledger.steps, ledger.queries)
+        return SquareResult(
+            ledger.images,
+            ledger.broken,
+            ledger.losses,
+            ledger.steps,
+            ledger.vanished,
+            torch.zeros_like(ledger.broken),  # Without gradients it does not matter whether they vanish.
+            ledger.queries,
+        )
 
     def explore(self, ledger: Ledger, generator: Generators | None) -> None:
         """Search from a random start; see ``SurvivorAttack``."""
@@ -96,7 +105,7 @@ class Square(SurvivorAttack):
         best, highest = tried, torch.full_like(clean[:, 0, 0, 0], float("-inf"))
         for query in range(self.queries + 1):
             # Not under `no_grad`: see `frozen` on autocast's cache. Frozen weights build no graph anyway.
-            logits = ledger.model(tried).detach()
+            logits = logits_of(ledger.model(tried)).detach()
             ledger.queries[rows] += 1
             reached = margin(logits, labels)
             higher = reached > highest

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_reach
 from lit_robust.attacks.draws import Generators
+from lit_robust.attacks.flags import are_probabilities
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES, Loss
 from lit_robust.attacks.objective import clean_logits
@@ -35,7 +36,7 @@ class Ledger:
         losses: float32 ``[B]``, the loss at ``images``.
         steps: int64 ``[B]``, gradients computed for each image.
         queries: int64 ``[B]``, forward passes spent on each image by a search without gradients.
-        zero_gradient: bool ``[B]``, true where a search that does not use cross-entropy began on a gradient of zeros.
+        vanished: int64 ``[B]``, how many of the gradients were zero or not finite.
     """
 
     def __init__(self, model: Model, clean: Tensor, labels: Tensor, loss: Loss) -> None:
@@ -51,7 +52,7 @@ class Ledger:
         self.losses = loss(self.logits, labels).float() if len(labels) else count.float()
         self.steps = count.clone()
         self.queries = count.clone()
-        self.zero_gradient = count.bool()
+        self.vanished = count.clone()
 
     def open(self) -> Tensor:
         """Return the rows that are not broken, int64 ascending; waits for an accelerator."""
@@ -108,7 +109,14 @@ class SurvivorAttack(Attack):
         """
         with self._opened(model, images, labels, LOSSES[self._scored_loss()], generator) as ledger:
             self.explore(ledger, generator)
-        return AttackResult(ledger.images, ledger.broken, ledger.losses, ledger.steps)
+        return AttackResult(
+            ledger.images,
+            ledger.broken,
+            ledger.losses,
+            ledger.steps,
+            ledger.vanished,
+            are_probabilities(ledger.logits),
+        )
 
     def _scored_loss(self) -> str:
         return "margin"

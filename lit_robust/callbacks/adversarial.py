@@ -12,7 +12,7 @@ from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
 from lit_robust.attacks.checks import check_choice, check_reach
 from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
-from lit_robust.callbacks.autoattack_tally import CLEAN, SMALLER_EPS, AutoAttackTally
+from lit_robust.callbacks.attack_tally import CLEAN, SMALLER_EPS, AttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
 from lit_robust.callbacks.wandb_record import log_curve
@@ -108,7 +108,7 @@ class AdversarialAccuracy(EvaluationCallback):
         self.attacked = self.model if attacked is model else SomeClasses(attacked, classes, device)
         self.sweep: Sweep | None = None
         causes = [(CLEAN,), *[(CLEAN, SMALLER_EPS)] * (len(self.attacks) - 1)]
-        self.tallies = [AutoAttackTally(*pair, device) for pair in zip(self.attacks, causes, strict=True)]
+        self.tallies = [AttackTally(*pair, device) for pair in zip(self.attacks, causes, strict=True)]
         self.trainer = module.trainer
 
     def _attacked(self, module: LightningModule, model: nn.Module) -> nn.Module:
@@ -160,8 +160,7 @@ class AdversarialAccuracy(EvaluationCallback):
             self._take(found)
         results = []
         for attack, value, tally in zip(self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True):
-            counted = tally.reduced(self.trainer.strategy)
-            warnings = counted.pop("warnings", ())
+            counted, warnings = tally.reduced(self.trainer.strategy)
             protocol = {**self._protocol(attack), **counted}
             name = f"{self.stem}_eps_{attack.eps:.4g}"
             results.append(self.result(name, value, "fraction", protocol, warnings=warnings))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
 from lit_robust.callbacks.adversarial import check_goes_on, random_of
+from lit_robust.callbacks.attack_tally import CLEAN, AttackTally
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
@@ -54,6 +55,7 @@ class ThetaSearch(EvaluationCallback):
         if attack is not None:
             check_goes_on(attack, "gray-box")
         self.attack = attack
+        self.tally: AttackTally | None = None
         self.thetas = sorted(float(theta) for theta in thetas)
 
     @property
@@ -73,15 +75,19 @@ class ThetaSearch(EvaluationCallback):
             raise UserError(f"ThetaSearch is for a CacheModule, and this is a {type(module).__name__}: take it out.")
         self.trainer = module.trainer
         self.correct = torch.zeros(len(self.thetas), dtype=torch.int64, device=module.device)
+        if self.attack is not None:
+            self.tally = AttackTally(self.attack, (CLEAN,), module.device)
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch."""
         model: Any = module.get_submodule("model")
         images = batch.image
-        if self.attack is not None and len(images):
+        if self.attack is not None and self.tally is not None and len(images):
             generators = [random_of(number) for number in batch.index.tolist()]
             backbone = cast(nn.Module, model.backbone)
-            images = self.attack(backbone, images, batch.label, generator=generators).images
+            found = self.attack(backbone, images, batch.label, generator=generators)
+            self.tally.add(found)
+            images = found.images
         with torch.no_grad(), full_precision(images.device.type):
             answers = cast(AnswersAt, model.retrieval).at(model.queries(images), self.thetas).argmax(2)
         self.correct += (answers == batch.label).sum(1)
@@ -89,10 +95,14 @@ class ThetaSearch(EvaluationCallback):
     def compute(self) -> list[Result]:
         """Return the accuracy at each theta, and the theta of the best; of equal ones the smallest."""
         correct = self.trainer.strategy.reduce(self.correct.clone(), reduce_op="sum").tolist()
-        protocol = {"attack": "none" if self.attack is None else self.attack.protocol()}
+        protocol: dict[str, Any] = {"attack": "none" if self.attack is None else self.attack.protocol()}
+        counted, warnings = ({}, []) if self.tally is None else self.tally.reduced(self.trainer.strategy)
+        protocol |= counted
         results = [
-            self.result(f"{self.stem}_theta_{theta:g}", right / self.described.count, "fraction", protocol)
+            self.result(
+                f"{self.stem}_theta_{theta:g}", right / self.described.count, "fraction", protocol, warnings=warnings
+            )
             for theta, right in zip(self.thetas, correct, strict=True)
         ]
         best = self.thetas[correct.index(max(correct))]
-        return [*results, self.result(f"best_theta_{self.stem}", best, "theta", protocol)]
+        return [*results, self.result(f"best_theta_{self.stem}", best, "theta", protocol, warnings=warnings)]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import logits_of
 
 
 class Classifier(nn.Module):
@@ -14,7 +15,8 @@ class Classifier(nn.Module):
     Attacks and corruptions work on what goes in here, so eps is always in pixel units of [0, 1].
 
     Args:
-        network: takes normalised images ``[B, 3, H, W]`` and returns logits ``[B, num_classes]``.
+        network: takes normalised images ``[B, 3, H, W]`` and returns logits ``[B, num_classes]``, alone or as
+            ``logits_of`` finds them.
         mean: per-channel mean, in [0, 1] pixel units.
         std: per-channel standard deviation, in [0, 1] pixel units.
     """
@@ -33,8 +35,7 @@ class Classifier(nn.Module):
         """Return logits ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1]."""
         normalised = (images - self.mean) / self.std
         # Convolutions are fastest with channels last, on CPUs and GPUs; where images are so already this is free.
-        logits: Tensor = self.network(normalised.contiguous(memory_format=torch.channels_last))
-        return logits
+        return logits_of(self.network(normalised.contiguous(memory_format=torch.channels_last)))
 
     def features(self, images: Tensor, layer: str) -> Tensor:
         """Return what the sub-module named ``layer`` gives out for ``images``, before later modules change it in place.

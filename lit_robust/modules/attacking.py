@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_robust.attacks import PGD
@@ -16,6 +17,9 @@ from lit_robust.metrics import RobustAccuracy
 from lit_robust.models import Network
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.optimisation import Optimisation
+
+MOST_UNMOVED = 0.01
+"""The share of images that an attack may leave where they were before there is a warning."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ class AttackingModule(ClassifierModule, ABC):
         self.attack = attack
         self.schedule = schedule
         self.validation_robustness = RobustAccuracy()
+        self.validation_unmoved = RobustAccuracy()
+        self._unmoved, self._watched = torch.tensor(0), 0
+        self._warned: set[str] = set()
         self.keep_hyperparameters(network=network, optimisation=optimisation, attack=attack, schedule=schedule)
 
     def perturb(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -77,7 +84,28 @@ class AttackingModule(ClassifierModule, ABC):
         if self.schedule.warmup_epochs:
             done = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
             attack = attack.with_eps(attack.eps * self.schedule.strength(done))
-        return attack.perturb(self.model, batch.image, batch.label, generator=self._training_draws(batch))
+        found = attack.search(self.model, batch.image, batch.label, generator=self._training_draws(batch))
+        self._watch(found.unmoved)
+        return found.images
+
+    def _watch(self, unmoved: Tensor) -> None:
+        """Log the share of images that the attack never moved, and warn once; no step waits for the device."""
+        self.log("train/unmoved", unmoved.float().mean(), batch_size=len(unmoved))
+        self._unmoved = self._unmoved.to(self.device) + unmoved.sum()
+        self._watched += len(unmoved)
+        # There the loggers wait for the device anyway.
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._warn_of(float(self._unmoved) / self._watched, "training")
+            self._unmoved, self._watched = torch.zeros_like(self._unmoved), 0
+
+    def _warn_of(self, unmoved: float, what: str) -> None:
+        if unmoved > MOST_UNMOVED and what not in self._warned:
+            self._warned.add(what)
+            rank_zero_warn(
+                f"The {what} attack never moved {unmoved:.1%} of the images, as their gradients are zero or not "
+                "finite: the network hides its gradient, and accuracy under this attack says nothing. Look whether it "
+                "returns logits and has not collapsed."
+            )
 
     def _training_draws(self, batch: Batch) -> list[torch.Generator] | None:
         """Return each sample's source of random draws in this epoch, whichever rank and batch it is in."""
@@ -103,18 +131,27 @@ class AttackingModule(ClassifierModule, ABC):
             for number in kept.index.tolist()
         ]
         attack = self.schedule.validation_attack or self.attack
-        attacked = attack.perturb(self.model, kept.image, kept.label, generator=generators)
-        self.validation_robustness.update((self.model(attacked).argmax(1) == kept.label)[None])
+        found = attack.search(self.model, kept.image, kept.label, generator=generators)
+        self.validation_robustness.update((self.model(found.images).argmax(1) == kept.label)[None])
+        self.validation_unmoved.update(found.unmoved[None])
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/top1``, ``val/top5``, and where it was measured ``val/adversarial_top1``; exact over all ranks."""
+        """Log ``val/top1`` and ``val/top5``; where images were attacked ``val/adversarial_top1`` and ``val/unmoved``.
+
+        All are exact over all ranks. The last is the share of images that the attack never moved.
+        """
         super().on_validation_epoch_end()
         if self._validates():
             self.log("val/adversarial_top1", self.validation_robustness.compute().float(), prog_bar=True)
+            unmoved = self.validation_unmoved.compute().float()
+            self.log("val/unmoved", unmoved)
+            self._warn_of(float(unmoved), "validation")
         self.validation_robustness.reset()
+        self.validation_unmoved.reset()
 
     def on_fit_start(self) -> None:
-        """Refuse to choose checkpoints by a value that some epochs do not have."""
+        """Watch anew what the attack moves; refuse to choose checkpoints by a value that some epochs do not have."""
+        self._unmoved, self._watched, self._warned = torch.tensor(0), 0, set()
         every = self.schedule.validate_every
         for callback in self.trainer.checkpoint_callbacks:
             chosen = getattr(callback, "monitor", None) == "val/adversarial_top1"

@@ -31,10 +31,10 @@ def test_one_l2_step_up_a_linear_loss_moves_by_step_along_the_gradient() -> None
 
 def test_long_search_up_a_linear_loss_ends_at_the_ball_s_highest_point() -> None:
     clean = torch.full((2, 3, 4, 4), 0.5)
-    found = last_iterate(linear, itself, clean, Ball(clean, L2(), 0.4), 0.15, 10)
+    found = last_iterate(linear, itself, clean, Ball(clean, L2(), 0.4), 0.15, 10).images
     # Highest point of a linear function on a ball: its centre plus the radius along the gradient.
     torch.testing.assert_close(found - clean, (0.4 * WEIGHTS / WEIGHTS.norm()).expand_as(clean), rtol=0, atol=2e-7)
-    found = last_iterate(linear, itself, clean, Ball(clean, Linf(), 0.1), 0.03, 10)
+    found = last_iterate(linear, itself, clean, Ball(clean, Linf(), 0.1), 0.03, 10).images
     torch.testing.assert_close(found - clean, (0.1 * WEIGHTS.sign()).expand_as(clean), rtol=0, atol=1e-7)
 
 
@@ -54,9 +54,9 @@ def test_best_iterate_finds_the_highest_point_on_the_way() -> None:
 
     clean = torch.full((3, 1, 1, 1), 0.5)
     ball = Ball(clean, Linf(), 1.0)
-    assert last_iterate(hill, itself, clean, ball, 0.1, 1).flatten().tolist() == pytest.approx([0.6] * 3)
-    assert torch.equal(best_iterate(hill, itself, clean, ball, 0.1, 1), clean)
-    assert torch.equal(best_iterate(hill, itself, clean, ball, 0.1, 0), clean)
+    assert last_iterate(hill, itself, clean, ball, 0.1, 1).images.flatten().tolist() == pytest.approx([0.6] * 3)
+    assert torch.equal(best_iterate(hill, itself, clean, ball, 0.1, 1).images, clean)
+    assert torch.equal(best_iterate(hill, itself, clean, ball, 0.1, 0).images, clean)
 
 
 def test_best_iterate_is_chosen_image_by_image(
@@ -70,7 +70,7 @@ def test_best_iterate_is_chosen_image_by_image(
     for _ in range(6):
         path.append(ascent_step(bumpy, loss, path[-1], ball, 2.5)[0])
     losses = torch.stack([loss(bumpy(point)).detach() for point in path])
-    best = best_iterate(bumpy, loss, images, ball, 2.5, 6)
+    best = best_iterate(bumpy, loss, images, ball, 2.5, 6).images
     assert torch.equal(best, torch.stack(path)[losses.argmax(0), torch.arange(8)])
     assert len(set(losses.argmax(0).tolist())) > 1, "steps this long should overshoot for some images"
 

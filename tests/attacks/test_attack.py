@@ -26,7 +26,7 @@ ATTACKS: list[Attack] = [
 def test_perturb_of_an_attack_without_its_own_gives_the_images_of_a_call() -> None:
     class Invert(Attack):
         def __call__(self, model: Any, images: Tensor, labels: Tensor, *, generator: Any = None) -> AttackResult:
-            return AttackResult(1 - images, labels != labels, torch.zeros(2), labels)
+            return AttackResult(1 - images, labels != labels, torch.zeros(2), labels, labels, labels != labels)
 
         def protocol(self) -> dict[str, Any]:
             return {"name": "Invert"}

@@ -85,11 +85,16 @@ def test_normalised_gradients_have_length_one_and_zero_stays_zero() -> None:
         torch.testing.assert_close(lengths, expected, rtol=1e-6, atol=0)
 
 
-def test_l2_guard_is_added_to_the_norm() -> None:
-    gradient = torch.zeros(1, 3, 2, 2)
-    gradient[0, 0, 0, 0] = 1e-10
-    # 1e-10 / (1e-10 + 1e-10)
-    assert L2().normalise(gradient)[0, 0, 0, 0].item() == pytest.approx(0.5, rel=1e-5)
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-7, 1e-10, 1e-20, 1e-30])
+def test_a_step_up_a_faint_gradient_is_whole_too(size: float) -> None:
+    gradient = offsets(size)
+    for norm in (L1(), L2(), Linf()):
+        torch.testing.assert_close(norm.normalise(gradient), norm.normalise(offsets(1.0)), rtol=2e-4, atol=1e-7)
+
+
+def test_of_usual_gradients_l2_is_madrylab_s_to_the_last_digit() -> None:
+    gradient = offsets(1e-3)
+    assert torch.equal(L2().normalise(gradient), gradient / (L2().length(gradient) + 1e-10))
 
 
 @pytest.mark.parametrize("norm", [L1(), L2(), Linf()])

@@ -197,6 +197,37 @@ def test_every_image_is_in_autoattack_s_counts(toy, tmp_path, trained, monkeypat
         assert flags["gained_by_square"] == by["square"]
 
 
+def test_a_scaled_network_is_as_robust_in_a_test_and_a_hidden_gradient_is_warned_of(toy, tmp_path, trained):
+    weights, _ = trained
+    state = torch.load(weights / "0.pt", weights_only=True)
+    torch.save(
+        {name: 1000 * tensor if name.startswith("fc.") else tensor for name, tensor in state.items()},
+        tmp_path / "scaled.pt",
+    )
+    torch.save(
+        {name: 0 * tensor if name == "fc.weight" else tensor for name, tensor in state.items()}, tmp_path / "blind.pt"
+    )
+    attack = {"class_path": "lit_robust.attacks.PGD", "init_args": {"eps": 0.4, "step_size": 0.1, "steps": 5}}
+    values = {}
+    for name, file in (
+        ("plain", weights / "0.pt"),
+        ("scaled", tmp_path / "scaled.pt"),
+        ("blind", tmp_path / "blind.pt"),
+    ):
+        (tmp_path / name).mkdir()
+        values[name] = results_of(toy, tmp_path / name, file, [{"attack": attack, "eps": [0.1, 0.2]}]).results
+    plain, scaled = ([result.value for result in values[name]] for name in ("plain", "scaled"))
+    assert 0.1 < plain[2] < plain[0] < 0.9, "the strengths have to matter"
+    # One image of 41 is 2.4 points, and may round to the other side.
+    assert scaled == pytest.approx(plain, abs=1.01 / 41)
+    assert not any(result.warnings for result in (*values["plain"], *values["scaled"]))
+    for result in values["blind"]:
+        flags = result.protocol["flags"]
+        right = 41 - flags["unattacked"]
+        assert 0 < right == flags["zero_gradient"] == flags["unmoved"] == round(41 * result.value)
+        assert f"zero or not finite for {right} of {right} images, of which {right} withstood" in result.warnings[0]
+
+
 class AmongA(StandardModule):
     """Sure of class 5, which is none of ImageNet-A's; of those, one or the other by an image's brightness."""
 

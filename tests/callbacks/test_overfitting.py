@@ -19,7 +19,8 @@ def planned(monkeypatch, broken):
 
     def attack(self, model, images, labels, *, generator=None):
         success = torch.arange(len(images)) < next(looks)
-        return AttackResult(images, success, torch.zeros(len(images)), torch.zeros_like(labels))
+        zero = torch.zeros_like(labels)
+        return AttackResult(images, success, zero.float(), zero, zero, zero > 0)
 
     monkeypatch.setattr(PGD, "__call__", attack)
 

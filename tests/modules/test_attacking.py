@@ -1,20 +1,24 @@
 """What schemes with an attack share: the warm-up of eps, and validation under attack."""
 
 import math
+import warnings
 
 import pytest
+import torch
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from test_modules import ATTACK, NETWORK, SETTINGS, Loader
 
 from lit_robust.attacks import PGD
+from lit_robust.attacks.pgd import Moved
 from lit_robust.core.errors import UserError
-from lit_robust.modules import AdversarialModule, AdvPropModule
+from lit_robust.modules import AdversarialModule, AdvPropModule, TradesModule
 from lit_robust.modules.attacking import AttackSchedule
 
 
-def fit(module, tmp_path, epochs):
+def fit(module, tmp_path, epochs, every=50):
     options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options["log_every_n_steps"] = every
     trainer = Trainer(max_epochs=epochs, default_root_dir=tmp_path, enable_model_summary=False, **options)
     trainer.fit(module, Loader(), Loader())
     return trainer
@@ -25,9 +29,9 @@ def test_eps_grows_linearly_over_the_warmup(tmp_path, monkeypatch):
 
     def remember(self, model, images, labels, *, generator=None):
         used.append((self.eps, self.step_size, model.training))
-        return images
+        return Moved(images, labels < 0)
 
-    monkeypatch.setattr(PGD, "perturb", remember)
+    monkeypatch.setattr(PGD, "search", remember)
     module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(warmup_epochs=1.5, validate_every=0))
     fit(module, tmp_path, epochs=2)
     # Three steps an epoch: after 1 of 4.5 steps 2/9 of eps, at the fifth and sixth all of it.
@@ -78,6 +82,24 @@ def test_without_attacked_validation_nothing_is_logged(tmp_path):
     trainer = fit(module, tmp_path, epochs=1)
     assert "val/adversarial_top1" not in trainer.callback_metrics
     assert "val/top1" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("scheme", [AdversarialModule, AdvPropModule, TradesModule])
+def test_an_attack_that_moves_nothing_is_logged_and_warned_of_once(tmp_path, scheme):
+    module = scheme(NETWORK, SETTINGS, PGD(eps=0.5, start="ball", loss="kl" if scheme is TradesModule else "margin"))
+    trainer = fit(module, tmp_path, epochs=1)
+    assert float(trainer.callback_metrics["train/unmoved"]) == float(trainer.callback_metrics["val/unmoved"]) == 0
+    # A layer of zeros that is not trained hides every gradient.
+    torch.nn.init.zeros_(module.classifier.network.fc.weight).requires_grad_(False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer = fit(module, tmp_path, epochs=2, every=1)
+    assert float(trainer.callback_metrics["train/unmoved"]) == float(trainer.callback_metrics["val/unmoved"]) == 1
+    told = [str(one.message) for one in said if "never moved" in str(one.message)]
+    assert sorted(sentence.split(" of the images")[0] for sentence in told) == [
+        "The training attack never moved 100.0%",
+        "The validation attack never moved 100.0%",
+    ]
 
 
 def test_a_negative_schedule_is_refused():

@@ -1,4 +1,4 @@
-"""What AutoAttack says beside its verdicts, summed over batches and ranks."""
+"""What an attack says beside its verdicts, summed over batches and ranks."""
 
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -14,11 +14,10 @@ CLEAN = "clean"
 SMALLER_EPS = "smaller eps"
 
 
-class AutoAttackTally:
-    """Counts what broke how many images, and the signs that a verdict may be too good.
+class AttackTally:
+    """Counts the signs that a verdict may be too good, and of AutoAttack what broke how many images.
 
-    Its shares are of all images, so those that were broken without this attack belong into it. Results of other attacks
-    leave it empty.
+    Its shares are of all images, so those that were broken without this attack belong into it.
 
     Args:
         attack: whose results are counted.
@@ -34,32 +33,28 @@ class AutoAttackTally:
 
     def add(self, result: AttackResult) -> None:
         """Count a batch that was attacked."""
+        self.flags += torch.tensor(astuple(result.flags), device=self.flags.device)
         if isinstance(result, AutoAttackResult):
             # A result's codes count from clean errors, then the attacks.
             code = result.code[result.code >= 0]
             place = torch.where(code == 0, self.causes.index(CLEAN), code - 1 + len(self.causes))
             self.broken_by += torch.bincount(place, minlength=len(self.broken_by))
-            self.flags += torch.tensor(astuple(result.flags), device=self.flags.device)
 
     def add_broken(self, cause: str, count: int) -> None:
         """Count images that were broken already and not attacked."""
-        if not self.attacks:
-            return
         self.broken_by[self.causes.index(cause)] += count
         self.flags += torch.tensor(astuple(Flags(images=count, unattacked=count)), device=self.flags.device)
 
-    def reduced(self, strategy: Strategy) -> dict[str, Any]:
-        """Return what belongs into a result's protocol; every rank calls this. Empty without AutoAttack.
+    def reduced(self, strategy: Strategy) -> tuple[dict[str, Any], list[str]]:
+        """Return what belongs into a result's protocol, and its warnings, a sentence a sign; every rank calls this.
 
         Returns:
-            ``broken_by``, cause or attack to images; ``flags``, sign to images; ``warnings``, a sentence a sign.
+            The protocol's part is ``flags``, sign to images, and of AutoAttack ``broken_by``, cause or attack to
+            images.
         """
-        if not self.attacks:
-            return {}
         sums: list[Tensor] = [strategy.reduce(part.clone(), reduce_op="sum") for part in (self.broken_by, self.flags)]
         broken_by, numbers = (part.tolist() for part in sums)
-        return {
-            "broken_by": dict(zip((*self.causes, *self.attacks), broken_by, strict=True)),
-            "flags": dict(zip(Flags.__dataclass_fields__, numbers, strict=True)),
-            "warnings": Flags(*numbers).sentences(),
-        }
+        protocol: dict[str, Any] = {"flags": dict(zip(Flags.__dataclass_fields__, numbers, strict=True))}
+        if self.attacks:
+            protocol["broken_by"] = dict(zip((*self.causes, *self.attacks), broken_by, strict=True))
+        return protocol, Flags(*numbers).sentences()
