@@ -291,19 +291,17 @@ def test_killed_in_mid_epoch_a_run_goes_on_to_the_same_weights(toy, tmp_path, re
     )
     batch = [*IMAGENET, "--data.batch_size", "32", "--data.training", "{crop: padded, size: 48, flip: true}"]
 
-    def fit(run, kill, workers, *more):
+    def words(run, workers, *more):
         settings = [*options("toy/adversarial.yaml", run, root), *batch, "--data.num_workers", workers]
-        return command(["fit", *settings, "--trainer.callbacks", every_step, *more], KILL=kill)
+        return ["fit", *settings, "--trainer.callbacks", every_step, *more]
 
     with serving(toy) as (url, _):
         root = {"indexed": toy, "stream": url}[reader]
-        killed = fit(tmp_path / "killed", "yes", "2")
+        killed = command(words(tmp_path / "killed", "2"), KILL="yes")
         assert killed.returncode == -9, killed.stderr
         last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-        resumed = fit(tmp_path / "killed", "no", "1", "--ckpt_path", str(last))
-        assert resumed.returncode == 0, resumed.stderr
-        whole = fit(tmp_path / "whole", "no", "0")
-        assert whole.returncode == 0, whole.stderr
+        assert main(words(tmp_path / "killed", "1", "--ckpt_path", str(last))) == 0
+        assert main(words(tmp_path / "whole", "0")) == 0
     one = torch.load(last, weights_only=True)
     two = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)
     assert one["global_step"] == two["global_step"] == 6
@@ -321,7 +319,7 @@ def test_a_checkpoint_by_time_waits_for_gathered_gradients(toy, tmp_path):
         {"class_path": "lit_robust.callbacks.CheckpointBetweenSteps", "init_args": by_time},
         {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": at_end},
     ]
-    words = [*IMAGENET, "--data.batch_size", "12", "--trainer.accumulate_grad_batches", "3"]
+    words = [*IMAGENET, "--data.batch_size", "12", "--data.training", PLAIN, "--trainer.accumulate_grad_batches", "3"]
     weights = []
     for run, kept, more in (("whole", callbacks, []), ("resumed", callbacks[1:], ["--ckpt_path", str(copy)])):
         settings = [*options("toy/adversarial.yaml", tmp_path / run, toy), *words, "--trainer.max_epochs", "1"]
