@@ -1,5 +1,6 @@
-"""A callback that ends its process as a power cut would."""
+"""Callbacks that end a command as a power cut, a terminal or a queue would."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -37,3 +38,34 @@ class CopyBefore(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.fit_loop.total_batch_idx == self.batch - 1:
             shutil.copy(self.file, self.copy)
+
+
+class SignalAt(Callback):
+    """Sends this process and its loader's a signal at a hook, some times: as a terminal, or a queue, does.
+
+    Args:
+        hook: ``sanity``, ``batch`` or ``test``.
+        step: the training's step, from 1, where it is a batch.
+        name: of the signal.
+        times: how often.
+    """
+
+    def __init__(self, hook: str, step: int = 0, name: str = "SIGINT", times: int = 1) -> None:
+        self.hook, self.step, self.name, self.times = hook, step, name, times
+
+    def _send(self, hook: str) -> None:
+        if hook == self.hook:
+            for _ in range(self.times):
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid, signal.Signals[self.name])
+                os.kill(os.getpid(), signal.Signals[self.name])
+
+    def on_sanity_check_start(self, trainer, pl_module):
+        self._send("sanity")
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self._send("batch")
+
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self._send("test")

@@ -3,7 +3,7 @@
 from lit_robust.callbacks.accuracy import ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
 from lit_robust.callbacks.calibration import CalibrationEvaluation
-from lit_robust.callbacks.checkpoint import CheckpointBetweenSteps
+from lit_robust.callbacks.checkpoints import CheckpointBetweenSteps, SaveOnSignal
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
@@ -38,6 +38,7 @@ __all__ = [
     "Resumption",
     "SampleImages",
     "SampleRestriction",
+    "SaveOnSignal",
     "ShapeBiasEvaluation",
     "ThetaSearch",
     "Throughput",

@@ -145,6 +145,14 @@ class Resumption(Callback):
                 RunResults(facts, {}, evaluation.results, evaluation.examples).save(place)
                 self.kept.add(evaluation.label)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note how an interrupted test goes on."""
+        if self.settings and isinstance(exception, KeyboardInterrupt | SystemExit):
+            sentence = (
+                "interrupted; measures that were finished are kept, and the same command goes on with the others."
+            )
+            exception.add_note(sentence if trainer.is_global_zero else "")
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what was stored, on rank 0: the test is through."""
         if self.settings and trainer.is_global_zero:

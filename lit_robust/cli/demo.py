@@ -44,11 +44,13 @@ def run_demo(output: Path, seed: int, command: Callable[[Sequence[str]], int]) -
         settings = _settings(folder, data, seed)
         if _is_finished(folder, f"{made_by} {recipe.read_text()} {measures.read_text()}"):
             continue
-        last = folder / "checkpoints" / "last.ckpt"
+        checkpoints = folder / "checkpoints"
+        newest = max(checkpoints.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns, default=None)
+        steps.run(["fit", "-c", str(recipe), *settings, *(["--ckpt_path", str(newest)] if newest else [])], command)
         steps.run(
-            ["fit", "-c", str(recipe), *settings, *(["--ckpt_path", str(last)] if last.is_file() else [])], command
+            ["test", "-c", str(recipe), "-c", str(measures), *settings, "--ckpt_path", str(checkpoints / "last.ckpt")],
+            command,
         )
-        steps.run(["test", "-c", str(recipe), "-c", str(measures), *settings, "--ckpt_path", str(last)], command)
         steps.finish(folder)
     _remember(output, data, seed, command, f"{made_by} {measures.read_text()}")
     folders = [output / name for name in (*TRAINED, CACHE)]

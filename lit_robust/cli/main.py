@@ -62,7 +62,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after ``lit-robust``; those of the process where null.
 
     Returns:
-        0 if all went well, 2 after a user's mistake, which was explained in one sentence on standard error.
+        0 if all went well, 2 after a user's mistake, which was explained in one sentence on standard error; 130 after
+        Ctrl-C, 143 after SIGTERM, 85 after SIGUSR1.
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
@@ -80,13 +81,17 @@ def main(args: Sequence[str] | None = None) -> int:
             from lit_robust.cli.tools import run_tool
 
             run_tool(words)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except SystemExit as ended:
+    except (KeyboardInterrupt, SystemExit) as ended:
         # Lightning turns Ctrl-C into an exit with code 1.
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            return _interrupted()
-        raise
+        by_hand = ended.__context__ if isinstance(ended.__context__, KeyboardInterrupt) else ended
+        notes = getattr(by_hand, "__notes__", None)
+        if notes is None and not isinstance(by_hand, KeyboardInterrupt):
+            raise
+        kept = "nothing" if words[0] in TRAINER_COMMANDS else "what was finished"
+        for note in notes or [f"interrupted; {kept} is kept."]:
+            if note:
+                print(f"lit-robust: {note}", file=sys.stderr)
+        return 130 if isinstance(by_hand, KeyboardInterrupt) else int(by_hand.code or 0)
     except Exception as error:
         from lit_robust.cli.mistakes import explain
         from lit_robust.core.errors import printable
@@ -97,8 +102,3 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lit-robust: {printable(sentence)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _interrupted() -> int:
-    print("lit-robust: interrupted; what was finished is kept.", file=sys.stderr)
-    return 130

@@ -107,5 +107,7 @@ def run_apart(words: list[str]) -> None:
 def _check(code: int) -> None:
     if code == 130:
         raise KeyboardInterrupt
+    if code == 143:
+        raise SystemExit(code)
     if code != 0:
         raise UserError("Stopped at the command above, for the reason it gave.")

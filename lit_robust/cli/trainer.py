@@ -5,10 +5,12 @@ import logging
 import os
 import pickle
 import pkgutil
+import signal
 import sys
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,18 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_robust import callbacks, data, modules
-from lit_robust.callbacks.whole_checkpoints import write_whole_checkpoints
+from lit_robust.callbacks.checkpoints import FILE, SaveOnSignal, newest_checkpoint, write_whole_checkpoints
 from lit_robust.core.errors import UserError
-from lit_robust.core.files import write_text
+from lit_robust.core.files import held_alone, write_text
 from lit_robust.core.results import FILE_NAME
 from lit_robust.data import RobustDataModule
 from lit_robust.models.foreign.containers import check_archive
@@ -52,7 +56,15 @@ class KeepConfig(SaveConfigCallback):
 
 
 class RobustCLI(LightningCLI):
-    """LightningCLI whose loggers and checkpoints live in the run's folder, ``trainer.default_root_dir``."""
+    """LightningCLI whose loggers and checkpoints live in the run's folder, ``trainer.default_root_dir``.
+
+    Attributes:
+        command: what was typed.
+        held: the lock of the run's folder, for as long as the command runs.
+    """
+
+    command: str
+    held = ExitStack()
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
@@ -133,6 +145,21 @@ class RobustCLI(LightningCLI):
             kept = [callback for callback in trainer.callbacks if not isinstance(callback, LearningRateMonitor)]  # type: ignore[attr-defined]
             trainer.callbacks = kept  # type: ignore[attr-defined]
         write_whole_checkpoints(trainer)
+        if "://" not in options.default_root_dir and trainer.is_global_zero:
+            self.held.enter_context(
+                held_alone(
+                    Path(options.default_root_dir) / ".lock",
+                    f"Another command works in {options.default_root_dir}: wait for it, or give this one a folder of "
+                    "its own, by --trainer.default_root_dir.",
+                )
+            )
+        if self.config.subcommand == "fit":
+            savers = [callback for callback in trainer.callbacks if isinstance(callback, SaveOnSignal)]  # type: ignore[attr-defined]
+            if not savers:
+                savers = [SaveOnSignal(("SIGTERM", "SIGINT"))]
+                trainer.callbacks.insert(0, *savers)  # type: ignore[attr-defined]
+            for saver in savers:
+                saver.command = saver.command or self.command
         return trainer
 
     def before_instantiate_classes(self) -> None:
@@ -147,11 +174,43 @@ class RobustCLI(LightningCLI):
                 network.weights = None
         trainer = options.trainer
         root = Path(trainer.default_root_dir)
+        folders = {root / FILE.parent}
         for entry in [*_listed(trainer.logger), *_listed(trainer.callbacks)]:
             arguments = entry.get("init_args", {})
             for key in ("save_dir", "dirpath"):
                 if arguments.get(key) is not None:
                     arguments[key] = str(root / arguments[key])
+                    folders |= {Path(arguments[key])} if key == "dirpath" else set()
+        if self.config.subcommand == "fit":
+            check_folder(root, sorted(folders), checkpoint)
+
+
+def check_folder(root: Path, folders: Sequence[Path], checkpoint: str | None) -> None:
+    """Refuse to train where another run's checkpoints or results lie, which the new ones would not replace.
+
+    Lightning would write ``last-v1.ckpt`` beside the other run's ``last.ckpt``.
+
+    Args:
+        root: the run's folder.
+        folders: of its checkpoints.
+        checkpoint: from which the training goes on; null for a new one.
+
+    Raises:
+        UserError: something of another run is there.
+    """
+    requeued = SLURMEnvironment.detect() and any(root.glob("hpc_ckpt_*"))  # Lightning goes on from it by itself.
+    if checkpoint in ("best", "last", "hpc") or (checkpoint is None and requeued):
+        return
+    if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(root.resolve()):
+        return
+    newest = newest_checkpoint([root, *folders])
+    if newest is None and not (root / FILE_NAME).is_file():
+        return
+    goes_on = f"go on with that run by --ckpt_path {newest}, or " if newest is not None else ""
+    raise UserError(
+        f"{root} holds another run's {newest.name if newest else FILE_NAME}: {goes_on}give this one a folder of its "
+        "own, by --trainer.default_root_dir."
+    )
 
 
 def _asks_for_one(limit: str, args: ArgsType) -> bool:
@@ -195,6 +254,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     data.load_all()
     raises = {"exit_on_error": False, "allow_abbrev": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
+    RobustCLI.command = command
     try:
         RobustCLI(
             ClassifierModule,
@@ -218,7 +278,11 @@ def run_trainer(words: Sequence[str], command: str) -> None:
             parser_kwargs={**raises, **{name: dict(raises) for name in ("fit", "validate", "test", "predict")}},
             args=list(words),
         )
+    except SIGTERMException as ended:
+        ended.code = 128 + signal.SIGTERM  # Lightning's own is 0, as of what is finished.
+        raise
     finally:
+        RobustCLI.held.close()
         # Lightning leaves an open W&B run open; a second command in this process would write into it.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish()

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import signal
 from collections.abc import Iterator, Mapping
 from multiprocessing.context import BaseContext
 
@@ -129,6 +130,8 @@ class PlannedLoader:
 
 def _begin_worker(number: int) -> None:
     end_with_parent()
+    # A terminal sends Ctrl-C to every process: the one that loads may want to finish its batch first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _context(start_method: str | None) -> BaseContext:

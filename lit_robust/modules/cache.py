@@ -50,6 +50,8 @@ class CacheModule(ClassifierModule):
         check_digest: compare the digests of the memory's files before a test; false compares their sizes alone.
     """
 
+    keeps_its_state = True  # Keys that are written stay written: a stopped `fit` needs no checkpoint to go on.
+
     def __init__(
         self,
         network: Network,

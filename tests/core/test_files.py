@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_robust.callbacks.whole_checkpoints import WholeCheckpoints
+from lit_robust.callbacks.checkpoints import WholeCheckpoints
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import (
     atomic_path,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback
 
-from lit_robust.callbacks.requeue import SaveOnSignal
+from lit_robust.callbacks import SaveOnSignal
 
 
 class BatchRecorder(Callback):

@@ -1,4 +1,4 @@
-"""Signals at chosen batches of a small training: where it ends, with what code, and what it leaves behind.
+"""Checkpoints that are whole or not there; signals at chosen batches: where a training ends, and what it leaves.
 
 That it goes on at the next batch, on several ranks, is shown by jobs of a real queue in ``tests/slurm``.
 """
@@ -9,12 +9,14 @@ import signal
 
 import pytest
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_robust.callbacks.requeue import FILE, SaveOnSignal
+from lit_robust.callbacks.checkpoints import FILE, SaveOnSignal, WholeCheckpoints, write_whole_checkpoints
+from lit_robust.core.errors import UserError
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGCHLD)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 BATCHES = 4  # an epoch
 
 
@@ -65,8 +67,16 @@ def trainer(folder, *callbacks, **options):
     return Trainer(default_root_dir=folder, callbacks=list(callbacks), **(settings | options))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 85), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"),
+    [
+        (signal.SIGUSR1, 85, 0),
+        (signal.SIGUSR1, 85, 1),
+        (signal.SIGTERM, 143, 0),
+        (signal.SIGTERM, 143, 1),
+        (signal.SIGINT, 130, 0),  # Our own loader's processes ignore Ctrl-C, torch's die of it.
+    ],
+)
 def test_a_signal_ends_the_training_after_its_batch(tmp_path, number, code, workers):
     handlers = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(SystemExit) as ended:
@@ -111,8 +121,65 @@ def test_a_finished_training_leaves_no_checkpoint_to_go_on_from(tmp_path):
     assert not (tmp_path / FILE).exists()
 
 
+def test_only_the_named_signals_are_taken(tmp_path):
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        trainer(tmp_path, Send(signal.SIGUSR1, 1), SaveOnSignal(("SIGINT",)), max_epochs=1).fit(Line(), loader())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(UserError, match="signals names SIGKILL: choose of SIGUSR1, SIGTERM, SIGINT"):
+        SaveOnSignal(("SIGKILL",))
+
+
+def test_other_processes_of_the_program_live_on(tmp_path):
+    """Only the loader's are ended with a training."""
+    other = multiprocessing.get_context("fork").Process(target=signal.pause)
+    other.start()
+    trainer(tmp_path, SaveOnSignal(), max_epochs=1).fit(Line(), loader(workers=1))
+    assert multiprocessing.active_children() == [other]
+    other.kill()
+    other.join()
+
+
 def test_what_is_no_training_ignores_the_warning(tmp_path):
     before = signal.getsignal(signal.SIGUSR1)
     trainer(tmp_path, SaveOnSignal()).test(Line(), loader(), verbose=False)
     assert list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+class Unfinished:
+    """A value that fails while it is written, when part of the file is there."""
+
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_is_written_is_what_was_given(tmp_path):
+    WholeCheckpoints().save_checkpoint({"weights": torch.arange(5)}, tmp_path / "folder" / "last.ckpt")
+    found = torch.load(tmp_path / "folder" / "last.ckpt", weights_only=True)
+    assert torch.equal(found["weights"], torch.arange(5))
+
+
+def test_an_error_in_the_middle_leaves_the_older_checkpoint(tmp_path):
+    writer = WholeCheckpoints()
+    writer.save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    with pytest.raises(Exception, match="No space left"):
+        writer.save_checkpoint({"weights": torch.zeros(1000), "rest": Unfinished()}, tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"step": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Own(TorchCheckpointIO):
+    """A user's own way."""
+
+
+@pytest.mark.parametrize(
+    ("root", "plugins", "kind"),
+    [("runs", None, WholeCheckpoints), ("s3://runs", None, TorchCheckpointIO), ("runs", Own(), Own)],
+)
+def test_a_users_own_way_and_urls_stay(root, plugins, kind):
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=root, plugins=plugins)
+    write_whole_checkpoints(trainer)
+    assert type(trainer.strategy.checkpoint_io) is kind

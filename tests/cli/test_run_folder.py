@@ -1,0 +1,184 @@
+"""A run's folder belongs to one run; an interrupted one says what it kept, and goes on as if nothing had happened."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_robust.cli import main
+from lit_robust.core.results import RunResults
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LAST = {
+    "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+    "init_args": {"dirpath": "checkpoints", "save_last": True},
+}
+EVALUATION = {"class_path": "lit_robust.callbacks.CleanAccuracy"}
+HOLDER = """
+import pathlib, sys
+from lit_robust.core.files import held_alone
+with held_alone(pathlib.Path(sys.argv[1]), ""):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def at(**settings):
+    return {"class_path": "kill_callback.SignalAt", "init_args": settings}
+
+
+def words(command, run, data, *callbacks, recipe="standard"):
+    """Two epochs of three batches, without loggers."""
+    return [
+        command,
+        "-c",
+        str(CONFIGS / f"toy/{recipe}.yaml"),
+        f"--data.root={data}",
+        f"--trainer.default_root_dir={run}",
+        "--data.class_path=lit_robust.data.ImageNetDataModule",
+        "--data.evaluation={resize: null, crop: null}",
+        "--data.training={crop: none, size: 48, flip: true}",
+        "--data.batch_size=32",
+        "--trainer.max_epochs=2",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.callbacks={json.dumps([*([LAST] if recipe != 'cache' else []), EVALUATION, *callbacks])}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, toy):
+    """A run that nobody interrupted."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert main(words("fit", run, toy)) == 0
+    return run
+
+
+def said(capsys):
+    """What the command line itself said, without the loggers' and Lightning's words."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-robust: ")]
+
+
+def state(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_second_run_is_refused_with_the_two_ways_out(whole, toy, capsys):
+    """Lightning would write last-v1.ckpt, and the test of last.ckpt would test the first network."""
+    before = {file: file.read_bytes() for file in whole.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert main([*words("fit", whole, toy), "--seed_everything=7"]) == 2
+    (sentence,) = said(capsys)
+    newest = re.search(r"holds another run's \S+\.ckpt: go on with that run by --ckpt_path (\S+), or give", sentence)[1]
+    assert Path(newest).parent == whole / "checkpoints"
+    assert sentence.endswith("this one a folder of its own, by --trainer.default_root_dir.")
+    assert {file: file.read_bytes() for file in whole.rglob("*") if file.is_file()} == before
+
+
+def test_another_runs_checkpoint_is_not_resumed_among_a_third_ones(whole, toy, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "third")
+    last = ["--ckpt_path", str(whole / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=3"]
+    assert main([*words("fit", tmp_path / "third", toy), *last]) == 2
+    assert "holds another run's" in said(capsys)[-1]
+    # Its own folder, or an empty one, it may go on in; so may a job that Lightning has queued again.
+    assert main([*words("fit", tmp_path / "new", toy), *last]) == 0
+    assert state(tmp_path / "new")["global_step"] == 9
+
+
+def test_lightnings_own_way_of_queueing_a_job_again_stays(whole, toy, tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    shutil.copy(whole / "checkpoints" / "last.ckpt", tmp_path / "run" / "hpc_ckpt_1.ckpt")
+    fit = [*words("fit", tmp_path / "run", toy), "--trainer.max_epochs=3"]
+    assert main(fit) == 2
+    assert "hpc_ckpt_1.ckpt: go on with that run by --ckpt_path" in said(capsys)[-1]
+    monkeypatch.setattr("lightning_fabric.plugins.environments.SLURMEnvironment.detect", staticmethod(lambda: True))
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert main(fit) == 0
+    assert state(tmp_path / "run")["global_step"] == 9
+
+
+def test_results_alone_are_another_runs_too(toy, tmp_path, capsys):
+    RunResults({}, {}, [], []).save(tmp_path)
+    assert main(words("fit", tmp_path, toy)) == 2
+    (sentence,) = said(capsys)
+    assert f"{tmp_path} holds another run's results.json: give this one a folder of its own" in sentence
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_of_two_at_once_the_second_is_refused(toy, tmp_path, capsys, command):
+    holder = [sys.executable, "-c", HOLDER, str(tmp_path / ".lock")]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        assert main(words(command, tmp_path, toy)) == 2
+        first.stdin.close()
+    assert f"Another command works in {tmp_path}: wait for it" in said(capsys)[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_leaves_no_folder(toy, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(words("fit", tmp_path / "file" / "run", toy)) == 2
+    assert f"Cannot write {tmp_path}/file/run (Not a directory): choose another folder." in said(capsys)[-1]
+    assert main(words("fit", tmp_path / "run", tmp_path / "nowhere")) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_training_goes_on_by_the_command_it_says(whole, toy, tmp_path, capsys, name, code):
+    """In the first epoch, where nothing else has written a checkpoint."""
+    run = tmp_path / "a run"
+    assert main([*words("fit", run, toy, at(hook="batch", step=1, name=name)), "--data.num_workers=1"]) == code
+    (sentence,) = said(capsys)
+    kept, command = re.search(r"interrupted; (.*) holds all that was done\. To go on: (.*)", sentence).groups()
+    assert kept == str(run / "checkpoints" / "requeue.ckpt")
+    assert torch.load(kept, weights_only=True)["global_step"] == 2
+    assert main(shlex.split(command)[1:]) == 0
+    one, two = state(run), state(whole)
+    assert one["global_step"] == two["global_step"] == 6
+    for tensor in two["state_dict"]:
+        assert torch.equal(one["state_dict"][tensor], two["state_dict"][tensor]), tensor
+    assert not (run / "checkpoints" / "requeue.ckpt").exists()
+
+
+def test_ctrl_c_twice_ends_at_once_and_names_the_newest_checkpoint(toy, tmp_path, capsys):
+    assert main(words("fit", tmp_path, toy, at(hook="batch", step=5, times=2))) == 130
+    (sentence,) = said(capsys)
+    assert f"interrupted; {tmp_path}/checkpoints/" in sentence
+    assert "holds what was done until it was written. To go on: lit-robust fit" in sentence
+
+
+def test_nothing_is_said_to_be_kept_where_nothing_was(toy, tmp_path, capsys):
+    assert main(words("fit", tmp_path, toy, at(hook="sanity"))) == 130
+    assert said(capsys) == [
+        "lit-robust: interrupted before the first checkpoint; nothing of the training is kept: start it again."
+    ]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_test_says_that_it_goes_on(toy, tmp_path, capsys, name, code):
+    assert main([*words("test", tmp_path, toy, at(hook="test", name=name)), "--data.eval_batch_size=8"]) == code
+    (sentence,) = said(capsys)
+    assert "measures that were finished are kept, and the same command goes on" in sentence
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_an_interrupted_memory_goes_on_by_the_same_command(whole, toy, tmp_path, capsys):
+    """It keeps its keys in its own folder, and takes no checkpoint."""
+
+    def fit(*callbacks):
+        weights = f"--model.network.weights={whole}/checkpoints/last.ckpt"
+        more = [weights, f"--model.memory={tmp_path}/memory", "--data.eval_batch_size=8"]
+        return main([*words("fit", tmp_path / "run", toy, *callbacks, recipe="cache"), *more])
+
+    assert fit(at(hook="batch")) == 130
+    assert said(capsys)[-1] == "lit-robust: interrupted; what was finished is kept, and the same command goes on."
+    assert not (tmp_path / "memory").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert fit() == 0
+    assert (tmp_path / "memory").is_dir()
