@@ -28,7 +28,7 @@ from lit_robust.bench.measuring import (
     table,
 )
 from lit_robust.core.errors import UserError
-from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.models import Network, build_classifier
 
 PACKAGES = ("torch", "torchvision", "foolbox", "torchattacks")

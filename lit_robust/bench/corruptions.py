@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from lit_robust.bench.measuring import Figure, machine, table
 from lit_robust.core.errors import UserError
-from lit_robust.data.shard_splits import open_table
-from lit_robust.data.split import Reading
-from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.data.loading.splits import Reading, open_table
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.shards import decode_rgb
 from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, corrupt
 

@@ -38,7 +38,7 @@ from lit_robust.callbacks import (
 )
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.precision import full_precision
-from lit_robust.data.cells import CELLS
+from lit_robust.data.packing.corrupting import CELLS
 from lit_robust.models import Network
 from lit_robust.modules import StandardModule
 from lit_robust.reference import imagenet_categories, imagenet_subset

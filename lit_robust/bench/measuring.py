@@ -24,9 +24,8 @@ from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
 from lit_robust.core.processes import end_with_parent
-from lit_robust.data.shard_splits import open_table
-from lit_robust.data.split import Reading
-from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.data.loading.splits import Reading, open_table
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.models import Classifier
 from lit_robust.shards import decode_rgb
 

@@ -10,37 +10,37 @@ if TYPE_CHECKING:
     from lit_robust.data.cue_conflict import CueConflictDataModule as CueConflictDataModule
     from lit_robust.data.folders import ImageFolderDataModule as ImageFolderDataModule
     from lit_robust.data.imagenet import ImageNetDataModule as ImageNetDataModule
+    from lit_robust.data.imagenet import RestrictedImageNetDataModule as RestrictedImageNetDataModule
+    from lit_robust.data.imagenet import StylizedImageNetDataModule as StylizedImageNetDataModule
     from lit_robust.data.imagenet_a import ImageNetADataModule as ImageNetADataModule
     from lit_robust.data.imagenet_c import ImageNetCDataModule as ImageNetCDataModule
-    from lit_robust.data.imagenet_c_like import ImageNetCLikeDataModule as ImageNetCLikeDataModule
+    from lit_robust.data.imagenet_c import ImageNetCLikeDataModule as ImageNetCLikeDataModule
     from lit_robust.data.imagenet_o import ImageNetODataModule as ImageNetODataModule
-    from lit_robust.data.joined import JoinedDataModule as JoinedDataModule
+    from lit_robust.data.loading.splits import Reading as Reading
+    from lit_robust.data.loading.transforms import EvaluationCrop as EvaluationCrop
+    from lit_robust.data.loading.transforms import TrainingCrop as TrainingCrop
     from lit_robust.data.module import RobustDataModule as RobustDataModule
     from lit_robust.data.module import ShardDataModule as ShardDataModule
-    from lit_robust.data.restricted import RestrictedImageNetDataModule as RestrictedImageNetDataModule
-    from lit_robust.data.split import Reading as Reading
-    from lit_robust.data.stylized import StylizedImageNetDataModule as StylizedImageNetDataModule
+    from lit_robust.data.suite import JoinedDataModule as JoinedDataModule
     from lit_robust.data.suite import RobustnessSuite as RobustnessSuite
-    from lit_robust.data.transforms import EvaluationCrop as EvaluationCrop
-    from lit_robust.data.transforms import TrainingCrop as TrainingCrop
 
 FILES = {
     "CueConflictDataModule": "cue_conflict",
-    "EvaluationCrop": "transforms",
+    "EvaluationCrop": "loading.transforms",
     "ImageFolderDataModule": "folders",
     "ImageNetADataModule": "imagenet_a",
     "ImageNetCDataModule": "imagenet_c",
-    "ImageNetCLikeDataModule": "imagenet_c_like",
+    "ImageNetCLikeDataModule": "imagenet_c",
     "ImageNetDataModule": "imagenet",
     "ImageNetODataModule": "imagenet_o",
-    "JoinedDataModule": "joined",
-    "Reading": "split",
-    "RestrictedImageNetDataModule": "restricted",
+    "JoinedDataModule": "suite",
+    "Reading": "loading.splits",
+    "RestrictedImageNetDataModule": "imagenet",
     "RobustDataModule": "module",
     "RobustnessSuite": "suite",
     "ShardDataModule": "module",
-    "StylizedImageNetDataModule": "stylized",
-    "TrainingCrop": "transforms",
+    "StylizedImageNetDataModule": "imagenet",
+    "TrainingCrop": "loading.transforms",
 }
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from lit_robust.core.errors import UserError
-from lit_robust.data.cues import cues, read_categories
+from lit_robust.data.loading.splits import Reading, TableSplit, open_index, table_split
+from lit_robust.data.loading.transforms import EvaluationCrop
+from lit_robust.data.module import SingleSetDataModule
+from lit_robust.data.packing.recognise import cues, read_categories
 from lit_robust.data.settings import check_given
-from lit_robust.data.shard_splits import open_index, table_split
-from lit_robust.data.single_set import SingleSetDataModule
-from lit_robust.data.split import Reading, TableSplit
-from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.address import is_url, shown
 

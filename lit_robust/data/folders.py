@@ -12,14 +12,14 @@ import numpy as np
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.imagenet import ImageNetDataModule
+from lit_robust.data.loading.samples import SampleTable
+from lit_robust.data.loading.splits import Reading, Split, TableSplit
+from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.data.packing.classes import DIGITS, number_classes
 from lit_robust.data.packing.encode import extension_of, is_picture, named_by_ending, readable
-from lit_robust.data.packing.image_sets import Source, class_images
-from lit_robust.data.packing.tree import Tree, folders_in
+from lit_robust.data.packing.layouts import Source, class_images
+from lit_robust.data.packing.sources import Tree, folders_in
 from lit_robust.data.settings import check_choice, check_given
-from lit_robust.data.split import Reading, Split, TableSplit
-from lit_robust.data.table import SampleTable
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.shards.address import is_url, shown
 
 Labels = Literal["sorted", "imagenet"]
@@ -52,14 +52,14 @@ class FolderReader:
         Raises:
             DataError: it is gone, or cannot be read or decoded.
         """
-        key, name = self.key(number), self.name(number)
+        path = self.folder / self.key(number)
         try:
-            content = (self.folder / key).read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise DataError(
-                f"The image {name} cannot be read ({error.strerror}): put it back, or start the run again."
+                f"The image {path} cannot be read ({error.strerror}): put it back, or start the run again."
             ) from error
-        return readable(content, extension_of(key), name)
+        return readable(content, extension_of(path.name), path)
 
 
 class ImageFolderDataModule(ImageNetDataModule):

@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from lit_robust.core.batch import EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.module import ShardDataModule
-from lit_robust.data.same_classes import check_same_classes
-from lit_robust.data.split import Reading, Split, TableSplit
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.splits import Reading, Split, TableSplit, check_same_classes, open_table
+from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.module import ShardDataModule, check_classes
+from lit_robust.reference import restricted_imagenet
+from lit_robust.shards.address import is_url, shown
 
 
 class ImageNetDataModule(ShardDataModule):
@@ -109,18 +110,107 @@ class ImageNetDataModule(ShardDataModule):
             check_classes(split, num_classes)
 
 
-def check_classes(split: Split, num_classes: int) -> None:
-    """Raise a UserError unless a network of ``num_classes`` classes fits a split's labels."""
-    needed = split.classes
-    # A publisher's count must be met exactly; without one, a network may have more classes than are seen.
-    if split.num_classes is None and isinstance(split, TableSplit) and needed > num_classes:
-        highest = split.table.key(int(split.table.label.argmax()))
-        raise UserError(
-            f"The network has {num_classes} classes, but {split.where} has {highest} in class {needed - 1}: set "
-            f"model.init_args.network.num_classes to the data's count, at least {needed}, or mend that class."
-        )
-    if split.num_classes is not None and needed != num_classes:
-        raise UserError(
-            f"The network has {num_classes} classes, but {split.where} has {needed}: "
-            f"set model.init_args.network.num_classes to {needed}."
-        )
+class StylizedImageNetDataModule(ImageNetDataModule):
+    """Shards in ``<root>/stylized-imagenet/`` with the splits ``train`` and ``val``; the test loader has that name.
+
+    There is no canonical copy of these images: everybody draws them with rgeirhos/Stylized-ImageNet. So accuracies on
+    ``val`` are comparable only on the same shards, whose digest the results hold. To train on these and ImageNet
+    together, see `JoinedDataModule`.
+
+    Args:
+        root: folder that holds ``stylized-imagenet/``, or its URL.
+        training: crop and flip of training images.
+        evaluation: resize and crop of validation and test images.
+        batch_size: samples a rank and training batch.
+        eval_batch_size: samples a rank and evaluation batch.
+        num_workers: processes a loader that read and decode; 0 does both in the main process.
+        seed: of order and augmentation; null takes that of ``seed_everything``.
+        name: subfolder of ``root``, and name of the test loader.
+        reading: how shards are read.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        training: TrainingCrop = TrainingCrop(),
+        evaluation: EvaluationCrop = EvaluationCrop(),
+        batch_size: int = 256,
+        eval_batch_size: int = 256,
+        num_workers: int = 8,
+        seed: int | None = None,
+        name: str = "stylized-imagenet",
+        reading: Reading = Reading(),
+    ) -> None:
+        super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
+
+
+class RestrictedImageNetDataModule(ImageNetDataModule):
+    """The images of ImageNet's shards that fall into the 9 super-classes, labelled 0 to 8 by them.
+
+    dog, cat, frog, turtle, bird, primate, fish, crab, insect; the test loader is ``restricted-imagenet``.
+
+    Args:
+        root: folder that holds ``imagenet/``, with ImageNet's 1,000 class numbers as labels.
+        training: crop and flip of training images.
+        evaluation: resize and crop of validation and test images.
+        batch_size: samples a rank and training batch.
+        eval_batch_size: samples a rank and evaluation batch.
+        num_workers: processes a loader that read and decode; 0 does both in the main process.
+        seed: of order and augmentation; null takes that of ``seed_everything``.
+        name: name of the test loader.
+        reading: how shards are read.
+    """
+
+    FOLDER = "imagenet"
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        training: TrainingCrop = TrainingCrop(),
+        evaluation: EvaluationCrop = EvaluationCrop(),
+        batch_size: int = 256,
+        eval_batch_size: int = 256,
+        num_workers: int = 8,
+        seed: int | None = None,
+        name: str = "restricted-imagenet",
+        reading: Reading = Reading(),
+    ) -> None:
+        super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
+
+    def folders(self) -> list[Path]:
+        """Return the folder that must be there."""
+        return [] if is_url(self.root) else [Path(self.root) / self.FOLDER]
+
+    def open(self, split: str) -> Split:
+        """Open ImageNet's split, and keep what falls into a super-class."""
+        if is_url(self.root):
+            raise UserError(
+                f"Restricted ImageNet selects samples, which {shown(self.root)} cannot: copy the shards to a disk."
+            )
+        whole = open_table(Path(self.root) / self.FOLDER, split, self.reading)
+        return restrict(whole)
+
+
+def restrict(whole: TableSplit) -> TableSplit:
+    """Return the samples of ImageNet that fall into one of the super-classes, labelled by them.
+
+    Raises:
+        UserError: the labels are not ImageNet's 1,000, or no sample is left.
+    """
+    superclasses = restricted_imagenet()
+    number = np.full(1000, -1, dtype=np.int64)
+    for place, classes in enumerate(superclasses.values()):
+        number[classes.start : classes.stop] = place
+    if whole.num_classes not in (None, 1000) or int(whole.table.label.max()) >= 1000:
+        raise UserError(f"{whole.where} has {whole.classes} classes, not ImageNet's 1,000: name ImageNet's shards.")
+    kept = np.flatnonzero(number[whole.table.label] >= 0)
+    if not len(kept):
+        raise UserError(f"No image of {whole.where} falls into the classes of Restricted ImageNet: check the shards.")
+    table = whole.table.select(kept)
+    return TableSplit(
+        where=f"{whole.where}, restricted to 9 super-classes",
+        num_classes=len(superclasses),
+        class_names=tuple(superclasses),
+        protocol={**whole.protocol, "restricted": f"{len(kept)} of {len(whole)} images, in 9 super-classes"},
+        table=table.relabel(number[table.label]),
+    )

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.data.loading.splits import Reading, Split, TableSplit
+from lit_robust.data.loading.transforms import EvaluationCrop
+from lit_robust.data.module import SingleSetDataModule
 from lit_robust.data.settings import check_choice
-from lit_robust.data.single_set import SingleSetDataModule
-from lit_robust.data.split import Reading, Split, TableSplit
-from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.reference import imagenet_subset
 
 NAME = "imagenet-a"

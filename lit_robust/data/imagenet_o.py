@@ -7,12 +7,11 @@ from typing import Literal
 import numpy as np
 
 from lit_robust.core.errors import UserError
+from lit_robust.data.loading.samples import NO_CLASS, join
+from lit_robust.data.loading.splits import Reading, TableSplit, open_index, open_table, table_split
+from lit_robust.data.loading.transforms import EvaluationCrop
+from lit_robust.data.module import SingleSetDataModule
 from lit_robust.data.settings import check_choice, check_given
-from lit_robust.data.shard_splits import open_index, open_table, table_split
-from lit_robust.data.single_set import SingleSetDataModule
-from lit_robust.data.split import Reading, TableSplit
-from lit_robust.data.table import NO_CLASS, join
-from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.reference import imagenet_subset
 from lit_robust.shards.address import is_url, shown
 

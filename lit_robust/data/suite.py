@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 
 from lit_robust.core.batch import EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
-from lit_robust.data.loader import PlannedLoader
+from lit_robust.data.imagenet import ImageNetDataModule
+from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.samples import join
+from lit_robust.data.loading.splits import Split, TableSplit, check_same_classes
 from lit_robust.data.module import RobustDataModule, ShardDataModule
 from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_choice, read_root
 
@@ -122,3 +126,81 @@ class RobustnessSuite(RobustDataModule):
         """Raise a UserError unless a network of ``num_classes`` classes fits every member in use."""
         for member in self._used(self.trainer.state.fn or "test" if self.trainer else "test"):
             member.check_classes(num_classes)
+
+
+class JoinedDataModule(RobustnessSuite):
+    """Trains on all samples of all members, in one order; validates on the first, tests on each.
+
+    With ImageNet and Stylized-ImageNet as members it is the first stage of the Shape-ResNet recipe (Geirhos et al.
+    2019, table 2); the second trains on `ImageNetDataModule` from that stage's weights. Batch size, augmentation, seed
+    and reading of the training are the first member's.
+
+    Args:
+        members: sets of the same classes.
+        root: folder of all members' sets; null leaves each member its own.
+        batch_size: samples a rank and training batch; null for the first member's.
+        eval_batch_size: samples a rank and evaluation batch, of all members; null leaves each member its own.
+        num_workers: processes a loader that read and decode, likewise.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[ImageNetDataModule],
+        root: str | Path | None = None,
+        batch_size: int | None = None,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__(members, root, "error", batch_size, eval_batch_size, num_workers)
+        self.joined = list(members)
+        self._once: NDArray[np.int64] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Set up the members that ``stage`` needs; the training all of them."""
+        super().setup(stage)
+        if stage == "fit":
+            for member in self.joined:
+                member.trainer = self.trainer
+                member.setup(stage)
+            self._train = join_splits([member.train_split() for member in self.joined])
+
+    @property
+    def training_set(self) -> TrainingSet:
+        """All members' training samples, prepared as the first evaluates."""
+        return self.joined[0].describe_training(self._train, self.joined[0].evaluation)
+
+    def train_once(self, numbers: NDArray[np.int64]) -> None:
+        """Let the training loader give these samples once, in order, prepared as the first evaluates."""
+        self._once = numbers
+
+    def train_dataloader(self) -> PlannedLoader:
+        """Return the loader of all members' training samples."""
+        first = self.joined[0]
+        if self._once is not None:
+            return first.once_loader(self._train, self._once, first.evaluation)
+        return first.training_loader(self._train, first.training)
+
+
+def join_splits(splits: Sequence[Split]) -> TableSplit:
+    """Return several splits of the same classes as one.
+
+    Raises:
+        UserError: they have other classes, or are behind a URL.
+    """
+    tables = []
+    for split in splits:
+        if not isinstance(split, TableSplit):
+            raise UserError(f"{split.where} is behind a URL and cannot be joined with others: copy it to a disk.")
+        check_same_classes(splits[0], split)
+        if split.classes != splits[0].classes:
+            raise UserError(
+                f"{split.where} has {split.classes} classes, but {splits[0].where} has {splits[0].classes}: join sets "
+                "of the same classes."
+            )
+        tables.append(split)
+    return replace(
+        tables[0],
+        where=" with ".join(split.where for split in tables),
+        protocol={"joined": [dict(split.protocol) for split in tables]},
+        table=join([split.table for split in tables]),
+    )

@@ -24,14 +24,14 @@ HARMLESS = "extraneous bytes before marker 0xd9"
 DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG")
 
 
-def decode_rgb(data: bytes, name: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
+def decode_rgb(data: bytes, name: object, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
     """Decode a JPEG, PNG or WebP, or another format that is asked for; the content decides which, not the name.
 
     Grey images of 16 bits keep their upper 8 bits, as those of colour images do; Pillow's ``convert`` would clip them.
 
     Args:
         data: the file's content.
-        name: of the sample, for errors.
+        name: of the sample; its text is composed for an error alone.
         formats: Pillow's names of those that are taken.
 
     Returns:
@@ -57,7 +57,7 @@ def decoder_versions() -> dict[str, str]:
     }
 
 
-def _fast_jpeg(data: bytes, name: str) -> NDArray[np.uint8] | None:
+def _fast_jpeg(data: bytes, name: object) -> NDArray[np.uint8] | None:
     """Decode a JPEG, or return None where only Pillow can, or does it as published numbers need it."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -73,7 +73,7 @@ def _fast_jpeg(data: bytes, name: str) -> NDArray[np.uint8] | None:
     return None if printing else image
 
 
-def _with_pillow(data: bytes, name: str, formats: tuple[str, ...]) -> NDArray[np.uint8]:
+def _with_pillow(data: bytes, name: object, formats: tuple[str, ...]) -> NDArray[np.uint8]:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UserError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, so half an image would count: leave it off.")
     try:
@@ -94,14 +94,14 @@ def _with_pillow(data: bytes, name: str, formats: tuple[str, ...]) -> NDArray[np
         raise _broken(name, str(error)) from error
 
 
-def _check_pixels(height: int, width: int, name: str) -> None:
+def _check_pixels(height: int, width: int, name: object) -> None:
     if height * width > MAX_PIXELS:
         raise _too_large(name)
 
 
-def _too_large(name: str) -> DataError:
+def _too_large(name: object) -> DataError:
     return DataError(f"The image of {name} has more than {MAX_PIXELS} pixels: scale it down before packing it.")
 
 
-def _broken(name: str, what: str) -> DataError:
+def _broken(name: object, what: str) -> DataError:
     return DataError(f"The image of {name} is broken ({what}): replace it, or copy its shard again.")

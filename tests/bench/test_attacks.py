@@ -9,7 +9,7 @@ from lit_robust.attacks import PGD
 from lit_robust.bench.attacks import bench_attacks
 from lit_robust.bench.measuring import PlainClassifier, read_images
 from lit_robust.core.errors import UserError
-from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.models import Network, build_classifier
 
 WHOLE = EvaluationCrop(None, None)

@@ -14,7 +14,7 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
 from lit_robust.core.seeds import stream_seed
 from lit_robust.data import ImageNetADataModule, ImageNetDataModule
-from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import StandardModule
 from lit_robust.reference import imagenet_subset

@@ -11,8 +11,8 @@ import pytest
 from torch.utils.data import get_worker_info
 
 from lit_robust.core.processes import end_with_parent
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.scattered import EvaluationOrder
+from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.order import EvaluationOrder
 
 
 class Waiting:

@@ -10,8 +10,8 @@ import torch
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
-from lit_robust.data import blocks
-from lit_robust.data.blocks import KEPT, Block, Blocks, batch_memory, locks_follow_mappings
+from lit_robust.data.loading import blocks
+from lit_robust.data.loading.blocks import KEPT, Block, Blocks, batch_memory, locks_follow_mappings
 
 pytestmark = pytest.mark.skipif(not locks_follow_mappings(), reason="the system cannot say who has a block")
 SHAPE = (2, 3, 5, 7)

@@ -12,11 +12,9 @@ from PIL import Image
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.data import EvaluationCrop, ImageNetCDataModule, ImageNetCLikeDataModule
-from lit_robust.data.corrupted_cell import CellWriter, Settings
-from lit_robust.data.corrupting import estimated_size, frost_digest, in_processes
-from lit_robust.data.packing import archive
-from lit_robust.data.shard_splits import open_table
-from lit_robust.data.split import Reading
+from lit_robust.data.loading.splits import Reading, open_table
+from lit_robust.data.packing import sources
+from lit_robust.data.packing.corrupting import CellWriter, Settings, estimated_size, frost_digest, in_processes
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.lock import sole_writer
 from lit_robust.stimuli.corruptions import FrostPictures
@@ -153,7 +151,7 @@ def test_a_cell_that_lost_a_shard_is_written_again(clean, tmp_path):
 
 def test_a_full_disk_is_told_before_anything_is_written(clean, tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**4, 10**4))
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**4, 10**4))
     assert corrupt(clean, tmp_path / "x") == 2
     assert "The corrupted images, by an estimate, need 0.000 GB, but the disk of" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

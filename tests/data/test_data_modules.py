@@ -22,7 +22,7 @@ from lit_robust.data import (
     RobustnessSuite,
     StylizedImageNetDataModule,
 )
-from lit_robust.data.cells import CELLS
+from lit_robust.data.packing.corrupting import CELLS
 from lit_robust.reference import imagenet_subset, restricted_imagenet
 from lit_robust.shards import ShardWriter
 from lit_robust.stimuli.corruption_names import CORRUPTIONS

@@ -11,13 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.blocks import batch_memory
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.plan import Request
-from lit_robust.data.samples import EvaluationSamples, TrainingSamples
-from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
-from lit_robust.data.source import Encoded, Source
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.loading.blocks import batch_memory
+from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.order import EvaluationOrder, GlobalShuffle, Request
+from lit_robust.data.loading.samples import Encoded, EvaluationSamples, Source, TrainingSamples
+from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 
 WHOLE = EvaluationCrop(resize=None, crop=None)
 
@@ -91,6 +89,19 @@ def test_batches_hold_the_samples_labels_and_pixels():
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert batch.valid.all()
     assert batch.broken is None
+
+
+class Unnamed(Drawn):
+    """Images whose name nobody may ask for."""
+
+    def fetch(self, request):
+        return dataclasses.replace(super().fetch(request), name=lambda place: 1 / 0)
+
+
+def test_names_are_composed_for_errors_alone():
+    assert len(next(iter(loader(shuffle(), source=Unnamed())))) == 4
+    with pytest.raises(ZeroDivisionError):
+        list(loader(shuffle(), source=Unnamed(broken=range(10))))
 
 
 @pytest.mark.parametrize("parts", [("group",), ("texture", "broken")])

@@ -14,8 +14,7 @@ from PIL import Image
 
 from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.packing import archive, shard_images
-from lit_robust.data.packing import pack as pack_module
+from lit_robust.data.packing import shard_images, sources, write
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.lock import sole_writer
 
@@ -23,15 +22,15 @@ KILLED_AT = 33
 KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-from lit_robust.data.packing import pack, shard_images
-count, form = 0, pack.sample_bytes
+from lit_robust.data.packing import shard_images, write
+count, form = 0, write.sample_bytes
 def deadly(*sample):
     global count
     count += 1
     if count == {KILLED_AT}:
         os.kill(os.getpid(), signal.SIGKILL)
     return form(*sample)
-pack.sample_bytes = deadly
+write.sample_bytes = deadly
 shard_images(Path(sys.argv[1]), Path(sys.argv[2]), "train", shard_size=10, seed=3, workers=2)
 """
 
@@ -82,12 +81,12 @@ def test_workers_change_no_byte_and_the_seed_does(tmp_path):
 def test_tars_are_as_large_as_was_planned(tmp_path, monkeypatch):
     needed = []
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda path: needed.append(path) or usage(10**12, 0, 10**12))
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: needed.append(path) or usage(10**12, 0, 10**12))
     shard_images(plant(tmp_path / "images"), tmp_path / "set", "train", shard_size=7)
     total = sum(path.stat().st_size for path in (tmp_path / "set").glob("*.tar"))
     # One byte less than the finished tars take is too little, as many are enough.
     for free, enough in ((total - 1, False), (total, True)):
-        monkeypatch.setattr(archive.shutil, "disk_usage", lambda path, free=free: usage(10**12, 0, free))
+        monkeypatch.setattr(sources.shutil, "disk_usage", lambda path, free=free: usage(10**12, 0, free))
         if enough:
             shard_images(tmp_path / "images", tmp_path / "again" / "set", "train", shard_size=7)
         else:
@@ -119,14 +118,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
 
 def test_an_image_that_fails_keeps_what_was_finished(tmp_path, monkeypatch):
     source = plant(tmp_path / "images")
-    form = pack_module.sample_bytes
+    form = write.sample_bytes
 
     def failing(key, members):
         if key == "class2/image5":
             raise DataError("broken")
         return form(key, members)
 
-    monkeypatch.setattr(pack_module, "sample_bytes", failing)
+    monkeypatch.setattr(write, "sample_bytes", failing)
     with pytest.raises(DataError, match="broken"):
         shard_images(source, tmp_path / "set", "train", shard_size=5, workers=1)
     left = contents(tmp_path / "set")
@@ -296,13 +295,13 @@ def test_images_that_cannot_be_packed_are_told_before_any_is(tmp_path, files, ex
 
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path, monkeypatch):
     source = plant(tmp_path / "images", count=6)
-    check = pack_module.check_place
+    check = write.check_place
 
     def meddling(plan):
         (source / "class0" / "image0.JPEG").write_bytes(b"another length")
         return check(plan)
 
-    monkeypatch.setattr(pack_module, "check_place", meddling)
+    monkeypatch.setattr(write, "check_place", meddling)
     with pytest.raises(DataError, match="had 100 bytes, now 14: let nobody write there"):
         shard_images(source, tmp_path / "set", "train")
 

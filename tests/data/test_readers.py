@@ -8,12 +8,10 @@ from PIL import Image
 from url_server import serving
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.samples import EvaluationSamples, TrainingSamples
-from lit_robust.data.shard_splits import open_split
-from lit_robust.data.split import Reading, Share
-from lit_robust.data.stream import workers_for
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.samples import EvaluationSamples, TrainingSamples
+from lit_robust.data.loading.splits import Reading, Share, open_split, workers_for
+from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.shards import ShardWriter
 
 COUNT = 23  # Two and three ranks, and batches of 4, leave a remainder.

@@ -24,7 +24,7 @@ from lit_robust.data import (
     TrainingCrop,
 )
 from lit_robust.data.packing import shard_images
-from lit_robust.data.toy import write_toy_data
+from lit_robust.data.packing.toy import write_toy_data
 
 MODULES = [
     CueConflictDataModule,

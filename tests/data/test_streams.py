@@ -11,13 +11,12 @@ from PIL import Image
 from url_server import serving
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.loader import PlannedLoader
-from lit_robust.data.plan import BlockShuffle, Lanes
-from lit_robust.data.samples import EvaluationSamples, TrainingSamples
-from lit_robust.data.shard_splits import open_split
-from lit_robust.data.split import Reading, Share
-from lit_robust.data.stream_source import StreamSource
-from lit_robust.data.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.order import BlockShuffle, Lanes
+from lit_robust.data.loading.samples import EvaluationSamples, TrainingSamples
+from lit_robust.data.loading.splits import Reading, Share, open_split
+from lit_robust.data.loading.streams import StreamSource
+from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.labels import CLS
 from lit_robust.shards.remote import Remote

@@ -19,7 +19,7 @@ from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
 from lit_robust.data import ImageNetDataModule
-from lit_robust.data.transforms import EvaluationCrop
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.memory import open_memory, part_folder, project
 from lit_robust.memory.nearest import build_index
 from lit_robust.models import Network, build_classifier

@@ -1,6 +1,6 @@
 import pytest
 
-from lit_robust.data.cells import CELLS
+from lit_robust.data.packing.corrupting import CELLS
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS
 

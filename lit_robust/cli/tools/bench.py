@@ -67,7 +67,7 @@ def attacks(words: list[str]) -> None:
     )
     options = parser.parse_args(words)
     from lit_robust.bench.attacks import bench_attacks, check_peers
-    from lit_robust.data.transforms import EvaluationCrop
+    from lit_robust.data.loading.transforms import EvaluationCrop
 
     check_peers()
     made = parser.instantiate_classes(options)

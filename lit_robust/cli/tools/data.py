@@ -23,7 +23,7 @@ def toy(words: list[str]) -> None:
         help="of the 15 corruptions; [] for no corrupted images",
     )
     options = parser.parse_args(words)
-    from lit_robust.data.toy import write_toy_data
+    from lit_robust.data.packing.toy import write_toy_data
 
     write_toy_data(options.output, options.seed, options.train, options.test, options.size, options.severities)
     print(f"Wrote {options.output}")
@@ -177,8 +177,8 @@ def corrupt(words: list[str]) -> None:
     )
     parser.add_argument("--workers", type=PositiveInt, default=2, help="processes; each writes one cell at a time")
     options = parser.parse_args(words)
-    from lit_robust.data.corrupting import corrupt_shards
-    from lit_robust.data.transforms import EvaluationCrop
+    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.data.packing.corrupting import corrupt_shards
     from lit_robust.stimuli.corruptions import CORRUPTIONS
 
     count = corrupt_shards(

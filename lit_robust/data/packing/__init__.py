@@ -8,13 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError
-from lit_robust.data.packing.archive import check_source, check_space, open_source
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.encode import named_by_ending
 from lit_robust.data.packing.layouts import find_images
-from lit_robust.data.packing.pack import Packer
-from lit_robust.data.packing.plan import check_place, make_plan
 from lit_robust.data.packing.recognise import Layout
+from lit_robust.data.packing.sources import check_source, check_space, open_source
+from lit_robust.data.packing.write import Packer, check_place, make_plan
 from lit_robust.data.settings import LARGEST_SIDE, check_at_least, check_between
 from lit_robust.shards.listing import read_info
 from lit_robust.shards.lock import sole_writer

@@ -48,7 +48,7 @@ def packed_extension(extension: str, resized: bool) -> str:
     return "jpg" if resized and extension == "webp" else MEMBERS[extension]
 
 
-def readable(content: bytes, extension: str, name: str) -> bytes:
+def readable(content: bytes, extension: str, name: object) -> bytes:
     """Return a picture in a format that shards hold: as it is, or as a PNG of the same pixels.
 
     Of several frames the first is taken. Grey images of 16 bits keep their upper 8 bits, and alpha is dropped.
@@ -66,7 +66,7 @@ def readable(content: bytes, extension: str, name: str) -> bytes:
     return _png(Image.fromarray(decode_rgb(content, name, (*OTHER_FORMATS, "JPEG", "PNG", "WEBP"))))
 
 
-def shrink(content: bytes, shorter: int, extension: str, name: str) -> bytes:
+def shrink(content: bytes, shorter: int, extension: str, name: object) -> bytes:
     """Return an image with its shorter side of ``shorter`` px.
 
     Bicubic with antialiasing, which is what Pillow's ``resize`` does; PNG stays PNG, all else becomes JPEG of quality

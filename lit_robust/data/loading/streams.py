@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from lit_robust.core.errors import DataError
-from lit_robust.data.plan import Lanes, Numbers, Plan, Request
-from lit_robust.data.source import Encoded, Source
+from lit_robust.data.loading.order import Lanes, Numbers, Plan, Request
+from lit_robust.data.loading.samples import Encoded, Source
 from lit_robust.shards.labels import LARGEST, NO_LABEL, LabelRule, too_high
 from lit_robust.shards.remote import FetchedShard, Remote
 

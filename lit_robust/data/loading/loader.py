@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
 from lit_robust.core.processes import end_with_parent
-from lit_robust.data.plan import Plan, Request
-from lit_robust.data.samples import Samples
+from lit_robust.data.loading.order import Plan, Request
+from lit_robust.data.loading.samples import Samples
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_robust.data.plan import BlockShuffle, EvaluationStretches, Lanes
-from lit_robust.data.scattered import EvaluationOrder, GlobalShuffle
+from lit_robust.data.loading.order import BlockShuffle, EvaluationOrder, EvaluationStretches, GlobalShuffle, Lanes
 
 SHARDS = [[40], [7, 33], [9, 11, 8, 2, 10], [1] * 40]
 

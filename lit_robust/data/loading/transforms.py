@@ -1,4 +1,4 @@
-"""Decoded images to one size: the evaluation and training crops, on uint8, one image at a time."""
+"""Decoded images to one size, and training's augmentations: on uint8, one image at a time, in a worker process."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_robust.core.errors import UserError
-from lit_robust.data.augmentations import cutout
 from lit_robust.data.settings import LARGEST_SIDE, check_between, check_choice, check_given
+
+MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean in levels: after the normalisation almost 0, as in the public code.
+
+
+def cutout(pixels: Tensor, side: int, random: np.random.Generator) -> Tensor:
+    """Cut a square hole, cut off at the border, whose centre is anywhere in the image (uoguelph-mlrg/Cutout).
+
+    Args:
+        pixels: uint8 ``[3, H, W]``; left as they are.
+        side: of the hole, in pixels; odd sides are one shorter.
+        random: source of the centre.
+
+    Returns:
+        The image with ImageNet's mean colour in the hole.
+    """
+    height, width = pixels.shape[1:]
+    row, column = int(random.integers(height)), int(random.integers(width))
+    half = side // 2
+    result = pixels.clone()
+    hole = result[:, max(row - half, 0) : row + half, max(column - half, 0) : column + half]
+    hole[:] = torch.tensor(MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1)
+    return result
+
 
 Crop = Literal["none", "random_resized", "padded"]
 Image = NDArray[np.uint8]

@@ -1,22 +1,35 @@
-"""What stands in which shard, decided before a byte is written."""
+"""What stands in which shard, decided before a byte is written; then the packing, by several threads."""
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.packing.encode import JPEG_QUALITY, extension_of, is_copied, packed_extension
-from lit_robust.data.packing.image_sets import Image, ImageSet
-from lit_robust.data.packing.tree import Tree
+from lit_robust.core.files import atomic_path, write_text
+from lit_robust.data.packing.encode import JPEG_QUALITY, extension_of, is_copied, packed_extension, readable, shrink
+from lit_robust.data.packing.layouts import Image, ImageSet
+from lit_robust.data.packing.sources import Tree
 from lit_robust.shards.listing import ALIASES, read_info
-from lit_robust.shards.members import BLOCK, check_key, end_bytes, header
+from lit_robust.shards.members import BLOCK, check_key, end_bytes, header, sample_bytes
 from lit_robust.shards.scan import scan_shard, skip
-from lit_robust.shards.write import check_absent, shard_name, shard_stem, unfinished_mark
+from lit_robust.shards.write import (
+    any_shard,
+    check_absent,
+    remove_leftovers,
+    shard_name,
+    shard_stem,
+    unfinished_mark,
+    write_entry,
+)
 
 FORM = 1  # Counts changes of this file that would give other bytes for the same images.
 DIGEST = "plan_sha256"
@@ -202,3 +215,70 @@ def _extras(found: ImageSet, resize: int | None) -> dict[str, Any]:
     if resize is not None:
         extras["resize"] = {"shorter_side": resize, "filter": "bicubic, antialiased", "jpeg_quality": JPEG_QUALITY}
     return extras
+
+
+class _StoppedError(Exception):
+    """Another thread failed, or the user ended the run."""
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Writes the shards of a plan.
+
+    Args:
+        tree: where the images are.
+        workers: threads; they wait for disks, and libraries let go of Python's lock while they encode.
+        progress: counts images.
+    """
+
+    tree: Tree
+    workers: int
+    progress: "tqdm[None]"
+
+    def pack(self, plan: Plan) -> int:
+        """Write the shards that are missing, then the info file, and return how many shards were written.
+
+        Raises:
+            UserError: the folder belongs to another plan, or cannot be written.
+            DataError: an image cannot be read.
+        """
+        finished = check_place(plan)
+        remove_leftovers(plan.folder, f"{any_shard(plan.stem)}|{re.escape(plan.mark.name)}")
+        lengths = [len(shard.images) for shard in plan.shards]
+        missing = plan.missing()
+        self._count(sum(lengths) - sum(len(shard.images) for shard in missing))
+        if missing or not finished:
+            write_text(plan.mark, json.dumps({"by": "lit-robust data shard", DIGEST: plan.digest}) + "\n")
+            self._write(plan, missing)
+            write_entry(plan.folder, plan.split, [shard.name for shard in plan.shards], lengths, plan.extras)
+        plan.mark.unlink(missing_ok=True)
+        return len(missing)
+
+    def _count(self, images: int) -> None:
+        with self.progress.get_lock():
+            self.progress.update(images)
+
+    def _write(self, plan: Plan, missing: list[Shard]) -> None:
+        stop = Event()
+        with ThreadPoolExecutor(self.workers) as pool:
+            tasks = [pool.submit(self._write_shard, plan, shard, stop) for shard in missing]
+            try:
+                for task in as_completed(tasks):
+                    task.result()
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _write_shard(self, plan: Plan, shard: Shard, stop: Event) -> None:
+        with atomic_path(plan.folder / shard.name) as beside, beside.open("wb") as file:
+            for image in shard.images:
+                if stop.is_set():
+                    raise _StoppedError
+                name, extension = f"{image.file.name} in {self.tree.name}", extension_of(image.file.name)
+                content = readable(self.tree.read(image.file), extension, name)
+                if plan.resize is not None:
+                    content = shrink(content, plan.resize, packed_extension(extension, resized=False), name)
+                extension = packed_extension(extension, plan.resize is not None)
+                file.write(sample_bytes(image.key, {extension: content, "cls": b"%d" % image.label}))
+                self._count(1)
+            file.write(end_bytes(file.tell()))

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.seeds import stream_seed
-from lit_robust.data.corrupting import corrupt_shards
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing import default_workers
+from lit_robust.data.packing.corrupting import corrupt_shards
 from lit_robust.data.settings import LARGEST_SIDE, check_between
-from lit_robust.data.transforms import EvaluationCrop
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.listing import read_info
 from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
