@@ -50,7 +50,8 @@ class CleanAccuracy(EvaluationCallback):
             for k, value in zip(TOP_K, self.metric.compute(), strict=True)
         ]
         if classes:
-            results.append(self.result("top1_all_classes", self.unrestricted.compute(), "fraction", {}))
+            facets = {"measure": "top1", "classes": "all"}
+            results.append(self.result("top1_all_classes", self.unrestricted.compute(), "fraction", {}, facets=facets))
         return results
 
 
@@ -101,6 +102,7 @@ class ClassSubsetAccuracy(EvaluationCallback):
         value = self.metric.compute()
         with self.metric.sync_context():
             counted = int(self.metric.total)
-        result = self.result(name, value, "fraction", {"decided_among": len(self.classes)}, counted)
+        facets = {"measure": "top1", "classes": self.subset}
+        result = self.result(name, value, "fraction", {"decided_among": len(self.classes)}, counted, facets=facets)
         # How many images of these classes the whole set has, nobody counted.
         return [replace(result, protocol={k: v for k, v in result.protocol.items() if k != "full_count"})]

@@ -83,6 +83,13 @@ class AdversarialAccuracy(EvaluationCallback):
         self.surrogate = surrogate
         setting = "" if threat_model == "white-box" else threat_model.replace("-", "_")
         self.stem = "_".join(filter(None, ["adversarial_accuracy", setting, name, attack.norm]))
+        self.facets = {
+            "measure": "adversarial_accuracy",
+            "series": self.stem,
+            **({"attack": name} if name else {}),
+            "threat_model": threat_model,
+            "norm": attack.norm,
+        }
         self.attacks = [attack.with_eps(value) for value in sorted({attack.eps, *eps})]
         self.number_of_examples = examples
 
@@ -163,7 +170,8 @@ class AdversarialAccuracy(EvaluationCallback):
             counted, warnings = tally.reduced(self.trainer.strategy)
             protocol = {**self._protocol(attack), **counted}
             name = f"{self.stem}_eps_{attack.eps:.4g}"
-            results.append(self.result(name, value, "fraction", protocol, warnings=warnings))
+            facets = {**self.facets, "eps": attack.eps}
+            results.append(self.result(name, value, "fraction", protocol, facets=facets, warnings=warnings))
         return results
 
     def _protocol(self, attack: Attack) -> dict[str, Any]:
@@ -225,7 +233,7 @@ class AdversarialAccuracy(EvaluationCallback):
         log_images(trainer, key, images, words)
         files = self.gallery.save(trainer, f"{self.dataset}-{self.stem}")
         return [
-            Example(self.dataset, "adversarial", number, files[number], captions)
+            Example(self.dataset, "adversarial", number, files[number], captions, self.stem)
             for number, (_, captions) in kept.items()
         ]
 

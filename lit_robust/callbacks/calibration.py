@@ -9,6 +9,8 @@ from lit_robust.core.results import Result
 from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.calibration import BIN_SIZE, ECE_BINS, Calibration
 
+PUBLISHED = "rms_calibration_error_published"
+
 
 class CalibrationEvaluation(EvaluationCallback):
     """RMS calibration error and AURRA (Hendrycks et al. 2021), and ECE, of the most probable class.
@@ -36,7 +38,14 @@ class CalibrationEvaluation(EvaluationCallback):
         """Return ``rms_calibration_error``, ``rms_calibration_error_published``, ``aurra`` and ``ece``."""
         classes = {"decided_among": len(self.described.classes)} if self.described.classes else {}
         bins = {"ece": {"bins": ECE_BINS}, "aurra": {}}
+        facets = {PUBLISHED: {"measure": "rms_calibration_error", "variant": "published"}}
         return [
-            self.result(name, value, "fraction", {**classes, **bins.get(name, {"images_a_bin": BIN_SIZE})})
+            self.result(
+                name,
+                value,
+                "fraction",
+                {**classes, **bins.get(name, {"images_a_bin": BIN_SIZE})},
+                facets=facets.get(name),
+            )
             for name, value in self.metric.compute().items()
         ]

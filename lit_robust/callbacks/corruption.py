@@ -1,6 +1,6 @@
 """Accuracy under ImageNet-C's corruptions, and mean corruption error."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,19 @@ from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result
 from lit_robust.metrics import TopKAccuracy
-from lit_robust.metrics.corruption_error import EXTRA_MEAN, TESTED_MEAN, CorruptionError, summarise, tested_cells
+from lit_robust.metrics.corruption_error import (
+    EXTRA_MEAN,
+    TESTED_MEAN,
+    CorruptionError,
+    cell_name,
+    summarise,
+    tested_cells,
+)
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
 
 CLEAN = "imagenet"
+OF_BASELINE = ("mce", "relative_mce", "ce")  # Measures in units of the baseline's errors.
 
 
 class CorruptionEvaluation(EvaluationCallback):
@@ -111,18 +119,21 @@ class CorruptionEvaluation(EvaluationCallback):
         clean_error, clean = self._clean()
         values = summarise(cells, self.baseline, clean_error)
         counts = dict(zip(self.metric.cells, computed["count"].reshape(-1).tolist(), strict=True))
-        results = [
-            self.result(
+        facets = facets_of_cells(self.metric.cells)
+        results = []
+        for name, value in values.items():
+            axes = facets.get(name, {})
+            result = self.result(
                 name,
                 value,
                 "fraction",
-                self._protocol(name, clean),
-                _counted(name, counts),
-                warnings=self._misfits(name, self.described),
+                self._protocol(axes.get("measure", name), clean),
+                _counted(name, axes, counts),
+                facets=axes,
+                warnings=self._misfits(axes.get("measure", name), self.described),
             )
-            for name, value in values.items()
-        ]
-        return [replace(result, protocol=of_its_cells(result.metric, result.protocol)) for result in results]
+            results.append(replace(result, protocol=of_its_cells(name, axes.get("corruption"), result.protocol)))
+        return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log the accuracies by corruption and severity, as a table and as a heat map."""
@@ -133,10 +144,10 @@ class CorruptionEvaluation(EvaluationCallback):
     def _is_restricted(described: EvaluationSet | None) -> bool:
         return described is not None and "samples_sha256" in described.protocol
 
-    def _misfits(self, name: str, described: EvaluationSet) -> list[str]:
+    def _misfits(self, measure: str, described: EvaluationSet) -> list[str]:
         """Say if a value is in errors of a baseline that was measured on another number of images."""
         images = described.protocol.get("images_a_cell")
-        if self.baseline is None or images is None or not _is_relative_to_baseline(name):
+        if self.baseline is None or images is None or measure not in OF_BASELINE:
             return []
         # A few images that cannot be read do not change what was measured.
         if abs(images - self.baseline.images) <= self.baseline.images // 100:
@@ -157,31 +168,47 @@ class CorruptionEvaluation(EvaluationCallback):
         facts = {"dataset": self.clean, "top1": top1, "images": clean.count, "of": whole}
         return 1 - top1, {"clean": facts, **left_out(self.described, clean)}
 
-    def _protocol(self, name: str, clean: dict[str, Any]) -> dict[str, Any]:
+    def _protocol(self, measure: str, clean: dict[str, Any]) -> dict[str, Any]:
         """Return what a value's protocol has of its own; ``clean`` is that of a relative one."""
-        if self.baseline is None or not _is_relative_to_baseline(name):
+        if self.baseline is None or measure not in OF_BASELINE:
             return {}
-        return {"baseline": self.baseline.protocol(), **(clean if name == "relative_mce" else {})}
+        return {"baseline": self.baseline.protocol(), **(clean if measure == "relative_mce" else {})}
 
 
-def _is_relative_to_baseline(metric: str) -> bool:
-    return metric in ("mce", "relative_mce") or metric.startswith("ce_")
+def facets_of_cells(cells: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the facets of every value of a single corruption, by its name; see ``summarise`` for the names.
+
+    Example:
+        >>> facets_of_cells(["fog/3"])["top1_fog_3"]
+        {'measure': 'top1', 'corruption': 'fog', 'severity': 3}
+    """
+    facets: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        corruption, severity = cell.split("/")
+        facets[f"ce_{corruption}"] = {"measure": "ce", "corruption": corruption}
+        facets[f"top1_{corruption}"] = {"measure": "top1", "corruption": corruption}
+        facets[f"top1_{corruption}_{severity}"] = {**facets[f"top1_{corruption}"], "severity": int(severity)}
+    return facets
 
 
-def of_its_cells(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+def of_its_cells(metric: str, corruption: str | None, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Return a value's protocol with those of the set's cells, and of its shards' digests, that it may depend on.
 
     The extra corruptions enter no mean, so with and without them a mean is measured alike.
 
+    Args:
+        metric: name of the measure.
+        corruption: the single one that it is of; None for means over several.
+        protocol: the value's, with all cells of the set.
+
     Example:
-        >>> of_its_cells("mce", {"cells": ["fog/1", "spatter/1"], "extra_shards_sha256": "ab"})
+        >>> of_its_cells("mce", None, {"cells": ["fog/1", "spatter/1"], "extra_shards_sha256": "ab"})
         {'cells': ['fog/1']}
     """
     told = dict(protocol)
     extra, absent = told.pop("extra_shards_sha256", None), told.pop("lacking_cells", None)
-    kind, _, rest = metric.partition("_")
     benchmark = benchmark_corruptions()
-    is_extra = metric == EXTRA_MEAN or (kind in ("ce", "top1") and not rest.startswith(benchmark))
+    is_extra = metric == EXTRA_MEAN or (corruption is not None and corruption not in benchmark)
     if is_extra and extra is not None:
         told["shards_sha256"] = extra
     if "cells" in told:
@@ -191,13 +218,11 @@ def of_its_cells(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _counted(name: str, counts: dict[str, int]) -> int:
+def _counted(metric: str, facets: Mapping[str, Any], counts: dict[str, int]) -> int:
     """Return how many samples a value was measured on."""
+    if "severity" in facets:
+        return counts[cell_name(facets["corruption"], facets["severity"])]
+    if "corruption" in facets:
+        return sum(count for cell, count in counts.items() if cell.split("/")[0] == facets["corruption"])
     of_benchmark = sum(count for cell, count in counts.items() if cell.split("/")[0] in benchmark_corruptions())
-    if name == EXTRA_MEAN:
-        return sum(counts.values()) - of_benchmark
-    kind, _, rest = name.partition("_")
-    if kind not in ("ce", "top1"):
-        return of_benchmark
-    exact = counts.get("/".join(rest.rsplit("_", 1)))
-    return exact if exact is not None else sum(n for cell, n in counts.items() if cell.split("/")[0] == rest)
+    return sum(counts.values()) - of_benchmark if metric == EXTRA_MEAN else of_benchmark

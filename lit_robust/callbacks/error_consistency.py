@@ -99,11 +99,13 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
             trials = int(table.sum())
             agreed = {"agreement": int(table.trace()) / trials if trials else None}
             stem = re.sub(r"\W+", "_", name)
-            results.append(self.result(f"error_consistency_{stem}", value, "fraction", {**protocol, **agreed}, trials))
+            facets, told = {"measure": "error_consistency", "observer": name}, {**protocol, **agreed}
+            results.append(self.result(f"error_consistency_{stem}", value, "fraction", told, trials, facets=facets))
         people = [place for place, name in enumerate(self.observers) if name.startswith(HUMAN)]
         if people:
             mean = sum(values[place] for place in people) / len(people)
             told = {**protocol, "observers": len(people)}
             trials = int(counts[people].sum())
-            results.append(self.result("error_consistency_humans", mean, "fraction", told, trials))
+            facets = {"measure": "error_consistency", "variant": "humans"}
+            results.append(self.result("error_consistency_humans", mean, "fraction", told, trials, facets=facets))
         return results

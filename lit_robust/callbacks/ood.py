@@ -160,7 +160,10 @@ class OodEvaluation(EvaluationCallback):
             end = "" if score == PUBLISHED else f"_{score}"
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
                 told = {**protocol, **extra}
-                result = self.result(f"{name}{end}", computed[name], "fraction", told, positives + negatives)
+                facets = {"measure": name, "score": score}
+                result = self.result(
+                    f"{name}{end}", computed[name], "fraction", told, positives + negatives, facets=facets
+                )
                 results.append(result if self.other_described is None else self._with_known(result, negatives))
         return results
 
@@ -184,6 +187,8 @@ class OodEvaluation(EvaluationCallback):
         for result in self.results:
             curve = result.protocol.get("precision_recall")
             if curve:
-                key = result.key.replace("aupr", "precision_recall")
+                score = result.facets["score"]
+                end = "" if score == PUBLISHED else f"_{score}"
+                key = f"test/{self.dataset}/precision_recall{end}"
                 log_curve(trainer, key, ("recall", "precision"), [(recall, precision) for recall, precision in curve])
         return []

@@ -98,11 +98,19 @@ class ThetaSearch(EvaluationCallback):
         protocol: dict[str, Any] = {"attack": "none" if self.attack is None else self.attack.protocol()}
         counted, warnings = ({}, []) if self.tally is None else self.tally.reduced(self.trainer.strategy)
         protocol |= counted
+        threat = {} if self.attack is None else {"threat_model": "gray-box"}
+        axes = {"measure": "top1", "series": f"{self.stem}_theta", **threat}
         results = [
             self.result(
-                f"{self.stem}_theta_{theta:g}", right / self.described.count, "fraction", protocol, warnings=warnings
+                f"{self.stem}_theta_{theta:g}",
+                right / self.described.count,
+                "fraction",
+                protocol,
+                facets={**axes, "theta": theta},
+                warnings=warnings,
             )
             for theta, right in zip(self.thetas, correct, strict=True)
         ]
-        best = self.thetas[correct.index(max(correct))]
-        return [*results, self.result(f"best_theta_{self.stem}", best, "theta", protocol, warnings=warnings)]
+        best, axes = self.thetas[correct.index(max(correct))], {"measure": "best_theta", **threat}
+        name = f"best_theta_{self.stem}"
+        return [*results, self.result(name, best, "theta", protocol, facets=axes, warnings=warnings)]

@@ -9,7 +9,7 @@ from lit_robust.core.results import Result, RunResults
 from lit_robust.report.plot import HOLLOW, WIDTH, Plot
 from lit_robust.report.protocol import attack_settings, is_partial, is_published, plain, points_of_difference
 from lit_robust.report.svg import PAPER, new_figure, plot_settings, run_style, to_svg
-from lit_robust.report.titles import NORMS, Sweep, dataset_title, sweep
+from lit_robust.report.titles import NORM_TITLES, dataset_title, is_attacked, threat_model
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,17 @@ def curves(runs: Mapping[str, RunResults]) -> list[Curves]:
     panels: dict[tuple[str, str, str, str], Curves] = {}
     references: dict[tuple[str, str, str, str], Result] = {}
     for label, found in runs.items():
-        for result, place in _swept(found):
+        for result in _attacked(found):
             if is_published(result):
                 continue
             settings = attack_settings(result)
             title = dataset_title(result.dataset, [result])
-            key = (title, place.threat, place.norm, json.dumps(settings, sort_keys=True, default=str))
-            panel = panels.setdefault(key, Curves(title, place.norm, place.threat, _attack_words(settings)))
+            norm, threat = result.facets.get("norm", ""), threat_model(result)
+            key = (title, threat, norm, json.dumps(settings, sort_keys=True, default=str))
+            panel = panels.setdefault(key, Curves(title, norm, threat, _attack_words(settings)))
             references.setdefault(key, result)
             line = panel.lines.setdefault(label, _clean(found, result))
-            line.append(_point(place.eps, result))
+            line.append(_point(result.facets["eps"], result))
     for key, panel in panels.items():
         for label, found in runs.items():
             _add_published(panel, references[key], label, found)
@@ -72,25 +73,24 @@ def curves(runs: Mapping[str, RunResults]) -> list[Curves]:
     return list(panels.values())
 
 
-def _swept(found: RunResults) -> list[tuple[Result, Sweep]]:
-    places = ((result, sweep(result)) for result in found.results if math.isfinite(result.value))
-    return [(result, place) for result, place in places if place is not None]
+def _attacked(found: RunResults) -> list[Result]:
+    return [result for result in found.results if is_attacked(result) and math.isfinite(result.value)]
 
 
 def _add_published(panel: Curves, reference: Result, label: str, found: RunResults) -> None:
     attack = attack_settings(reference).get("name")
     results = [
-        (result, place.eps)
-        for result, place in _swept(found)
+        result
+        for result in _attacked(found)
         if is_published(result)
-        and (dataset_title(result.dataset, [result]), place.threat, place.norm)
+        and (dataset_title(result.dataset, [result]), threat_model(result), result.facets.get("norm", ""))
         == (panel.dataset, panel.threat, panel.norm)
         and attack_settings(result).get("name") == attack
     ]
     if not results:
         return
-    panel.marks[label] = [*_clean(found, results[0][0]), *(_point(eps, result) for result, eps in results)]
-    points = (point for result, _ in results for point in points_of_difference(result, reference))
+    panel.marks[label] = [*_clean(found, results[0]), *(_point(result.facets["eps"], result) for result in results)]
+    points = (point for result in results for point in points_of_difference(result, reference))
     panel.remarks[label] = "; ".join(
         ["published", *dict.fromkeys(point for point in points if not point.startswith("attack eps "))]
     )
@@ -131,7 +131,7 @@ def accuracy_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
 
 def _accuracy_plot(curve: Curves, labels: list[str], name: str) -> Plot:
     scale = 255 if curve.norm == "linf" else 1
-    norm = NORMS.get(curve.norm, "")
+    norm = NORM_TITLES.get(curve.norm, "")
     title = f"{curve.dataset}: {', '.join(filter(None, [f'accuracy under {curve.threat} attack', norm]))}"
     shown = {**curve.lines, **curve.marks}
     with plot_settings():

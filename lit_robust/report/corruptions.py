@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.titles import corrupted, dataset_title, of_corruptions, order
+from lit_robust.report.titles import dataset_title, of_corruptions, order
 
 # Reading order and groups of Hendrycks and Dietterich 2019, figure 1; the last four enter no mean.
 GROUPS = {
@@ -47,17 +47,17 @@ def corruption_values(found: RunResults, dataset: str) -> CorruptionValues:
     for result in found.results:
         if result.dataset != dataset or not math.isfinite(result.value):
             continue
-        place = corrupted(result)
-        if result.metric == "mce":
+        corruption, severity = result.facets.get("corruption"), result.facets.get("severity")
+        if result.measure == "mce":
             values.mean_error = result
-        elif place is None:
+        elif corruption is None:
             continue
-        elif place.kind == "ce" and place.severity is None:
-            values.errors[place.corruption] = result
-        elif place.kind == "top1" and place.severity is None:
-            values.means[place.corruption] = result
-        elif place.kind == "top1" and place.severity is not None:
-            values.cells[place.corruption, place.severity] = result
+        elif result.measure == "ce":
+            values.errors[corruption] = result
+        elif result.measure == "top1" and severity is not None:
+            values.cells[corruption, severity] = result
+        elif result.measure == "top1":
+            values.means[corruption] = result
     return values
 
 

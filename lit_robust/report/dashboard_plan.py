@@ -1,18 +1,32 @@
 """Which panels a W&B workspace shows of which measures, as plain data."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.titles import corrupted, dataset_title, metric_title, of_corruptions, order, sweep
+from lit_robust.report.titles import (
+    dataset_title,
+    is_attacked,
+    metric_title,
+    of_corruptions,
+    order,
+    series_title,
+    threat_model,
+)
 
 CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING = "clean", "adversarial", "natural", "shape", "memory", "training"
 SECTIONS = (CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)
 NATURAL_SETS = ("imagenet-a", "imagenet-o", "stylized-imagenet")  # beside those of corruptions
-CALIBRATION = ("rms_calibration_error", "ece", "aurra")
-SHAPE_METRICS = ("shape_", "texture_", "other_", "error_consistency_", "accuracy_without_conflict")
+SHAPE_MEASURES = ("shape_bias", "decisions", "error_consistency", "accuracy_without_conflict")
+BEST_THETA = "best_theta"
+# Measures whose values share a panel, to its title.
+PANELS = {
+    BEST_THETA: "best theta",
+    "error_consistency": "error consistency",
+    "decisions": "decisions",
+    **dict.fromkeys(("rms_calibration_error", "ece", "aurra"), "calibration"),
+}
 # What the modules and OverfittingMonitor log while a network trains; of two losses only some schemes have the second.
 LEARNING = {
     "Training loss": ("train/loss", "train/auxiliary_loss", "train/divergence"),
@@ -69,7 +83,7 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
     Args:
         runs: results whose measures get panels; the workspace shows all runs of its project that have them.
     """
-    results = sorted(_one_a_key(run.results for run in runs), key=_order)
+    results = sorted(_one_a_key(run.results for run in runs), key=order)
     panels: dict[str, list[Panel]] = {name: [] for name in SECTIONS}
     titles = _titles([result for run in runs for result in run.results])
     for (section, title), group in _grouped(results, titles).items():
@@ -95,18 +109,6 @@ def _titles(results: Sequence[Result]) -> dict[str, str]:
     return {name: dataset_title(name, results) for name in {result.dataset for result in results}}
 
 
-def _order(result: Result) -> tuple[Any, ...]:
-    """Return the order of a report's columns, thetas by their size."""
-    theta = _theta(result)
-    return order(result) if theta is None else (*order(result)[:4], theta[0], theta[1])
-
-
-def _theta(result: Result) -> tuple[str, float] | None:
-    """Return the stem and the theta of an accuracy that ``ThetaSearch`` found; None for other metrics."""
-    matched = re.fullmatch(r"(top1|gray_box_top1)_theta_([\d.e+-]+)", result.metric)
-    return (matched[1], float(matched[2])) if matched else None
-
-
 def _grouped(results: Iterable[Result], titles: Mapping[str, str]) -> dict[tuple[str, str], list[Result]]:
     """Group measures that share a panel, by section and title."""
     groups: dict[tuple[str, str], list[Result]] = {}
@@ -122,14 +124,13 @@ def section_of(result: Result) -> str:
         >>> section_of(Result("imagenet-c", "mce", 0.77, "fraction", 3_750_000, {}))
         'natural'
     """
-    place = sweep(result)
-    if place is not None:
-        return MEMORY if place.threat in ("gray-box", "memory-surrogate") else ADVERSARIAL
-    if result.metric.endswith("_memory_similarity") or _theta(result) or result.metric.startswith("best_theta_"):
+    if is_attacked(result):
+        return MEMORY if threat_model(result) in ("gray-box", "memory-surrogate") else ADVERSARIAL
+    if result.facets.get("score") == "memory_similarity" or "theta" in result.facets or result.measure == BEST_THETA:
         return MEMORY
     if _is_natural(result):
         return NATURAL
-    return SHAPE if result.metric.startswith(SHAPE_METRICS) else CLEAN
+    return SHAPE if result.measure in SHAPE_MEASURES else CLEAN
 
 
 def _is_natural(result: Result) -> bool:
@@ -137,31 +138,21 @@ def _is_natural(result: Result) -> bool:
 
 
 def _panel_title(result: Result, titles: Mapping[str, str]) -> str:
-    dataset = titles[result.dataset]
-    place, cell, theta = sweep(result), corrupted(result), _theta(result)
-    if place is not None:
-        return f"{dataset}: {_attack_title(result)}"
-    if cell is not None:
-        measure = "corruption errors" if cell.kind == "ce" else "accuracy by corruption"
-        return f"{dataset}: {measure}{f', severity {cell.severity}' if cell.severity else ''}"
-    if theta is not None:
-        return f"{dataset}: accuracy by theta{', gray-box' if theta[0].startswith('gray_box') else ''}"
-    for start, measure in (
-        ("best_theta_", "best theta"),
-        ("shape_bias_", "shape bias by category"),
-        ("error_consistency_", "error consistency"),
-    ):
-        if result.metric.startswith(start):
-            return f"{dataset}: {measure}"
-    if result.metric.endswith("_decisions"):
-        return f"{dataset}: decisions"
-    if result.metric.startswith(CALIBRATION):
-        return f"{dataset}: calibration"
-    return _full_title(result, titles)
-
-
-def _attack_title(result: Result) -> str:
-    return metric_title(result).rsplit(", eps ", 1)[0]
+    facets, threat = result.facets, "" if threat_model(result) == "white-box" else f", {threat_model(result)}"
+    if is_attacked(result):
+        measure = series_title(result)
+    elif "corruption" in facets:
+        measure = "corruption errors" if result.measure == "ce" else "accuracy by corruption"
+        measure += f", severity {facets['severity']}" if "severity" in facets else ""
+    elif "theta" in facets:
+        measure = f"accuracy by theta{threat}"
+    elif "category" in facets:
+        measure = "shape bias by category"
+    elif result.measure in PANELS:
+        measure = PANELS[result.measure]
+    else:
+        measure = metric_title(result)
+    return f"{titles[result.dataset]}: {measure}"
 
 
 def _full_title(result: Result, titles: Mapping[str, str]) -> str:
@@ -176,7 +167,7 @@ def _curves(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple[
             Panel(
                 "curve",
                 _full_title(result, titles).replace("AUPR", "precision against recall"),
-                (f"{result.key.replace('aupr', 'precision_recall')}_table",),
+                (f"test/{result.dataset}/precision_recall{_score_end(result)}_table",),
                 "recall",
                 "precision",
             ),
@@ -184,6 +175,12 @@ def _curves(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple[
         for result in results
         if result.protocol.get("precision_recall")
     ]
+
+
+def _score_end(result: Result) -> str:
+    """Return what tells a score's keys from those of the published one, which have none."""
+    score = result.facets.get("score", "max_softmax")
+    return "" if score == "max_softmax" else f"_{score}"
 
 
 def _of_sets(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple[str, Panel]]:
@@ -194,9 +191,9 @@ def _of_sets(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple
         sets.setdefault(result.dataset, []).append(result)
     for dataset, measures in sets.items():
         title, key = titles[dataset], f"test/{dataset}"
-        has_bias = any(result.metric == "shape_bias" for result in measures)
+        has_bias = any(result.measure == "shape_bias" for result in measures)
         section = NATURAL if any(map(_is_natural, measures)) else SHAPE if has_bias else CLEAN
-        if any((cell := corrupted(result)) and cell.severity for result in measures):
+        if any("severity" in result.facets for result in measures):
             heat_map, table = f"{key}/accuracy_by_cell_heat_map", f"{key}/accuracy_by_cell"
             found.append((section, Panel("images", f"{title}: accuracy by corruption and severity", (heat_map,))))
             found.append((section, Panel("table", f"{title}: accuracy by corruption and severity", (table,))))
@@ -204,7 +201,7 @@ def _of_sets(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple
             found.append((section, Panel("table", f"{title}: decisions by category", (f"{key}/decisions",))))
             found.append((section, Panel("images", f"{title}: shape or texture", (f"{key}/shape_by_category",))))
         # Of a set whose images have categories only the evaluation of shape bias shows some.
-        if any(not result.metric.startswith("error_consistency_") for result in measures):
+        if any(result.measure != "error_consistency" for result in measures):
             found.append((section, Panel("images", f"{title}: images", (f"{key}/examples",))))
     return found
 
@@ -213,16 +210,15 @@ def _of_attacks(
     results: Iterable[Result], titles: Mapping[str, str], runs: Iterable[RunResults]
 ) -> list[tuple[str, Panel]]:
     """Return the curve of each attack, and where a run kept any, pairs of clean and attacked images."""
-    files = [file for run in runs for example in run.examples for file in example.images.values()]
+    illustrated = {(example.dataset, example.series) for run in runs for example in run.examples}
     found = []
-    attacks = {(result.dataset, place.stem): result for result in results if (place := sweep(result)) is not None}
-    for (dataset, stem), result in attacks.items():
-        section, title, key = section_of(result), f"{titles[dataset]}: {_attack_title(result)}", f"test/{dataset}"
-        curve = Panel("curve", f"{title}, against eps", (f"{key}/{stem}_by_eps_table",), "eps", "accuracy")
+    attacks = {(result.dataset, str(result.facets.get("series"))): result for result in filter(is_attacked, results)}
+    for (dataset, series), result in attacks.items():
+        section, title, key = section_of(result), f"{titles[dataset]}: {series_title(result)}", f"test/{dataset}"
+        curve = Panel("curve", f"{title}, against eps", (f"{key}/{series}_by_eps_table",), "eps", "accuracy")
         found.append((section, curve))
-        kept = re.compile(rf"(.*/)?{re.escape(f'{dataset}-{stem}')}-\d+-\w+\.png")
-        if any(kept.fullmatch(file) for file in files):
-            found.append((section, Panel("images", f"{title}, images", (f"{key}/{stem}_examples",))))
+        if (dataset, series) in illustrated:
+            found.append((section, Panel("images", f"{title}, images", (f"{key}/{series}_examples",))))
     return found
 
 
@@ -231,8 +227,8 @@ def _memory_panels(results: Iterable[Result], titles: Mapping[str, str]) -> list
     clean = [result for result in results if (result.dataset, result.metric) == ("imagenet", "top1")]
     attacked: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        if (place := sweep(result)) is not None and section_of(result) == MEMORY:
-            attacked.setdefault((result.dataset, place.stem), []).append(result)
+        if is_attacked(result) and section_of(result) == MEMORY:
+            attacked.setdefault((result.dataset, str(result.facets.get("series"))), []).append(result)
     wanted = [*clean, *(group[len(group) // 2] for group in attacked.values())]
     return [
         Panel("points", f"{_full_title(result, titles)}, by {name}", (result.key,), across)

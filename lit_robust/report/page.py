@@ -25,7 +25,7 @@ from lit_robust.report.record import record
 from lit_robust.report.runs import Run, load_runs
 from lit_robust.report.shape_figure import shape_bias_plots
 from lit_robust.report.table import Table, compare, compare_observers, markdown
-from lit_robust.report.titles import category, dataset_title, sweep
+from lit_robust.report.titles import dataset_title, is_attacked
 
 MOST_COLUMNS = 8  # fit on an upright sheet of A4 and on a screen of 1280 px
 
@@ -127,11 +127,11 @@ def _lede(runs: list[Run]) -> str:
     words = [f"The results of {who}{f' on {joined(sets)}' if sets else ''}."]
     if len(runs) > len(measured):
         words.append("Beneath stand published values, each with its source; none of them was measured here.")
-    if any(sweep(result) for result in results):
+    if any(map(is_attacked, results)):
         words.append("Adversarial accuracy is the share of images that stay right when attacked within eps.")
-    if any(category(result) or result.metric == "shape_bias" for result in results):
+    if any(result.measure == "shape_bias" for result in results):
         words.append("Shape bias is the share of decisions for an image's shape among those for its shape or texture.")
-    if any(result.metric == "mce" for result in results):
+    if any(result.measure == "mce" for result in results):
         words.append("mCE is the mean corruption error, 100 for AlexNet; lower is better.")
     words.append("Accuracies and biases are percentages; a dagger marks a value that was measured otherwise.")
     return " ".join(words)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_robust.core.errors import UserError
-from lit_robust.core.results import Result, RunResults
+from lit_robust.core.results import Result, RunResults, named_facets
 from lit_robust.reference.corruption_baselines import SEVERITIES, benchmark_corruptions, corruption_baseline
 from lit_robust.report.protocol import is_published, nearest_to_standard, points_of_difference, usual
 from lit_robust.report.runs import Run, unique_labels
-from lit_robust.report.titles import dataset_title, is_detail, sweep
+from lit_robust.report.titles import dataset_title, is_attacked, is_detail, threat_model
 
 ALL = "all"
 DECISIONS = "cue_conflict_decisions.json"
@@ -66,9 +66,12 @@ def published_results(name: str) -> list[Result]:
 def _values(source: str, part: Mapping[str, Any], name: str) -> list[Result]:
     protocol = {**part["protocol"], "published": source, **({"remark": part["remark"]} if "remark" in part else {})}
     values = part["values"].get(name, {})
-    return [
-        Result(part["dataset"], metric, value, "fraction", part["count"], protocol) for metric, value in values.items()
-    ]
+    return [_result(part["dataset"], metric, value, part["count"], protocol) for metric, value in values.items()]
+
+
+def _result(dataset: str, metric: str, value: float, count: int, protocol: Mapping[str, Any]) -> Result:
+    facets = named_facets(dataset, metric, protocol)
+    return Result(dataset, metric, value, "fraction", count, protocol, facets=facets)
 
 
 def _unit_of_corruption_errors() -> list[Result]:
@@ -87,7 +90,7 @@ def _unit_of_corruption_errors() -> list[Result]:
         "published": "Hendrycks and Dietterich 2019, hendrycks/robustness issue 10",
     }
     count = baseline.images * len(corruptions) * len(SEVERITIES)
-    return [Result("imagenet-c", metric, value, "fraction", count, protocol) for metric, value in values.items()]
+    return [_result("imagenet-c", metric, value, count, protocol) for metric, value in values.items()]
 
 
 def _decisions(content: Mapping[str, Any], name: str) -> list[Result]:
@@ -106,14 +109,17 @@ def _decisions(content: Mapping[str, Any], name: str) -> list[Result]:
     dataset = content["dataset"]
     results = [Result(dataset, "shape_bias", shape / (shape + texture), "fraction", conflict, protocol)]
     if not human:
-        decided = (("shape_decisions", shape), ("texture_decisions", texture), ("other_decisions", other))
-        results += [Result(dataset, metric, float(n), "count", conflict, protocol) for metric, n in decided]
+        for decision, decided in (("shape", shape), ("texture", texture), ("other", other)):
+            facets = {"measure": "decisions", "decision": decision}
+            metric = f"{decision}_decisions"
+            results.append(Result(dataset, metric, float(decided), "count", conflict, protocol, facets=facets))
     results.append(Result(dataset, "accuracy_without_conflict", right / same, "fraction", same // repeats, protocol))
     for category, (in_shape, in_texture, neither, _, _) in counts.items():
         told = {**protocol, "shape_decisions": in_shape, "texture_decisions": in_texture}
         seen = (in_shape + in_texture + neither) // repeats
         bias = in_shape / (in_shape + in_texture)
-        results.append(Result(dataset, f"shape_bias_{category}", bias, "fraction", seen, told))
+        facets = {"measure": "shape_bias", "category": category}
+        results.append(Result(dataset, f"shape_bias_{category}", bias, "fraction", seen, told, facets=facets))
     return results
 
 
@@ -169,7 +175,7 @@ def _nearest(results: list[Result], columns: Mapping[tuple[str, str], Result]) -
     fitting: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         column = _column_of(result, columns)
-        placed = replace(result, metric=column.metric) if column else result
+        placed = replace(result, metric=column.metric, facets=column.facets) if column else result
         fitting.setdefault(_key(placed), []).append(placed)
     found = []
     for key, candidates in fitting.items():
@@ -195,22 +201,16 @@ def _same_set(published: Result, measured: Result) -> bool:
 
 def _column_of(result: Result, columns: Mapping[tuple[str, str], Result]) -> Result | None:
     """Find the column of a published value; evaluations may have names of their own, attacks of one kind share one."""
-    place = sweep(result)
-    if _key(result) in columns or place is None:
+    if _key(result) in columns or not is_attacked(result):
         return columns.get(_key(result))
-    for column in columns.values():
-        other = sweep(column)
-        if (
-            other is not None
-            and not is_published(column)
-            and (column.dataset, other.threat, other.norm) == (result.dataset, place.threat, place.norm)
-            and abs(other.eps - place.eps) < 1e-6
-            and _attack(column) == _attack(result)
-        ):
+    for column in filter(is_attacked, columns.values()):
+        alike = _attack(column) == _attack(result) and not is_published(column)
+        if alike and abs(column.facets["eps"] - result.facets["eps"]) < 1e-6:
             return column
     return None
 
 
-def _attack(result: Result) -> object:
+def _attack(result: Result) -> tuple[object, ...]:
     attack = result.protocol.get("attack")
-    return attack.get("name") if isinstance(attack, Mapping) else None
+    name = attack.get("name") if isinstance(attack, Mapping) else None
+    return result.dataset, threat_model(result), result.facets.get("norm"), name

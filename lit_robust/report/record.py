@@ -10,7 +10,7 @@ from lit_robust.core.results import Result
 from lit_robust.report.markup import named, network, settings_list
 from lit_robust.report.protocol import attack_settings, flat, plain
 from lit_robust.report.runs import Run
-from lit_robust.report.titles import UNDEFINED, corrupted, dataset_title, metric_title, order
+from lit_robust.report.titles import UNDEFINED, dataset_title, metric_title, order
 
 PRINTED = '<p class="printed">On paper are the runs that were unfolded on the screen; the page has all.</p>'
 DRAWN = ("precision_recall",)  # long lists, which a plot shows
@@ -40,7 +40,7 @@ def protocols(results: list[Result]) -> list[list[Result]]:
     Those of single corruptions are left to the heat map and to the CSV.
     """
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in sorted((result for result in results if corrupted(result) is None), key=order):
+    for result in sorted((result for result in results if "corruption" not in result.facets), key=order):
         attack = json.dumps(attack_settings(result), sort_keys=True, default=str)
         origin = (str(result.protocol.get(key, "")) for key in ("published", "threat_model"))
         groups.setdefault((result.dataset, attack, *origin), []).append(result)

@@ -8,7 +8,7 @@ from lit_robust.core.results import Result, RunResults
 from lit_robust.report.plot import HOLLOW, WIDTH, Plot
 from lit_robust.report.protocol import is_partial, is_published
 from lit_robust.report.svg import INK, PAPER, RULE, new_figure, plot_settings, run_style, to_svg
-from lit_robust.report.titles import category, dataset_title, value_text
+from lit_robust.report.titles import dataset_title, value_text
 
 OVERALL = "all"
 
@@ -16,8 +16,8 @@ OVERALL = "all"
 def biases(found: RunResults, dataset: str) -> dict[str, Result]:
     """Return a run's shape biases on a test set: category, or ``all``, to its result."""
     own = [result for result in found.results if result.dataset == dataset]
-    overall = [(OVERALL, result) for result in own if result.metric == "shape_bias"]
-    return dict(overall + [(name, result) for result in own if (name := category(result)) is not None])
+    rows = [(result.facets.get("category", OVERALL), result) for result in own if result.measure == "shape_bias"]
+    return dict(sorted(rows, key=lambda row: row[0] != OVERALL))
 
 
 def shape_bias_plots(runs: Mapping[str, RunResults]) -> list[Plot]:

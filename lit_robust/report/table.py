@@ -8,7 +8,7 @@ from typing import Literal
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
-from lit_robust.report.titles import dataset_title, is_detail, metric_title, observer, order, value_text
+from lit_robust.report.titles import dataset_title, eps_title, is_detail, metric_title, order, series_title, value_text
 
 MISSING = "\N{EN DASH}"
 SYMBOLS = {
@@ -140,10 +140,9 @@ class Table:
 def _column(result: Result, dataset: str) -> Column:
     title = metric_title(result)
     unit = "%" if result.unit == "fraction" else result.unit
-    attack, comma, eps = title.rpartition(", eps ")
-    if not comma:
-        return Column(dataset, title, unit, dataset, title)
-    return Column(dataset, title, unit, f"{dataset}: {attack}", f"eps {eps}")
+    if eps := eps_title(result):
+        return Column(dataset, title, unit, f"{dataset}: {series_title(result)}", eps)
+    return Column(dataset, title, unit, dataset, title)
 
 
 def parts(columns: Sequence[Column], most: int) -> list[list[int]]:
@@ -181,7 +180,7 @@ def compare(runs: Mapping[str, RunResults]) -> Table:
         runs: unique label to results, in the order of the rows.
     """
     apart = _stand_apart(runs)
-    return _table(runs, lambda result: not is_detail(result) and not (apart and observer(result)))
+    return _table(runs, lambda result: not is_detail(result) and not (apart and "observer" in result.facets))
 
 
 def compare_observers(runs: Mapping[str, RunResults]) -> Table:
@@ -191,12 +190,12 @@ def compare_observers(runs: Mapping[str, RunResults]) -> Table:
         runs: unique label to results, in the order of the rows.
     """
     apart = _stand_apart(runs)
-    return _table(runs, lambda result: apart and observer(result) is not None)
+    return _table(runs, lambda result: apart and "observer" in result.facets)
 
 
 def _stand_apart(runs: Mapping[str, RunResults]) -> bool:
     """Tell whether single observers have a table of their own: they are many, and not all there is."""
-    found = {observer(result) for run in runs.values() for result in run.results if not is_detail(result)}
+    found = {result.facets.get("observer") for run in runs.values() for result in run.results if not is_detail(result)}
     return None in found and len(found - {None}) > MOST_OBSERVERS
 
 

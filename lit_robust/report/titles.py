@@ -1,12 +1,9 @@
 """What a reader sees in place of keys: titles, their order, and values as percentages."""
 
 import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
-from lit_robust.core.results import Result
+from lit_robust.core.results import CORRUPTED_SETS, Result
 
 DATASETS = {
     "imagenet": "ImageNet",
@@ -42,70 +39,25 @@ METRICS = {
     "texture_decisions": "Texture decisions",
     "other_decisions": "Other decisions",
 }
-SCORES = {"aupr": "AUPR", "auroc": "AUROC", "fpr95": "FPR at 95 % recall"}
-# By these names where a protocol does not list its cells, as those of published values do not.
-CORRUPTED_SETS = ("imagenet-c", "imagenet-c-like")
-NORMS = {"l2": "L2", "linf": "L\N{INFINITY}", "l1": "L1"}
+ATTACKED = "adversarial_accuracy"
+MEASURES = {**METRICS, ATTACKED: "Adversarial", "ce": "CE", "error_consistency": "Error consistency"}
+NORM_TITLES = {"l2": "L2", "linf": "L\N{INFINITY}", "l1": "L1"}
 THREATS = ("white-box", "memory-surrogate", "gray-box", "black-box")
+USUAL = {"threat_model": "white-box", "score": "max_softmax"}  # No title says so.
+# Axes whose values say by themselves what they are.
+SPEAKING = ("threat_model", "corruption", "category", "observer", "score", "classes", "decision", "variant")
+DETAILS = ("category", "corruption", "unit")  # Axes with many values, which belong into figures.
 UNDEFINED = "undefined"
 
 
-@dataclass(frozen=True, order=True)
-class Sweep:
-    """The place of a value in an accuracy-against-eps curve.
-
-    Attributes:
-        stem: the metric's name without its eps; values of one stem are one curve.
-        norm: ``l2``, ``linf``, or empty if nobody says.
-        eps: radius in [0, 1] pixel units.
-        threat: what the attack sees: ``white-box``, ``gray-box``, ``black-box``, ``memory-surrogate``.
-    """
-
-    stem: str
-    norm: str
-    eps: float
-    threat: str
+def is_attacked(result: Result) -> bool:
+    """Tell whether a value is an adversarial accuracy at an eps, and so a point of a curve."""
+    return result.measure == ATTACKED and "eps" in result.facets
 
 
-@dataclass(frozen=True)
-class Corrupted:
-    """The place of a value in a corruption benchmark.
-
-    Attributes:
-        kind: ``ce``, a corruption error, or ``top1``, an accuracy.
-        corruption: its name, such as ``gaussian_noise``.
-        severity: 1 to 5; None over all of them.
-    """
-
-    kind: str
-    corruption: str
-    severity: int | None
-
-
-def sweep(result: Result) -> Sweep | None:
-    """Return where an adversarial accuracy belongs, from its protocol and its name; None for other metrics.
-
-    Example:
-        >>> attack = {"attack": {"norm": "l2", "eps": 0.25}}
-        >>> sweep(Result("imagenet", "adversarial_accuracy_l2_eps_0.25", 0.5, "fraction", 10, attack))
-        Sweep(stem='adversarial_accuracy_l2', norm='l2', eps=0.25, threat='white-box')
-    """
-    matched = re.fullmatch(r"(adversarial_accuracy\w*?)_eps_(.+)", result.metric)
-    attack = result.protocol.get("attack")
-    settings: Mapping[str, Any] = attack if isinstance(attack, Mapping) else {}
-    if matched is None:
-        return None
-    try:
-        eps = float(settings.get("eps", matched[2]))
-    except (TypeError, ValueError):
-        return None
-    norm = str(settings.get("norm", matched[1].rsplit("_", 1)[-1]))
-    return Sweep(matched[1], norm if norm in NORMS else "", eps, _threat(matched[1], result.protocol))
-
-
-def _threat(stem: str, protocol: Mapping[str, Any]) -> str:
-    named = re.match(r"adversarial_accuracy_(gray_box|black_box|memory_surrogate)", stem)
-    return str(protocol.get("threat_model", named[1].replace("_", "-") if named else "white-box"))
+def threat_model(result: Result) -> str:
+    """Return what an attack sees: ``white-box``, ``gray-box``, ``black-box`` or ``memory-surrogate``."""
+    return str(result.facets.get("threat_model", USUAL["threat_model"]))
 
 
 def of_corruptions(result: Result) -> bool:
@@ -115,37 +67,12 @@ def of_corruptions(result: Result) -> bool:
         >>> of_corruptions(Result("fog-and-snow", "mce", 0.8, "fraction", 10, {"cells": ["fog/1", "snow/1"]}))
         True
     """
-    return "cells" in result.protocol or result.dataset in CORRUPTED_SETS
-
-
-def corrupted(result: Result) -> Corrupted | None:
-    """Return which corruption, and which severity, a value of a corruption benchmark is of; None for other metrics.
-
-    Example:
-        >>> corrupted(Result("imagenet-c", "top1_fog_3", 0.5, "fraction", 50_000, {}))
-        Corrupted(kind='top1', corruption='fog', severity=3)
-    """
-    matched = re.fullmatch(r"(ce|top1)_(\w+?)(?:_([1-5]))?", result.metric)
-    if matched is None or not of_corruptions(result):
-        return None
-    return Corrupted(matched[1], matched[2], int(matched[3]) if matched[3] else None)
+    return "cells" in result.protocol or "corruption" in result.facets or result.dataset in CORRUPTED_SETS
 
 
 def is_detail(result: Result) -> bool:
     """Tell whether a value is one of many of its kind, which belong into a figure and not into the main table."""
-    return category(result) is not None or corrupted(result) is not None
-
-
-def observer(result: Result) -> str | None:
-    """Return the single observer whose errors these are compared to, None for other metrics and for people's mean."""
-    name = result.metric.removeprefix("error_consistency_")
-    return None if name in (result.metric, "humans") else name
-
-
-def category(result: Result) -> str | None:
-    """Return the category whose shape bias this is, None for other metrics."""
-    prefix = "shape_bias_"
-    return result.metric.removeprefix(prefix) if result.metric.startswith(prefix) else None
+    return any(axis in result.facets for axis in DETAILS)
 
 
 def dataset_title(dataset: str, results: Iterable[Result] = ()) -> str:
@@ -183,40 +110,52 @@ def eps_text(norm: str, eps: float) -> str:
 
 
 def metric_title(result: Result) -> str:
-    """Return a metric's name for a column; an unknown one with its underscores as spaces."""
-    if (place := sweep(result)) is not None:
-        extra = place.stem.removeprefix("adversarial_accuracy").removesuffix(f"_{place.norm}")
-        extra = extra.removeprefix(f"_{place.threat.replace('-', '_')}").replace("_", " ").strip()
-        threat = "" if place.threat == "white-box" else place.threat
-        norm, eps = NORMS.get(place.norm, ""), f"eps {eps_text(place.norm, place.eps)}"
-        return ", ".join(part for part in (f"Adversarial {extra}".strip(), threat, norm, eps) if part)
-    if (name := category(result)) is not None:
-        return f"Shape bias, {name}"
-    if (cell := corrupted(result)) is not None:
-        parts = ("CE" if cell.kind == "ce" else "Top-1", cell.corruption.replace("_", " "), str(cell.severity or ""))
-        return ", ".join(part for part in parts if part)
-    score, _, rest = result.metric.partition("_")
-    if score in SCORES and rest:
-        return f"{SCORES[score]}, {rest.replace('_', ' ')}"
-    if result.metric.startswith("error_consistency_"):
-        return f"Error consistency, {result.metric.removeprefix('error_consistency_').replace('_', ' ')}"
-    words = result.metric.replace("_", " ")
-    return METRICS.get(result.metric, words[:1].upper() + words[1:])
+    """Return a metric's name for a column: its measure and its axes; an unknown one with its underscores as spaces.
+
+    Example:
+        >>> attacked = {"measure": "adversarial_accuracy", "norm": "l2", "eps": 0.5}
+        >>> metric_title(Result("imagenet", "adversarial_accuracy_l2_eps_0.5", 0.5, "fraction", 9, {}, facets=attacked))
+        'Adversarial, L2, eps 0.5'
+    """
+    return ", ".join(filter(None, [series_title(result), eps_title(result)]))
+
+
+def series_title(result: Result) -> str:
+    """Return a metric's name for a column without its eps, which is that of a whole curve."""
+    if result.metric in METRICS:
+        return METRICS[result.metric]
+    measure = result.measure.replace("_", " ")
+    name = str(result.facets.get("attack", "")).replace("_", " ")
+    words = [f"{MEASURES.get(result.measure, measure[:1].upper() + measure[1:])} {name}".strip()]
+    for axis, value in result.facets.items():
+        if axis in ("measure", "series", "attack", "eps") or USUAL.get(axis) == value:
+            continue
+        told = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
+        told = NORM_TITLES.get(told, told) if axis == "norm" else told
+        words.append(told if axis in (*SPEAKING, "norm") else f"{axis.replace('_', ' ')} {told}")
+    return ", ".join(words)
+
+
+def eps_title(result: Result) -> str:
+    """Return an attack's eps in words; empty for other metrics."""
+    facets = result.facets
+    return f"eps {eps_text(facets.get('norm', ''), facets['eps'])}" if is_attacked(result) else ""
 
 
 def order(result: Result) -> tuple[int, str, int, int, str, float]:
-    """Return the sorting key of a value's column: known sets and metrics first, then by name, then by eps.
+    """Return the sorting key of a value's column: known sets and metrics first, then by name, eps and theta.
 
     Attacks stand behind the other metrics of their set, those that see the network under test first.
     """
     sets, metrics = list(DATASETS), list(METRICS)
     set_rank = sets.index(result.dataset) if result.dataset in sets else len(sets)
-    place = sweep(result)
-    if place is not None:
-        threat = THREATS.index(place.threat) if place.threat in THREATS else len(THREATS)
-        return set_rank, result.dataset, len(metrics) + 1, threat, place.stem, place.eps
+    series = str(result.facets.get("series", result.metric))
+    if is_attacked(result):
+        seen = threat_model(result)
+        threat = THREATS.index(seen) if seen in THREATS else len(THREATS)
+        return set_rank, result.dataset, len(metrics) + 1, threat, series, result.facets["eps"]
     known = metrics.index(result.metric) if result.metric in metrics else len(metrics)
-    return set_rank, result.dataset, known, 0, result.metric, 0.0
+    return set_rank, result.dataset, known, 0, series, result.facets.get("theta", 0.0)
 
 
 def value_text(value: float, unit: str) -> str:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import yaml
+from naming import read_checked
 from pytorch_lightning import Trainer
 from tiny_sets import SMALL, write
 
@@ -11,7 +12,6 @@ from lit_robust.callbacks import AdversarialAccuracy, CleanAccuracy
 from lit_robust.cli import main
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
-from lit_robust.core.results import RunResults
 from lit_robust.core.seeds import stream_seed
 from lit_robust.data import ImageNetADataModule, ImageNetDataModule
 from lit_robust.data.loading.transforms import EvaluationCrop
@@ -66,7 +66,7 @@ def results_of(toy, folder, weights, callbacks):
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["test", "-c", str(folder / "config.yaml")]) == 0
-    return RunResults.load(folder / "run")
+    return read_checked(folder / "run")
 
 
 def by_hand(attacked, tested, batch: Batch, attack):

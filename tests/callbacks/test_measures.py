@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from naming import read_checked
 from pytorch_lightning import Trainer
 from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
 
@@ -21,7 +22,6 @@ from lit_robust.callbacks import (
     SampleRestriction,
 )
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.results import RunResults
 from lit_robust.data import (
     CueConflictDataModule,
     EvaluationCrop,
@@ -97,7 +97,7 @@ def run(toy, folder, module, *callbacks, **settings):
         **settings,
     )
     trainer.test(module, data(toy), verbose=False)
-    return {result.key: result for result in RunResults.load(folder).results}
+    return {result.key: result for result in read_checked(folder).results}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from naming import read_checked
 from pytorch_lightning import Trainer
 from tiny_sets import SMALL, write
 from tiny_sets import WHOLE as WHOLE_IMAGES
@@ -77,7 +78,7 @@ def run(folder, data, answers, *callbacks):
         callbacks=[*callbacks, ResultsFile()],
     )
     trainer.test(module, data, verbose=False)
-    return {result.key: result for result in RunResults.load(folder).results}
+    return {result.key: result for result in read_checked(folder).results}
 
 
 def saying(classes):

@@ -10,6 +10,7 @@ from lit_robust.attacks import APGD, PGD
 from lit_robust.callbacks import ThetaSearch
 from lit_robust.core.batch import EvaluationSet
 from lit_robust.core.errors import UserError
+from lit_robust.core.results import named_facets
 
 
 def test_of_equal_accuracies_the_smallest_theta_is_best():
@@ -24,6 +25,8 @@ def test_of_equal_accuracies_the_smallest_theta_is_best():
         ("top1_theta_50", 0.8),
         ("top1_theta_90", 0.2),
     ]
+    assert all(r.facets == named_facets("some", r.metric, r.protocol) for r in (*accuracies, best))
+    assert accuracies[0].facets["theta"] == 10.5
     assert (best.metric, best.value, best.unit) == ("best_theta_top1", 20.0, "theta")
 
 

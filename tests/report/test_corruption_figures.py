@@ -5,6 +5,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from naming import named
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.corruption_errors import corruption_error_plots
@@ -16,7 +17,7 @@ NAMES = ("gaussian_noise", "fog", "saturate")
 
 
 def result(metric: str, value: float, dataset: str = "imagenet-c", **protocol: object) -> Result:
-    return Result(dataset, metric, value, "fraction", 50_000, protocol)
+    return named(dataset, metric, value, "fraction", 50_000, protocol)
 
 
 def measured(offset: float = 0.0, **protocol: object) -> RunResults:

@@ -5,6 +5,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from naming import named
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
@@ -22,7 +23,7 @@ from lit_robust.report.dashboard_plan import plain_plan, plan
 
 
 def result(dataset: str, metric: str, **protocol: object) -> Result:
-    return Result(dataset, metric, 0.5, "fraction", 10, protocol)
+    return named(dataset, metric, 0.5, "fraction", 10, protocol)
 
 
 def attacked(eps: float, threat: str = "white-box") -> Result:
@@ -55,7 +56,7 @@ RUN = RunResults(
         result("imagenet", "gray_box_top1_theta_20"),
         result("imagenet", "best_theta_top1"),
     ],
-    [Example("imagenet", "adversarial", 7, {"clean": "examples/imagenet-adversarial_accuracy_l2-7-clean.png"}, {})],
+    [Example("imagenet", "adversarial", 7, {"clean": "a.png"}, {}, "adversarial_accuracy_l2")],
 )
 
 
@@ -120,7 +121,7 @@ def test_titles_tell_toy_sets_from_the_papers():
             result("imagenet-o", "aupr", num_classes=8, precision_recall=[[1.0, 0.5]]),
             result("imagenet-c-like", "top1_fog_3", num_classes=8),
         ],
-        [Example("imagenet", "adversarial", 7, {"clean": "imagenet-adversarial_accuracy_l2-7-clean.png"}, {})],
+        [Example("imagenet", "adversarial", 7, {"clean": "a.png"}, {}, "adversarial_accuracy_l2")],
     )
     titles = [title for found in panels(toy).values() for title in found]
     told = [title for title in titles if title.lower().startswith("imagenet")]

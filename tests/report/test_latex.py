@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from naming import named
 
-from lit_robust.core.results import Result, RunResults
+from lit_robust.core.results import RunResults
 from lit_robust.report import write_report
 from lit_robust.report.latex import escaped, latex
 from lit_robust.report.table import compare
@@ -12,11 +13,11 @@ from lit_robust.report.table import compare
 
 def table_of(label: str = "a_b & c") -> str:
     results = [
-        Result("imagenet", "top1", 0.7613, "fraction", 50_000, {"resize": 256}),
-        Result("imagenet", "adversarial_accuracy_linf_eps_0.01569", 0.25, "fraction", 50_000, {}),
-        Result("cue-conflict", "shape_bias", float("nan"), "fraction", 1200, {}),
+        named("imagenet", "top1", 0.7613, "fraction", 50_000, {"resize": 256}),
+        named("imagenet", "adversarial_accuracy_linf_eps_0.01569", 0.25, "fraction", 50_000, {}),
+        named("cue-conflict", "shape_bias", float("nan"), "fraction", 1200, {}),
     ]
-    other = [Result("imagenet", "top1", 0.5, "fraction", 512, {"resize": 232, "partial": True, "full_count": 50_000})]
+    other = [named("imagenet", "top1", 0.5, "fraction", 512, {"resize": 232, "partial": True, "full_count": 50_000})]
     return latex(compare({label: RunResults({}, {}, results), "other": RunResults({}, {}, other)}), 11)
 
 
@@ -49,7 +50,7 @@ def test_nothing_special_is_left(text):
 
 
 def test_braces_are_balanced_and_the_suffix_is_known(tmp_path):
-    RunResults({"name": "run{1"}, {}, [Result("imagenet", "top1", 0.5, "fraction", 3, {})]).save(tmp_path / "a")
+    RunResults({"name": "run{1"}, {}, [named("imagenet", "top1", 0.5, "fraction", 3, {})]).save(tmp_path / "a")
     text = write_report([tmp_path / "a"], tmp_path / "t.tex").read_text("utf-8")
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from naming import named
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
@@ -96,13 +97,13 @@ def test_the_cache_papers_errors_average_to_its_mean():
 def test_the_value_of_the_nearest_protocol_stands_beside_the_runs():
     for resize, count, mce in ((None, 50_000, 0.767), (256, 50_000, 0.782), (None, 5_000, 0.7638)):
         settings = {"resize": resize, "images_a_cell": count, **({"crop": 224} if resize else {})}
-        mine = run(Result("imagenet-c", "mce", 0.5, "fraction", 75 * count, settings))
+        mine = run(named("imagenet-c", "mce", 0.5, "fraction", 75 * count, settings))
         (row,) = published_runs(["resnet50"], [mine])
         assert [r.value for r in row.found.results if r.metric == "mce"] == [mce]
 
 
 def test_the_standard_protocol_stands_where_no_run_measured_the_set():
-    mine = run(Result("imagenet", "top1", 0.5, "fraction", 200, {"resize": 256}))
+    mine = run(named("imagenet", "top1", 0.5, "fraction", 200, {"resize": 256}))
     rows = published_runs(["squeezenet1_1", "resnet152", "resnet50", "alexnet"], [mine])
     values = {row.label: {r.metric: r.value for r in row.found.results} for row in rows}
     assert values["AlexNet"]["mce"] == values["AlexNet"]["relative_mce"] == 1.0
@@ -140,23 +141,23 @@ def test_all_stands_alone():
 def test_a_published_attack_joins_the_column_of_an_evaluation_with_a_name():
     attack = {"name": "CachePaperAttack", "norm": "linf", "eps": 0.06, "steps": 10, "target": "random"}
     metric = "adversarial_accuracy_gray_box_mine_linf_eps_0.06"
-    mine = run(Result("imagenet", metric, 0.2, "fraction", 9, {"attack": attack, "threat_model": "gray-box"}))
+    mine = run(named("imagenet", metric, 0.2, "fraction", 9, {"attack": attack, "threat_model": "gray-box"}))
     (row,) = published_runs(["cache-resnet50"], [mine])
     assert {r.metric: r.value for r in row.found.results}[metric] == 0.17
     # An attack of another kind is no neighbour of it.
     plain = {**attack, "name": "PGD"}
-    other = run(Result("imagenet", metric, 0.2, "fraction", 9, {"attack": plain, "threat_model": "gray-box"}))
+    other = run(named("imagenet", metric, 0.2, "fraction", 9, {"attack": plain, "threat_model": "gray-box"}))
     (row,) = published_runs(["cache-resnet50"], [other])
     assert metric not in {r.metric for r in row.found.results}
 
 
 def test_all_takes_those_that_share_a_column_and_no_toy():
-    mine = run(Result("imagenet-o", "aupr", 0.2, "fraction", 12_000, {}))
+    mine = run(named("imagenet-o", "aupr", 0.2, "fraction", 12_000, {}))
     rows = published_runs(["all"], [mine])
     assert 5 < len(rows) < 15
     # Networks of ImageNet-A's authors have accuracies, too; but no run here has such a column.
     assert all([r.metric for r in row.found.results] == ["aupr"] for row in rows)
-    toy = run(Result("imagenet", "top1", 0.9, "fraction", 512, {"num_classes": 8}))
+    toy = run(named("imagenet", "top1", 0.9, "fraction", 512, {"num_classes": 8}))
     assert published_runs(["all"], [toy]) == []
 
 

@@ -9,10 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from naming import named
 
 from lit_robust.cli.tools.runs import compare
 from lit_robust.core.errors import UserError
-from lit_robust.core.results import Example, Result, RunResults
+from lit_robust.core.results import Example, RunResults
 from lit_robust.report import load_runs, report, write_report
 from lit_robust.report.runs import read_picture, unique_labels
 
@@ -67,10 +68,10 @@ def write_run(folder: Path, name: str = "standard", top1: float = 0.7613, image:
     attack = {"name": "PGD", "norm": "l2", "eps": 2.0, "step_size": 1.0, "steps": 3, "start": "none"}
     nan = float("nan")
     results = [
-        Result("imagenet", "top1", top1, "fraction", 50_000, protocol),
-        Result("imagenet", "adversarial_accuracy_l2_eps_2", 0.25, "fraction", 50_000, {**protocol, "attack": attack}),
-        Result("cue-conflict", "shape_bias", nan, "fraction", 1_280, protocol),
-        Result("cue-conflict", "shape_bias_cat", nan, "fraction", 1_280, protocol),
+        named("imagenet", "top1", top1, "fraction", 50_000, protocol),
+        named("imagenet", "adversarial_accuracy_l2_eps_2", 0.25, "fraction", 50_000, {**protocol, "attack": attack}),
+        named("cue-conflict", "shape_bias", nan, "fraction", 1_280, protocol),
+        named("cue-conflict", "shape_bias_cat", nan, "fraction", 1_280, protocol),
     ]
     examples = [
         Example(
@@ -127,7 +128,7 @@ def test_values_of_the_page(tmp_path):
 
 
 def test_a_page_without_examples_or_plots(tmp_path):
-    RunResults({}, {}, [Result("mine", "my_metric", 1.5, "ratio", 3, {})]).save(tmp_path / "bare")
+    RunResults({}, {}, [named("mine", "my_metric", 1.5, "ratio", 3, {})]).save(tmp_path / "bare")
     words = Page(write_report([tmp_path / "bare"], tmp_path / "r.html").read_text(encoding="utf-8")).words
     assert "Robustness of bare" in words  # named by its folder
     assert "My metric" in words
@@ -137,8 +138,8 @@ def test_a_page_without_examples_or_plots(tmp_path):
 
 def test_an_attack_that_names_no_eps_or_settings(tmp_path):
     odd = [
-        Result("imagenet", "adversarial_accuracy_l2_eps_big", 0.5, "fraction", 3, {"attack": "autoattack"}),
-        Result("imagenet", "adversarial_accuracy_linf_eps_0.01569", 0.4, "fraction", 3, {}),
+        named("imagenet", "adversarial_accuracy_l2_eps_big", 0.5, "fraction", 3, {"attack": "autoattack"}),
+        named("imagenet", "adversarial_accuracy_linf_eps_0.01569", 0.4, "fraction", 3, {}),
     ]
     RunResults({"name": 5}, {}, odd).save(tmp_path / "odd")
     words = Page(write_report([tmp_path / "odd"], tmp_path / "r.html").read_text(encoding="utf-8")).words
@@ -201,7 +202,7 @@ def test_the_gallery_names_the_set_as_the_table_does_and_says_that_it_is_partial
 
 def test_many_observers_have_a_section_and_a_second_table(tmp_path):
     names = [f"observer_{number}" for number in range(9)]
-    results = [Result("cue-conflict", f"error_consistency_{n}", 0.4, "fraction", 432, {}) for n in [*names, "humans"]]
+    results = [named("cue-conflict", f"error_consistency_{n}", 0.4, "fraction", 432, {}) for n in [*names, "humans"]]
     RunResults({}, {}, results).save(tmp_path / "a")
     words = Page(write_report([tmp_path / "a"], tmp_path / "r.html").read_text(encoding="utf-8")).words
     assert "Error consistency by observer" in words
@@ -253,7 +254,7 @@ def test_published_rows_stand_beneath_and_name_their_source(tmp_path):
 def test_memory_models_tell_their_settings(tmp_path):
     told = {"module": "CacheModule", "network": "torchvision/resnet50", "layer": "layer4.1", "retrieval": "nearest",
             "theta": 50.0, "k": 50, "keys": 1_281_167, "dimensions": 2048, "compression": []}  # fmt: skip
-    RunResults({}, told, [Result("imagenet", "top1", 0.6, "fraction", 3, {})]).save(tmp_path / "cache")
+    RunResults({}, told, [named("imagenet", "top1", 0.6, "fraction", 3, {})]).save(tmp_path / "cache")
     run = write_run(tmp_path / "a")
     words = Page(write_report([run, tmp_path / "cache"], tmp_path / "r.html").read_text("utf-8")).words
     expected = "cache torchvision/resnet50 layer4.1 nearest 50 50 1,281,167 2,048 \N{EN DASH}"

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import matplotlib
 import pytest
+from naming import named
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.accuracy_curves import accuracy_plots, curves
@@ -17,15 +18,15 @@ from lit_robust.report.svg import mark_swatch, run_style, swatch
 
 def attacked(eps: float, value: float, steps: int = 3, norm: str = "l2") -> Result:
     settings = {"name": "PGD", "norm": norm, "eps": eps, "step_size": eps / 2, "steps": steps}
-    return Result("imagenet", f"adversarial_accuracy_{norm}_eps_{eps:.4g}", value, "fraction", 10, {"attack": settings})
+    return named("imagenet", f"adversarial_accuracy_{norm}_eps_{eps:.4g}", value, "fraction", 10, {"attack": settings})
 
 
 def clean(value: float) -> Result:
-    return Result("imagenet", "top1", value, "fraction", 10, {})
+    return named("imagenet", "top1", value, "fraction", 10, {})
 
 
 def bias(value: float, name: str = "shape_bias") -> Result:
-    return Result("cue-conflict", name, value, "fraction", 1280, {})
+    return named("cue-conflict", name, value, "fraction", 1280, {})
 
 
 def runs(*results: list[Result]) -> dict[str, RunResults]:
@@ -55,16 +56,16 @@ def test_norms_and_attacks_do_not_share_axes():
 
 def test_every_plot_says_what_is_partial():
     part = {"partial": True, "full_count": 50_000}
-    curve = Result("imagenet-o", "aupr", 0.5, "fraction", 9, {**part, "precision_recall": [[0.5, 1.0], [1.0, 0.5]]})
+    curve = named("imagenet-o", "aupr", 0.5, "fraction", 9, {**part, "precision_recall": [[0.5, 1.0], [1.0, 0.5]]})
     plain = {key: value for key, value in curve.protocol.items() if key not in part}
     eps = attacked(1, 0.3)
     found = [
-        Result(eps.dataset, eps.metric, eps.value, eps.unit, eps.count, {**eps.protocol, **part}),
-        Result("cue-conflict", "shape_bias", 0.5, "fraction", 9, part),
-        Result("imagenet-c", "ce_fog", 0.5, "fraction", 9, part),
+        named(eps.dataset, eps.metric, eps.value, eps.unit, eps.count, {**eps.protocol, **part}),
+        named("cue-conflict", "shape_bias", 0.5, "fraction", 9, part),
+        named("imagenet-c", "ce_fog", 0.5, "fraction", 9, part),
         curve,
     ]
-    whole = Result("imagenet-o", "aupr", 0.5, "fraction", 9, plain)
+    whole = named("imagenet-o", "aupr", 0.5, "fraction", 9, plain)
     compared = runs(found, [whole])
     drawn = (accuracy_plots, shape_bias_plots, corruption_error_plots, precision_recall_plots)
     for plot in (plot for draw in drawn for plot in draw(compared)):
@@ -77,7 +78,7 @@ def test_every_plot_says_what_is_partial():
 
 def test_threat_models_do_not_share_axes_though_the_attack_is_one():
     attack = {"name": "PGD", "norm": "l2", "eps": 1.0, "step_size": 0.5, "steps": 3}
-    gray = Result(
+    gray = named(
         "imagenet",
         "adversarial_accuracy_gray_box_l2_eps_1",
         0.6,
@@ -97,7 +98,7 @@ def test_published_accuracies_are_marks_that_say_what_is_different():
         "attack": {"name": "PGD", "norm": "l2", "eps": 3.0, "step_size": 0.5, "steps": 7},
         "published": "A 2020",
     }
-    other = Result("imagenet", "adversarial_accuracy_l2_eps_3", 0.36, "fraction", 10, protocol)
+    other = named("imagenet", "adversarial_accuracy_l2_eps_3", 0.36, "fraction", 10, protocol)
     (found,) = curves({**runs([clean(0.7), attacked(1, 0.3)]), "theirs": RunResults({}, {}, [other])})
     assert list(found.lines) == ["run0"]
     assert [(p.eps, p.accuracy) for p in found.marks["theirs"]] == [(3.0, 0.36)]
@@ -109,7 +110,7 @@ def test_published_accuracies_are_marks_that_say_what_is_different():
 
 def test_a_kept_precision_recall_curve_is_drawn():
     curve = [[1.0, 0.2], [0.5, 0.4], [0.0, 1.0]]
-    aupr = Result("imagenet-o", "aupr", 0.3, "fraction", 12_000, {"precision_recall": curve})
+    aupr = named("imagenet-o", "aupr", 0.3, "fraction", 12_000, {"precision_recall": curve})
     (plot,) = precision_recall_plots(runs([aupr], [clean(0.7)]))
     assert plot.labels == {"run0": "AUPR 30.0 %"}
     ElementTree.fromstring(plot.svg)
@@ -185,7 +186,7 @@ def test_plots_are_the_same_each_time_and_leave_no_settings():
 
 def test_partial_marks_are_hollow():
     whole = accuracy_plots(runs([clean(0.7), attacked(1, 0.3)]))[0]
-    part = Result("imagenet", "top1", 0.7, "fraction", 5, {"partial": True, "full_count": 10})
+    part = named("imagenet", "top1", 0.7, "fraction", 5, {"partial": True, "full_count": 10})
     hollow = accuracy_plots(runs([part, attacked(1, 0.3)]))[0]
     assert "hollow" in hollow.caption
     assert "hollow" not in whole.caption

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from naming import named
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.csv_file import csv_text
@@ -22,12 +23,12 @@ from lit_robust.report.titles import metric_title, value_text
 
 
 def top1(value: float = 0.7613, count: int = 50_000, **protocol: object) -> Result:
-    return Result("imagenet", "top1", value, "fraction", count, {"resize": 256, **protocol})
+    return named("imagenet", "top1", value, "fraction", count, {"resize": 256, **protocol})
 
 
 def attacked(eps: float, value: float = 0.5, norm: str = "l2", **attack: object) -> Result:
     settings = {"name": "PGD", "norm": norm, "eps": eps, "step_size": eps / 2, "steps": 3, **attack}
-    return Result(
+    return named(
         "imagenet", f"adversarial_accuracy_{norm}_eps_{eps:.4g}", value, "fraction", 50_000, {"attack": settings}
     )
 
@@ -37,10 +38,10 @@ def runs(*results: list[Result]) -> dict[str, RunResults]:
 
 
 def test_columns_stand_in_reading_order_whatever_the_files_order():
-    bias = Result("cue-conflict", "shape_bias", 0.2207, "fraction", 1280, {})
-    shape = Result("cue-conflict", "shape_decisions", 1162, "count", 1280, {})
-    category = Result("cue-conflict", "shape_bias_cat", 0.5, "fraction", 1280, {})
-    own = Result("zoo", "top1", 0.1, "fraction", 5, {})
+    bias = named("cue-conflict", "shape_bias", 0.2207, "fraction", 1280, {})
+    shape = named("cue-conflict", "shape_decisions", 1162, "count", 1280, {})
+    category = named("cue-conflict", "shape_bias_cat", 0.5, "fraction", 1280, {})
+    own = named("zoo", "top1", 0.1, "fraction", 5, {})
     table = compare(runs([own, shape, category, bias, attacked(10), attacked(2), attacked(0.5), top1()]))
     assert [(column.dataset, column.title, column.unit) for column in table.columns] == [
         ("ImageNet", "Top-1 accuracy", "%"),
@@ -108,7 +109,7 @@ def test_partial_is_marked_and_is_no_difference_by_itself():
 
 def anomalies(positives: int, negatives: int, **protocol: object) -> Result:
     told = {"positives": positives, "negatives": negatives, "in_distribution": {"count": negatives}, **protocol}
-    return Result("imagenet-o", "aupr", 0.9, "fraction", positives + negatives, told)
+    return named("imagenet-o", "aupr", 0.9, "fraction", positives + negatives, told)
 
 
 def test_a_partial_value_is_no_reference_and_its_counts_are_no_difference():
@@ -123,7 +124,7 @@ def test_a_partial_value_is_no_reference_and_its_counts_are_no_difference():
 
 
 def consistency(*observers: str) -> list[Result]:
-    return [Result("cue-conflict", f"error_consistency_{observer}", 0.4, "fraction", 432, {}) for observer in observers]
+    return [named("cue-conflict", f"error_consistency_{observer}", 0.4, "fraction", 432, {}) for observer in observers]
 
 
 def test_few_observers_stand_among_the_others_and_many_by_themselves():
@@ -147,7 +148,7 @@ def test_many_observers_are_the_table_where_there_is_nothing_else():
 
 
 def test_a_restricted_test_set_is_said():
-    restricted = Result("cue-conflict", "shape_bias", 0.5, "fraction", 448, {"restricted": "448 of 1280 images"})
+    restricted = named("cue-conflict", "shape_bias", 0.5, "fraction", 448, {"restricted": "448 of 1280 images"})
     text = markdown(compare(runs([restricted])))
     assert "| run0 | 50.0 \N{DOUBLE DAGGER} |" in text
     assert "- \N{DOUBLE DAGGER} Cue conflict: 448 of 1280 images." in text
@@ -181,7 +182,7 @@ def test_csv_has_intervals_and_facets():
 
 def test_a_published_value_is_no_reference_and_says_where_it_is_from():
     theirs = top1(0.761, count=50_000, published="A 2020", remark="by hand")
-    theirs = Result("imagenet", "top1", 0.761, "fraction", 50_000, {**theirs.protocol, "resize": 232})
+    theirs = named("imagenet", "top1", 0.761, "fraction", 50_000, {**theirs.protocol, "resize": 232})
     table = compare(runs([theirs], [theirs], [top1(0.5, crop=224)]))
     # Two of three are published; the one that was measured is the column's measure all the same.
     assert [row[0].notes for row in table.rows.values()] == [(0, 1), (0, 1), ()]
@@ -193,7 +194,7 @@ def test_a_published_value_is_no_reference_and_says_where_it_is_from():
 
 
 def test_sets_of_other_classes_have_columns_of_their_own():
-    top5 = Result("imagenet", "top5", 0.95, "fraction", 50_000, {"num_classes": 8})
+    top5 = named("imagenet", "top5", 0.95, "fraction", 50_000, {"num_classes": 8})
     table = compare(runs([top1(0.9, num_classes=8), top5], [top1(0.7, num_classes=1000)], [top1(0.6)]))
     heads = [(column.dataset, column.title) for column in table.columns]
     assert heads == [
@@ -207,14 +208,14 @@ def test_sets_of_other_classes_have_columns_of_their_own():
 
 def test_corruptions_stand_in_the_table_as_means_alone():
     found = [
-        Result("imagenet-c", metric, 0.5, "fraction", 50_000, {})
+        named("imagenet-c", metric, 0.5, "fraction", 50_000, {})
         for metric in ("mce", "relative_mce", "mean_accuracy", "ce_fog", "top1_fog", "top1_gaussian_noise_3")
     ]
     assert [column.title for column in compare(runs(found)).columns] == ["mCE", "Relative mCE", "Mean accuracy"]
 
 
 def test_an_undefined_bias_and_a_missing_value():
-    bias = Result("cue-conflict", "shape_bias", math.nan, "fraction", 1280, {})
+    bias = named("cue-conflict", "shape_bias", math.nan, "fraction", 1280, {})
     text = markdown(compare(runs([bias], [top1()])))
     assert "| run0 | \N{EN DASH} | undefined |" in text
     assert "| run1 | 76.1 | \N{EN DASH} |" in text
@@ -222,7 +223,7 @@ def test_an_undefined_bias_and_a_missing_value():
 
 def test_many_columns_are_split_between_groups_and_none_is_lost():
     sweep = [attacked(eps) for eps in (0.25, 0.5, 1, 2, 3)]
-    bias = Result("cue-conflict", "shape_bias", 0.5, "fraction", 1280, {})
+    bias = named("cue-conflict", "shape_bias", 0.5, "fraction", 1280, {})
     table = compare(runs([top1(), *sweep, bias]))
     assert [column.group for column in table.columns] == [
         "ImageNet",
@@ -249,13 +250,13 @@ def test_markdown_keeps_strange_names_inside_their_cells():
 
 def test_csv_gives_every_value_back_exactly():
     results = [top1(0.1 + 0.2), attacked(4 / 255, 1 / 3, "linf"), top1(math.nan, partial=True)]
-    results[2] = Result("cue-conflict", "shape_bias_cat", math.nan, "fraction", 12, {"partial": True})
+    results[2] = named("cue-conflict", "shape_bias_cat", math.nan, "fraction", 12, {"partial": True})
     found = {'quo"te, and\nline': RunResults({}, {}, results)}
     rows = list(csv.DictReader(StringIO(csv_text(found))))
     assert len(rows) == 3
     for row, result in zip(rows, results, strict=True):
         value = math.nan if row["value"] == "" else float(row["value"])
-        read = Result(row["dataset"], row["metric"], value, row["unit"], int(row["count"]), json.loads(row["protocol"]))
+        read = named(row["dataset"], row["metric"], value, row["unit"], int(row["count"]), json.loads(row["protocol"]))
         assert repr(read) == repr(result)  # equal to the last bit; NaN is not equal to itself
         assert row["run"] == 'quo"te, and\nline'
     assert [row["partial"] for row in rows] == ["", "", "yes"]

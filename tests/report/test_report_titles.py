@@ -1,13 +1,13 @@
 """Titles of test sets: papers' names for what can be that set, honest ones for what cannot."""
 
 import pytest
+from naming import named
 
-from lit_robust.core.results import Result
-from lit_robust.report.titles import Corrupted, corrupted, dataset_title, is_detail, metric_title
+from lit_robust.report.titles import dataset_title, is_detail, metric_title
 
 
 def measured(dataset, **protocol):
-    return Result(dataset, "top1", 0.5, "fraction", 10, protocol)
+    return named(dataset, "top1", 0.5, "fraction", 10, protocol)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,8 @@ def test_other_sets_and_silent_results_say_nothing():
     [
         ("imagenet-c", "mce", "mCE"),
         ("imagenet-c", "ce_gaussian_noise", "CE, gaussian noise"),
-        ("imagenet-c-like", "top1_fog_3", "Top-1, fog, 3"),
+        ("imagenet-c-like", "top1_fog_3", "Top-1 accuracy, fog, severity 3"),
+        ("imagenet", "top1_theta_20", "Top-1 accuracy, theta 20"),
         ("imagenet-a", "top1_all_classes", "Top-1 accuracy, all classes"),
         ("imagenet", "top1_imagenet_a_classes", "Top-1 accuracy, ImageNet-A's classes"),
         ("imagenet-o", "aupr", "AUPR"),
@@ -51,20 +52,25 @@ def test_other_sets_and_silent_results_say_nothing():
     ],
 )
 def test_metrics_have_the_names_people_use(dataset, metric, title):
-    assert metric_title(Result(dataset, metric, 0.5, "fraction", 10, {})) == title
+    assert metric_title(named(dataset, metric, 0.5, "fraction", 10, {})) == title
 
 
 def test_corrupted_values_are_told_from_other_accuracies():
-    def place(dataset, metric):
-        return corrupted(Result(dataset, metric, 0.5, "fraction", 10, {}))
+    def place(dataset, metric, **protocol):
+        facets = named(dataset, metric, 0.5, "fraction", 10, protocol).facets
+        return facets.get("measure"), facets.get("corruption"), facets.get("severity")
 
-    assert place("imagenet-c", "top1_jpeg_compression_5") == Corrupted("top1", "jpeg_compression", 5)
-    assert place("imagenet-c", "top1_jpeg_compression") == Corrupted("top1", "jpeg_compression", None)
-    assert place("imagenet-c", "mean_accuracy") is None
-    assert place("imagenet-c", "top1") is None
-    assert place("imagenet", "top1_imagenet_a_classes") is None
-    mine = Result("fog-only", "top1_fog_3", 0.5, "fraction", 10, {"cells": ["fog/3"]})
-    assert corrupted(mine) == Corrupted("top1", "fog", 3)
-    assert metric_title(mine) == "Top-1, fog, 3"
+    assert place("imagenet-c", "top1_jpeg_compression_5") == ("top1", "jpeg_compression", 5)
+    assert place("imagenet-c", "top1_jpeg_compression") == ("top1", "jpeg_compression", None)
+    assert place("imagenet-c", "ce_fog") == ("ce", "fog", None)
+    assert place("fog-only", "top1_fog_3", cells=["fog/3"]) == ("top1", "fog", 3)
+    assert place("fog-only", "top1_fog_3")[1] is None
+    for dataset, metric in (
+        ("imagenet-c", "mean_accuracy"),
+        ("imagenet-c", "top1"),
+        ("imagenet", "top1_imagenet_a_classes"),
+    ):
+        assert place(dataset, metric)[1] is None
+    mine = named("fog-only", "top1_fog_3", 0.5, "fraction", 10, {"cells": ["fog/3"]})
     assert is_detail(mine)
-    assert place("fog-only", "top1_fog_3") is None
+    assert not is_detail(named("fog-only", "top1_fog_3", 0.5, "fraction", 10, {}))
