@@ -3,6 +3,7 @@
 from lit_robust.memory.build import (
     MemoryBuilder,
     begin_memory,
+    building_alone,
     check_place,
     class_order,
     is_begun,
@@ -21,6 +22,7 @@ __all__ = [
     "Memory",
     "MemoryBuilder",
     "begin_memory",
+    "building_alone",
     "check_place",
     "chunks_of",
     "class_log_sums",

@@ -1,11 +1,12 @@
 """Building a memory: keys are written where they belong as they come, by any number of processes, in several runs."""
 
-import errno
+import io
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import UMASK
+from lit_robust.core.files import FULL, UMASK, held_alone, read_regular
 from lit_robust.memory.store import (
     FILE_NAME,
     KEYS,
@@ -26,7 +27,8 @@ from lit_robust.memory.store import (
     mapped_array,
 )
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # What the system says of a disk or a quota without room.
+SHORTEST = 1e-12  # Length of a vector that is divided by it.
+ROWS = 1 << 14  # Keys that are looked at at once.
 PAGE = 4096  # Bytes of a file before its numbers: a page of memory.
 # Which samples' keys are written, and their norms, as they came: a file a process and start, while a memory is built.
 JOURNAL = "written-{}.bin"
@@ -67,10 +69,14 @@ class MemoryBuilder:
             norms: ``[B]``, the lengths they had.
 
         Raises:
-            UserError: the disk is full, or the unfinished memory is gone.
+            UserError: the disk is full, the unfinished memory is gone, or a key is not finite.
         """
         if not len(numbers):
             return  # The last batches may leave a rank without images.
+        if not (np.isfinite(keys).all() and np.isfinite(norms).all()):
+            raise UserError(
+                f"The layer {self.manifest.layer!r} gives keys that are not finite: check the network's weights."
+            )
         rows = self.rows[numbers]
         order = np.argsort(rows)
         stored = keys[order].astype(self.manifest.key_type, copy=False)
@@ -94,7 +100,7 @@ class MemoryBuilder:
         """
         part = part_folder(self.folder)
         norms = np.full(self.manifest.count, np.nan, np.float32)
-        for entries in _journals(part):
+        for entries in _journals(part, self.manifest.count):
             norms[self.rows[entries["number"]]] = entries["norm"]
         missing = int(np.isnan(norms).sum())
         if missing and part.is_dir():
@@ -103,11 +109,10 @@ class MemoryBuilder:
                 "to go on."
             )
         try:
-            np.save(part / NORMS, norms)
+            self._check_written(norms)
+            save_array(part / NORMS, norms)
             (part / NORMS).chmod(0o666 & ~UMASK)
-            digests = {
-                name: array_digest(np.lib.format.open_memmap(part / name, mode="r")) for name in (KEYS, LABELS, NORMS)
-            }
+            digests = {name: array_digest(np.load(part / name, mmap_mode="r")) for name in (KEYS, LABELS, NORMS)}
             finished = replace(
                 self.manifest,
                 keys_sha256=digests[KEYS],
@@ -122,6 +127,26 @@ class MemoryBuilder:
         for journal in self.folder.glob(JOURNAL.format("*")):
             journal.unlink()
         return finished
+
+    def _check_written(self, norms: NDArray[np.float32]) -> None:
+        """Refuse keys that a journal says were written and that are not there, as after the power failed."""
+        part = part_folder(self.folder)
+        keys = np.load(part / KEYS, mmap_mode="r")
+        for start in range(0, len(keys), ROWS):
+            rows = slice(start, start + ROWS)
+            # A shorter vector was not made unit length.
+            if bool(((norms[rows] > SHORTEST) & ~keys[rows].any(1)).any()):
+                raise DataError(f"{part / KEYS} lacks keys that were written: remove {part}, then run it again.")
+
+
+def building_alone(folder: Path) -> AbstractContextManager[None]:
+    """Return a context in which no other process builds the memory ``folder``; for one process of a run.
+
+    Raises:
+        UserError: another process builds it.
+    """
+    taken = f"Another process builds the memory {folder}: wait for it, or name another folder."
+    return held_alone(folder.parent / f".{folder.name}.lock", taken)
 
 
 def check_place(folder: Path) -> None:
@@ -168,7 +193,7 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         try:
             _check_room(beside, manifest)
             make_array(beside / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
-            np.save(beside / LABELS, np.sort(labels.astype(np.int64)))
+            save_array(beside / LABELS, np.sort(labels.astype(np.int64)))
             for name in (KEYS, LABELS):
                 (beside / name).chmod(0o666 & ~UMASK)
             manifest.save(beside)
@@ -230,7 +255,7 @@ def samples_done(folder: Path, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     count = Manifest.load(part_folder(folder)).count
     if count != len(labels):
         raise _other_memory(folder, f"count is {count} and not {len(labels)}")
-    for entries in _journals(part_folder(folder)):
+    for entries in _journals(part_folder(folder), count):
         done[entries["number"]] = True
     return done
 
@@ -249,11 +274,14 @@ def _cannot_write(part: Path, error: OSError) -> UserError:
     return UserError(f"Cannot write to {part} ({error.strerror}): {fix}, then run it again.")
 
 
-def _journals(part: Path) -> Iterator[NDArray[np.void]]:
+def _journals(part: Path, count: int) -> Iterator[NDArray[np.void]]:
     for file in sorted(part.glob(JOURNAL.format("*"))):
-        content = file.read_bytes()
+        content = read_regular(file)
         # A process that was killed may have left half an entry at the end.
-        yield np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
+        entries = np.frombuffer(content[: len(content) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
+        if bool(((entries["number"] < 0) | (entries["number"] >= count)).any()):
+            raise DataError(f"{file} is damaged: remove {part}, then run it again.")
+        yield entries
 
 
 def make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:
@@ -269,6 +297,13 @@ def make_array(file: Path, shape: tuple[int, ...], kind: str) -> None:
     with file.open("wb") as stream:
         stream.write(header + facts.encode().ljust(PAGE - 11) + b"\n")
         stream.truncate(PAGE + int(np.prod(shape)) * np.dtype(kind).itemsize)
+
+
+def save_array(file: Path, array: NDArray[np.generic]) -> None:
+    """Write a .npy file that fits into RAM; NumPy itself writes to a file without saying why it cannot."""
+    content = io.BytesIO()
+    np.save(content, array)
+    file.write_bytes(content.getbuffer())
 
 
 def write_rows(file: Path, rows: NDArray[np.int64], values: NDArray[np.generic]) -> None:

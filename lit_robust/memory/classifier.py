@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.precision import full_precision
 from lit_robust.memory.compression import read_projection
 from lit_robust.memory.continuous import (
@@ -22,7 +22,7 @@ from lit_robust.memory.continuous import (
     share_of,
 )
 from lit_robust.memory.nearest import Search, exact_search, index_facts, neighbour_log_sums, open_index, recall
-from lit_robust.memory.store import PROJECTION, Memory
+from lit_robust.memory.store import Memory
 from lit_robust.models import Classifier
 
 Kind = Literal["continuous", "nearest"]
@@ -57,9 +57,8 @@ class Retrieval:
     sharded: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("kind", self.kind, Kind), ("precision", self.precision, Precision)):
-            if value not in get_args(choices):
-                raise UserError(f"retrieval.{name} is {value!r}: choose one of {', '.join(get_args(choices))}.")
+        check_choice("retrieval.kind", self.kind, get_args(Kind))
+        check_choice("retrieval.precision", self.precision, get_args(Precision))
         if not 0 < self.theta < float("inf"):
             raise UserError(f"retrieval.theta is {self.theta}: give a number above 0, such as 50.")
         if self.k < 1:
@@ -126,7 +125,11 @@ class NearestLayer(nn.Module):
     def __init__(self, memory: Memory, retrieval: Retrieval, device: torch.device) -> None:
         super().__init__()
         keys, labels = memory.tensors()
-        self.theta, self.k, self.retrieval = retrieval.theta, min(retrieval.k, len(keys)), retrieval
+        if retrieval.k > len(keys):
+            raise UserError(
+                f"retrieval.k is {retrieval.k}, but {memory.folder} has {len(keys)} keys: give {len(keys)} or less."
+            )
+        self.theta, self.k, self.retrieval = retrieval.theta, retrieval.k, retrieval
         self.num_classes = memory.manifest.num_classes
         self.approximate: Search | None = None
         if retrieval.index is not None:
@@ -214,7 +217,7 @@ class CacheClassifier(nn.Module):
         """Answer from ``memory`` from now on."""
         steps = [step for step in memory.manifest.compression if step["kind"] == "components"]
         if steps:
-            mean, self.components = read_projection(memory.folder / PROJECTION)
+            mean, self.components = read_projection(memory)
             self.projects = steps[0]["on"]
             self.mean = mean if steps[0]["centring"] == "both" else torch.zeros_like(mean)
         if retrieval.kind == "continuous":

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_robust import __version__
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, check_choice
 from lit_robust.core.files import write_tensors
 from lit_robust.core.seeds import stream_seed
-from lit_robust.memory.build import MemoryBuilder, begin_memory, part_folder, resume_memory
+from lit_robust.memory.build import MemoryBuilder, begin_memory, building_alone, part_folder, resume_memory
 from lit_robust.memory.store import PROJECTION, Manifest, Memory
 
 Centring = Literal["both", "keys"]
@@ -56,17 +56,28 @@ class Projection:
         write_tensors(file, {"mean": self.mean, "components": self.components})
 
 
-def read_projection(file: Path) -> tuple[Tensor, Tensor]:
-    """Return mean and components of a memory's keys.
+def read_projection(memory: Memory) -> tuple[Tensor, Tensor]:
+    """Return mean fp32 ``[d]`` and components fp32 ``[dimensions, d]`` of a memory's keys.
 
     Raises:
-        DataError: the file is missing or broken.
+        DataError: the file is missing or broken, or not of these keys.
     """
+    file, fix = memory.folder / PROJECTION, "copy the whole memory, or project it again"
     try:
         tensors = load_file(str(file))
-        return tensors["mean"], tensors["components"]
+        mean, components = tensors["mean"], tensors["components"]
     except Exception as error:  # The library's own exceptions are private.
-        raise DataError(f"{file} cannot be read ({error}): copy the whole memory, or project it again.") from error
+        raise DataError(f"{file} cannot be read ({error}): {fix}.") from error
+    shapes = (memory.manifest.dimensions, mean.shape[-1]) if mean.ndim == 1 else ()
+    kinds = {mean.dtype, components.dtype}
+    if tuple(components.shape) != shapes or kinds != {torch.float32}:
+        raise DataError(
+            f"{file} holds a mean {list(mean.shape)} and components {list(components.shape)}, which do not give "
+            f"keys of {memory.manifest.dimensions} dimensions in fp32: {fix}."
+        )
+    if not bool(mean.isfinite().all() and components.isfinite().all()):
+        raise DataError(f"{file} holds numbers that are not finite: {fix}.")
+    return mean, components
 
 
 def principal_components(pieces: Iterator[NDArray[np.floating]], dimensions: int) -> Projection:
@@ -129,6 +140,7 @@ def cluster(memory: Memory, folder: Path, factor: int, on: On, seed: int) -> Man
     Raises:
         UserError: the factor, the memory or the folder does not fit.
     """
+    check_choice("on", on, get_args(On))
     if factor < 2:
         raise UserError(f"The factor of clustering is {factor}: give 2 or more.")
     if memory.manifest.compression:
@@ -163,6 +175,8 @@ def project(memory: Memory, folder: Path, dimensions: int, on: On, centring: Cen
     Raises:
         UserError: the dimensions, the memory or the folder does not fit.
     """
+    check_choice("on", on, get_args(On))
+    check_choice("centring", centring, get_args(Centring))
     if any(step["kind"] == "components" for step in memory.manifest.compression):
         raise UserError(f"{memory.folder} was projected already: start from a memory of all dimensions.")
     if on == "raw" and memory.manifest.compression:
@@ -215,9 +229,10 @@ def _made_smaller(manifest: Manifest, step: dict[str, Any]) -> Manifest:
 
 @contextmanager
 def _writing(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -> Iterator[MemoryBuilder]:
-    begin_memory(folder, manifest, labels)
-    try:
-        yield resume_memory(folder, manifest, labels)
-    except BaseException:
-        shutil.rmtree(part_folder(folder), ignore_errors=True)  # Unlike a fit, it begins anew.
-        raise
+    with building_alone(folder):
+        begin_memory(folder, manifest, labels)
+        try:
+            yield resume_memory(folder, manifest, labels)
+        except BaseException:
+            shutil.rmtree(part_folder(folder), ignore_errors=True)  # Unlike a fit, it begins anew.
+            raise

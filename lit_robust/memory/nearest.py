@@ -18,7 +18,7 @@ from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.files import atomic_path, write_text
 from lit_robust.core.precision import full_precision
 from lit_robust.memory.continuous import QUERIES, products
-from lit_robust.memory.store import Memory, file_digest
+from lit_robust.memory.store import Memory, file_digest, read_json
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def check_index(memory: Memory, file: Path) -> str:
         DataError: the index is of other keys, or its file is missing or has changed.
     """
     try:
-        note = IndexNote(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+        note = IndexNote(**read_json(file.with_suffix(".json")))
     except (OSError, TypeError, ValueError) as error:
         raise DataError(f"{file.with_suffix('.json')} cannot be read ({error}): build the index again.") from error
     if note.keys_sha256 != memory.manifest.keys_sha256:

@@ -1,28 +1,35 @@
 """A memory on disk: a manifest of what it holds, and memory-mapped keys, sorted by class, with labels and norms."""
 
+import ast
 import hashlib
 import json
+import math
+import os
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import write_text
+from lit_robust.core.errors import DataError, UserError, printable
+from lit_robust.core.files import open_regular, read_regular, write_text
 
-SCHEMA = 2
+SCHEMA = 3
+OLDER = 2  # Has no digest of its own.
 FILE_NAME = "manifest.json"
 KEYS, LABELS, NORMS, PROJECTION = "keys.npy", "labels.npy", "norms.npy", "projection.safetensors"
+LONGEST = 1 << 24  # Bytes of a JSON file that is read: a manifest has a few thousand.
 PIECE = 1 << 26  # Bytes that are hashed in one go, by as many threads as there are.
+LONGEST_HEADER = 10_000  # Bytes, as NumPy has it; ours have 4,096 at most.
 KeyType = Literal["float32", "float16"]
 # What a field of the file must be, where no constructor would say so.
+OWN_DIGEST = "manifest_sha256"  # Of all other fields of the file, which it stands beside.
 OBJECTS = ("backbone", "images")
 TEXTS = ("layer", "transform", "version", "keys_sha256", "labels_sha256", "norms_sha256", "projection_sha256")
 COUNTS = ("count", "dimensions", "num_classes")
@@ -72,30 +79,33 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write ``manifest.json`` into ``folder``, all of it or nothing."""
-        write_text(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
+        content = asdict(self)
+        write_text(folder / FILE_NAME, json.dumps({**content, OWN_DIGEST: _text_digest(content)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Read the manifest of the memory in ``folder``.
 
         Raises:
-            UserError: there is none, or it is not one of this version's.
+            UserError: there is none, it is not one of this version's, or it has changed since it was written.
         """
         file = folder / FILE_NAME
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or "schema" not in content:
+            content = read_json(file)
+            if "schema" not in content:
                 raise ValueError("it has no schema")
-            if content["schema"] != SCHEMA:
-                raise UserError(f"{file} has schema {content['schema']!r}, not {SCHEMA}: build the memory again.")
+            if content["schema"] not in (SCHEMA, OLDER):
+                raise UserError(f"{file} has schema {content['schema']!r:.20}, not {SCHEMA}: build the memory again.")
+            if content["schema"] == SCHEMA and content.pop(OWN_DIGEST, None) != _text_digest(content):
+                raise ValueError("it has changed since it was written")
             _check_types(content)
-            return cls(**{**content, "compression": tuple(content["compression"])})
+            return cls(**{**content, "schema": SCHEMA, "compression": tuple(content["compression"])})
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"There is no memory in {folder}: build one with `lit-robust fit` and a CacheModule, or check the path."
             ) from None
         except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): make it readable.") from error
+            raise UserError(f"{file} cannot be read ({error.strerror}): make it a file that can be read.") from error
         except ValueError as error:
             raise UserError(f"{file} is no memory's manifest ({error}): build the memory again.") from error
 
@@ -152,10 +162,44 @@ def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a sentence; of a digest its first digits."""
+    """Return a value for a sentence, at most 80 letters of it; of a digest its first digits."""
     if value is None:
         return "unknown"
-    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)
+    text = printable(str(value))
+    if isinstance(value, str) and len(value) == 64:
+        return f"{text[:12]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object that a JSON file beside a memory holds, all its numbers finite and all its text Unicode.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is too long, or holds something else.
+    """
+    text = read_regular(file)
+    if len(text) > LONGEST:
+        raise ValueError(f"it holds {len(text)} bytes, where {LONGEST} are the most")
+    try:
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        json.dumps(content, ensure_ascii=False).encode()  # Half a surrogate pair has no bytes.
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not an object")
+    return content
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds the number {text[:20]}")
+    return value
+
+
+def _text_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_types(content: Mapping[str, Any]) -> None:
@@ -166,13 +210,13 @@ def _check_types(content: Mapping[str, Any]) -> None:
     right = {
         **{name: isinstance(content[name], dict) for name in OBJECTS},
         **{name: isinstance(content[name], str) for name in TEXTS},
-        **{name: type(content[name]) is int and content[name] > 0 for name in COUNTS},
+        **{name: type(content[name]) is int and 0 < content[name] < 2**63 for name in COUNTS},
         "key_type": content["key_type"] in get_args(KeyType),
         "compression": isinstance(content["compression"], list) and all(map(_is_step, content["compression"])),
     }
     for name, is_right in right.items():
         if not is_right:
-            raise ValueError(f"{name} is {content[name]!r}")
+            raise ValueError(f"{name} is {shown(content[name])}")
 
 
 def _is_step(step: Any) -> bool:
@@ -214,15 +258,19 @@ class Memory:
 
 
 def open_memory(folder: Path, check_digest: bool = True) -> Memory:
-    """Open a finished memory.
+    """Open a finished memory, after a look at all of it.
+
+    The manifest, its digest, the arrays' types and sizes, the labels' order and range and the lengths' are checked at
+    every opening: together some 12 bytes a key are read. The keys are 2,000 times as long; they are read, held against
+    their digest and found finite where ``check_digest`` says so.
 
     Args:
         folder: of the memory.
-        check_digest: read all files once and compare their digests; else the arrays' sizes alone are compared.
+        check_digest: read all files once and compare their digests; else the bytes of the keys are believed.
 
     Raises:
         UserError: there is no finished memory in ``folder``.
-        DataError: a file of it is missing, cut short, or has changed.
+        DataError: a file of it is missing, cut short, has changed, or holds what no memory can.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
@@ -234,17 +282,25 @@ def open_memory(folder: Path, check_digest: bool = True) -> Memory:
     norms = mapped_array(folder / NORMS, (manifest.count,), "float32", fix)
     if manifest.projects and not (folder / PROJECTION).is_file():
         raise DataError(f"{folder / PROJECTION} is missing: {fix}.")
+    digests = {
+        LABELS: (array_digest(labels), manifest.labels_sha256),
+        NORMS: (array_digest(norms), manifest.norms_sha256),
+    }
+    if manifest.projects:
+        digests[PROJECTION] = file_digest(folder / PROJECTION), manifest.projection_sha256
     if check_digest:
-        found = {
-            KEYS: (array_digest(keys), manifest.keys_sha256),
-            LABELS: (array_digest(labels), manifest.labels_sha256),
-            NORMS: (array_digest(norms), manifest.norms_sha256),
-        }
-        if manifest.projects:
-            found[PROJECTION] = file_digest(folder / PROJECTION), manifest.projection_sha256
-        for name, (ours, said) in found.items():
-            if ours != said:
-                raise DataError(f"{folder / name} has changed since the memory was built: build it again, or copy it.")
+        digests[KEYS] = array_digest(keys), manifest.keys_sha256
+    for name, (ours, said) in digests.items():
+        if ours != said:
+            raise DataError(f"{folder / name} has changed since the memory was built: build it again, or copy it.")
+    if labels[0] < 0 or labels[-1] >= manifest.num_classes or bool((np.diff(labels) < 0).any()):
+        raise DataError(
+            f"{folder / LABELS} holds labels that do not ascend within 0 to {manifest.num_classes - 1}: build the "
+            "memory again."
+        )
+    for name, array in ((NORMS, norms), *(((KEYS, keys),) if check_digest else ())):
+        if not all_finite(array):
+            raise DataError(f"{folder / name} holds numbers that are not finite: build the memory again.")
     return Memory(folder, manifest, keys, labels, norms)
 
 
@@ -253,6 +309,14 @@ def _how_to_finish(manifest: Manifest) -> str:
         return "run the `lit-robust fit` that builds it again"
     command = "project" if manifest.projects else "cluster"
     return f"remove it, and run the `lit-robust memory {command}` that makes it again"
+
+
+def all_finite(array: NDArray[Any]) -> bool:
+    """Tell whether all numbers of an array ``[K, ...]`` are finite; several threads take its pieces in turn."""
+    content, length = array.reshape(-1), PIECE // array.itemsize
+    pieces = [content[start : start + length] for start in range(0, len(content), length)]
+    with ThreadPoolExecutor() as pool:
+        return all(pool.map(lambda piece: bool(np.isfinite(piece).all()), pieces))
 
 
 def array_digest(array: NDArray[np.generic]) -> str:
@@ -282,16 +346,31 @@ def mapped_array(file: Path, shape: tuple[int, ...], kind: str, fix: str) -> NDA
     Raises:
         DataError: it is missing, cut short, no array, or another one.
     """
+    wanted = np.dtype(kind)
     try:
-        array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
+        with os.fdopen(open_regular(file), "rb") as stream:
+            found, expected = _read_header(stream), {"descr": wanted.str, "fortran_order": False, "shape": shape}
+            if found != expected:
+                raise DataError(
+                    f"{file} holds {printable(str(found))[:200]}, where the manifest says {expected}: {fix}."
+                )
+            start, size = stream.tell(), os.fstat(stream.fileno()).st_size
+            if size != start + math.prod(shape) * wanted.itemsize:
+                raise ValueError(f"{size} bytes")
+            return np.memmap(stream, wanted, "r", start, shape)
     except FileNotFoundError:
         raise DataError(f"{file} is missing: {fix}.") from None
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or {fix}.") from error
-    except (EOFError, ValueError) as error:
-        raise DataError(f"{file} is cut short or no array ({error}): {fix}.") from error
-    if array.shape != shape or array.dtype != np.dtype(kind):
-        raise DataError(
-            f"{file} holds {array.dtype} {list(array.shape)} where the manifest says {kind} {list(shape)}: {fix}."
-        )
-    return array
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise DataError(f"{file} is cut short or no array ({printable(str(error))[:100]}): {fix}.") from error
+
+
+def _read_header(stream: BinaryIO) -> object:
+    """Return what the header of a .npy file says; NumPy's own reader takes seconds over some that are damaged."""
+    version = np.lib.format.read_magic(stream)
+    length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+    text = stream.read(min(length, LONGEST_HEADER))
+    if len(text) < length:
+        raise ValueError("its header is cut short or too long")
+    return ast.literal_eval(text.decode("latin-1").strip())

@@ -1,6 +1,7 @@
 """The cache model: `fit` builds its memory in one pass, `test` answers from it (paper 000)."""
 
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 import lit_robust
 from lit_robust.core.batch import Batch, TrainingSet
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, check_choice
 from lit_robust.core.precision import full_precision
 from lit_robust.memory import (
     Manifest,
     Memory,
     MemoryBuilder,
     begin_memory,
+    building_alone,
     check_place,
     is_begun,
     nearest_keys,
@@ -47,7 +49,7 @@ class CacheModule(ClassifierModule):
         transform: done to the output: ``none``, or ``softmax``, which paper 000 does to ``fc``.
         retrieval: how the memory is asked.
         key_type: type of the stored numbers; ``float16`` needs half the disk and keeps about 3 digits.
-        check_digest: compare the digests of the memory's files before a test; false compares their sizes alone.
+        check_digest: read all keys before a test, to hold them against their digest; false believes their bytes.
     """
 
     keeps_its_state = True  # Keys that are written stay written: a stopped `fit` needs no checkpoint to go on.
@@ -63,10 +65,8 @@ class CacheModule(ClassifierModule):
         check_digest: bool = True,
     ) -> None:
         super().__init__(network, Optimisation())
-        if transform not in get_args(Transform):
-            raise UserError(f"transform is {transform!r}: choose none or softmax.")
-        if key_type not in get_args(KeyType):
-            raise UserError(f"key_type is {key_type!r}: choose float32 or float16.")
+        check_choice("transform", transform, get_args(Transform))
+        check_choice("key_type", key_type, get_args(KeyType))
         self.keep_hyperparameters(
             network=network,
             memory=str(memory),
@@ -137,6 +137,9 @@ class CacheModule(ClassifierModule):
             )
         self._training: TrainingSet = data.training_set
         check_place(self.memory_folder)
+        if self.trainer.is_global_zero:
+            self._lock = ExitStack()
+            self._lock.enter_context(building_alone(self.memory_folder))
         left = np.flatnonzero(~samples_done(self.memory_folder, self._training.labels))
         # Lightning needs a batch to come to an end.
         data.train_once(left if len(left) else np.array([0]))
@@ -161,10 +164,6 @@ class CacheModule(ClassifierModule):
         if self._builder is None:
             self._builder = self._open_builder(vectors.shape[1])
         keys, norms = unit_length(vectors)
-        if not np.isfinite(keys).all():
-            raise UserError(
-                f"The layer {self.cache.layer!r} gives numbers that are not finite: check the network's weights."
-            )
         self._builder.write(kept.index.cpu().numpy(), keys, norms)
 
     def _open_builder(self, dimensions: int) -> MemoryBuilder:
@@ -191,6 +190,8 @@ class CacheModule(ClassifierModule):
         if self.trainer.is_global_zero and self._builder is not None:
             manifest = self._builder.finish()
             print(f"{self.memory_folder} holds {manifest.count:,} keys of {manifest.dimensions} dimensions.")
+        if self.trainer.is_global_zero:
+            self._lock.close()
         self.trainer.strategy.barrier()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

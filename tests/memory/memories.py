@@ -1,9 +1,12 @@
 """Small memories for tests."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from lit_robust.memory import Manifest, begin_memory, open_memory, resume_memory
 from lit_robust.memory.compression import unit_length
+from lit_robust.memory.store import KEYS, LABELS, NORMS, array_digest
 
 BACKBONE = {"name": "lit_robust/resnet_tiny", "num_classes": 5, "weights_sha256": "a" * 64}
 
@@ -23,6 +26,18 @@ def write_memory(folder, vectors, labels, num_classes=5, key_type="float32"):
         builder.write(numbers, keys[numbers], norms[numbers])
     builder.finish()
     return open_memory(folder)
+
+
+def rewrite(memory, changed=(), keys=None, labels=None, norms=None):
+    """Write a memory again with other arrays and fields, all digests of which are right, and return its folder."""
+    arrays = {KEYS: keys, LABELS: labels, NORMS: norms}
+    digests = {}
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(memory.folder / name, array)
+            digests[f"{name.removesuffix('.npy')}_sha256"] = array_digest(np.ascontiguousarray(array))
+    replace(memory.manifest, **digests, **dict(changed)).save(memory.folder)
+    return memory.folder
 
 
 def clustered(count=300, dimensions=12, num_classes=5, seed=0, offset=0.0):

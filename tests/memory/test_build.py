@@ -2,6 +2,9 @@
 
 import resource
 import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +14,11 @@ from memories import clustered, manifest_of, write_memory
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.memory import (
     begin_memory,
+    cluster,
     is_begun,
     open_memory,
     part_folder,
+    project,
     resume_memory,
     samples_done,
 )
@@ -115,7 +120,7 @@ def other_shape(file):
     [
         (cut, "is cut short or no array"),
         (empty, "is cut short or no array"),
-        (other_shape, "holds float32"),
+        (other_shape, r"holds {'descr': '<f4', 'fortran_order': False, 'shape': \(3, 4\)}, where the manifest says"),
         (lambda file: file.unlink(), "is missing"),
     ],
 )
@@ -139,6 +144,79 @@ def begun(tmp_path, count=20):
     vectors, labels = clustered(count=count)
     begin_memory(tmp_path / "m", manifest_of(count, 12), labels)
     return tmp_path / "m", labels, *unit_length(vectors.astype(np.float32))
+
+
+def test_a_journal_that_is_damaged_is_not_believed(tmp_path):
+    folder, labels, keys, norms = begun(tmp_path)
+    builder = resume_memory(folder, manifest_of(20, 12), labels)
+    builder.write(np.arange(20), keys, norms)
+    content = builder.journal.read_bytes()
+    for number in (20, -1, 2**62):
+        builder.journal.write_bytes(number.to_bytes(8, "little", signed=True) + content[8:])
+        for step in (lambda: samples_done(folder, labels), builder.finish):
+            with pytest.raises(
+                DataError, match=f"{builder.journal.name} is damaged: remove .*m.part, then run it again"
+            ):
+                step()
+
+
+def test_keys_that_the_journal_alone_holds_are_found_out(tmp_path):
+    """As after a power failure, which the journal may survive and the keys not."""
+    folder, labels, keys, norms = begun(tmp_path)
+    builder = resume_memory(folder, manifest_of(20, 12), labels)
+    norms[4] = 0  # A vector of zeros has no other key.
+    keys[4] = 0
+    builder.write(np.arange(20), keys, norms)
+    stored = np.load(part_folder(folder) / KEYS, mmap_mode="r+")
+    before = np.array(stored[7])
+    stored[7] = 0
+    stored.flush()
+    with pytest.raises(DataError, match="keys.npy lacks keys that were written: remove .*m.part, then run it again"):
+        builder.finish()
+    stored[7] = before
+    stored.flush()
+    builder.finish()
+    assert (open_memory(folder).norms == 0).sum() == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_keys_that_are_not_finite_are_not_written(tmp_path, value):
+    folder, labels, keys, norms = begun(tmp_path)
+    builder = resume_memory(folder, manifest_of(20, 12), labels)
+    for part in (keys, norms):
+        before = part.flat[3]
+        part.flat[3] = value
+        with pytest.raises(UserError, match="The layer 'layers.1' gives keys that are not finite: check the network's"):
+            builder.write(np.arange(20), keys, norms)
+        part.flat[3] = before
+    assert not samples_done(folder, labels).any()
+
+
+HOLDER = """
+import sys, pathlib
+from lit_robust.memory.build import building_alone
+with building_alone(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_build_one_memory(tmp_path):
+    memory = write_memory(tmp_path / "m", *clustered())
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    says = "Another process builds the memory .*c: wait for it, or name another folder"
+    for make in (
+        lambda: cluster(memory, tmp_path / "c", 2, "raw", 0),
+        lambda: project(memory, tmp_path / "c", 2, "raw", "both"),
+    ):
+        with pytest.raises(UserError, match=says):
+            make()
+    holder.communicate("")
+    cluster(memory, tmp_path / "c", 2, "raw", 0)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c", "m"]
 
 
 def test_nothing_to_write(tmp_path):
@@ -210,12 +288,50 @@ def test_files_of_others_stay(tmp_path):
         begin_memory(tmp_path / "m" / "inner", manifest_of(20, 12), labels)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path):
+@contextmanager
+def largest_file(size):
+    """No file may be larger, as on a disk without room."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(UserError, match=r"Cannot write in the folder .*\(File too large\): free some space"):
-            begin_memory(tmp_path / "m", manifest_of(20, 12), np.zeros(20, np.int64))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# The keys' file of 20 keys is of 4,096 + 960 bytes, that of the labels of 288, the manifest of some 700.
+@pytest.mark.parametrize(("size", "dimensions"), [(5000, 12), (200, 12)])
+def test_a_full_disk_leaves_nothing(tmp_path, size, dimensions):
+    with (
+        largest_file(size),
+        pytest.raises(UserError, match=r"Cannot write in the folder .*\(File too large\): free some space"),
+    ):
+        begin_memory(tmp_path / "m", manifest_of(20, dimensions), np.zeros(20, np.int64))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_while_labels_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_robust.memory.build.make_array", lambda file, shape, kind: file.touch())
+    labels = np.zeros(5000, np.int64)
+    with largest_file(8000), pytest.raises(UserError, match=r"Cannot write in .*\(File too large\): free some space"):
+        begin_memory(tmp_path / "m", manifest_of(5000, 12), labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_nothing(tmp_path):
+    folder, labels, keys, norms = begun(tmp_path)
+    builder = resume_memory(folder, manifest_of(20, 12), labels)
+    builder.write(np.arange(20), keys, norms)
+    with (
+        largest_file(150),
+        pytest.raises(UserError, match=r"Cannot write .*m.part.*\(File too large\): free some space"),
+    ):
+        builder.finish()
+    # The norms fit, the manifest does not.
+    with (
+        largest_file(400),
+        pytest.raises(UserError, match=r"Cannot write .*manifest.json.*\(File too large\): free some"),
+    ):
+        builder.finish()
+    resume_memory(folder, manifest_of(20, 12), labels).finish()
+    assert open_memory(folder).manifest.count == 20

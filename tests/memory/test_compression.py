@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from memories import clustered, manifest_of, write_memory
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, IncrementalPCA
 from torch.nn import functional as F
@@ -55,7 +55,7 @@ def accuracy(memory, queries, labels):
 
 
 def projected_queries(memory, queries):
-    mean, components = read_projection(memory.folder / PROJECTION)
+    mean, components = read_projection(memory)
     centred = memory.manifest.compression[-1]["centring"] == "both"
     return (queries - mean if centred else queries) @ components.T
 
@@ -141,8 +141,8 @@ def test_what_cannot_be_made_smaller(tmp_path):
 
 
 def another(file):
-    mean, components = read_projection(file)
-    save_file({"mean": mean, "components": components.flip(0).contiguous()}, str(file))
+    tensors = load_file(file)
+    save_file({"mean": tensors["mean"], "components": tensors["components"].flip(0).contiguous()}, str(file))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,36 @@ def test_another_projection_is_found_out(tmp_path, damage, says):
     damage(tmp_path / "p" / PROJECTION)
     with pytest.raises(DataError, match=f"{PROJECTION} {says}"):
         open_memory(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"mean": torch.zeros(12)}, "cannot be read"),
+        ({"mean": torch.zeros(12), "components": torch.zeros(4, 12)}, "do not give keys of 3 dimensions"),
+        ({"mean": torch.zeros(11), "components": torch.zeros(3, 12)}, "do not give keys of 3 dimensions"),
+        ({"mean": torch.zeros(1, 12), "components": torch.zeros(3, 12)}, "do not give keys of 3 dimensions"),
+        ({"mean": torch.zeros(12).double(), "components": torch.zeros(3, 12)}, "in fp32"),
+        ({"mean": torch.full((12,), torch.nan), "components": torch.zeros(3, 12)}, "are not finite"),
+        ({"mean": torch.zeros(12), "components": torch.full((3, 12), torch.inf)}, "are not finite"),
+    ],
+)
+def test_a_projection_of_other_keys_is_refused(tmp_path, tensors, says):
+    project(write_memory(tmp_path / "m", *clustered()), tmp_path / "p", 3, "raw", "both")
+    memory = open_memory(tmp_path / "p")
+    save_file(tensors, str(memory.folder / PROJECTION))
+    with pytest.raises(DataError, match=f"{PROJECTION} .*{says}.*: copy the whole memory, or project it again"):
+        read_projection(memory)
+
+
+def test_words_that_do_not_exist_are_refused(tmp_path):
+    memory = write_memory(tmp_path / "m", *clustered())
+    with pytest.raises(UserError, match="on is 'row', did you mean raw"):
+        cluster(memory, tmp_path / "c", 2, "row", 0)
+    with pytest.raises(UserError, match="on is 'row', did you mean raw"):
+        project(memory, tmp_path / "c", 2, "row", "both")
+    with pytest.raises(UserError, match="centring is 'none': choose one of both, keys"):
+        project(memory, tmp_path / "c", 2, "raw", "none")
 
 
 def test_neither_a_fit_nor_a_memory_is_written_over(tmp_path):

@@ -262,6 +262,7 @@ def test_two_ranks_build_and_answer_as_one(built, toy, weights, tmp_path):
         ({"layer": "layers.1"}, "holds keys of layer 'layers.2', not 'layers.1'"),
         ({"transform": "softmax"}, "holds keys of transform 'none', not 'softmax'"),
         ({"retrieval": {"theta": 0}}, "retrieval.theta is 0"),
+        ({"retrieval": {"kind": "nearest", "k": 102}}, "memory has 101 keys: give 101 or less"),
         ({"retrieval": {"kind": "nearest", "index": "HNSW48"}}, "has no index 'HNSW48'"),
         ({"retrieval": {"index": "HNSW48"}}, "set kind to nearest"),
         ({"retrieval": {"kind": "nearest", "search": "nprobe=3"}}, "is the setting of an index, and none is named"),
