@@ -3,18 +3,15 @@
 import inspect
 import logging
 import os
-import pickle
 import pkgutil
 import signal
 import sys
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
@@ -32,8 +29,8 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.files import held_alone, write_text
 from lit_robust.core.results import FILE_NAME
 from lit_robust.data import RobustDataModule
-from lit_robust.models.foreign.containers import check_archive
 from lit_robust.modules import CacheModule, ClassifierModule
+from lit_robust.modules.base import module_of, read_hyperparameters
 from lit_robust.modules.synchronised_norms import SynchronisedNorms
 from lit_robust.report import compare, load_runs, terminal
 
@@ -167,10 +164,13 @@ class RobustCLI(LightningCLI):
         options = self.config[self.config.subcommand]
         checkpoint, network = options.get("ckpt_path"), options.model.get("init_args", {}).get("network")
         if checkpoint is not None and network is not None and network.weights is not None:
-            # The checkpoint holds all weights; the file that training started from may be gone by now. `last` may
-            # name no checkpoint yet: then training starts from the weights, where they are still there.
+            # The checkpoint holds all weights, and says how its images are normalised; the file that training started
+            # from may be gone by now. `last` may name no checkpoint yet: then training starts from the weights, where
+            # they are still there.
             is_gone = "/" in network.weights and not Path(network.weights).exists()
-            if Path(checkpoint).is_file() or is_gone:
+            if Path(checkpoint).is_file():
+                network.weights = checkpoint
+            elif is_gone:
                 network.weights = None
         trainer = options.trainer
         root = Path(trainer.default_root_dir)
@@ -334,6 +334,8 @@ def _check_checkpoint(command: str, checkpoint: str, module: type, network: Name
             f"The checkpoint {checkpoint} is of {trained}, not {asked}: a run goes on with its own recipe; to "
             "start another from these weights give them as --model.network.weights."
         )
+    if trained is not None:
+        module_of(Path(checkpoint), trained, ClassifierModule)  # type: ignore[type-abstract]
     if command != "fit" and trained == asked and (unknown := _unknown_to(module, hyperparameters)):
         # Lightning would build the module with all of them.
         raise UserError(
@@ -349,6 +351,14 @@ def _check_checkpoint(command: str, checkpoint: str, module: type, network: Name
                 f"The checkpoint {checkpoint} is of another network: its {key} is {kept[key]}, not "
                 f"{network[key]}; give --model.network.{key} {kept[key]}."
             )
+    if ":" in str(kept.get("name")):
+        # A file must not say what of the user's own code is called, and how.
+        arguments = kept.get("arguments") or {}
+        if network is None or network.name != kept["name"] or (network.get("arguments") or {}) != arguments:
+            raise UserError(
+                f"The checkpoint {checkpoint} is of {kept['name']} with the arguments {arguments}, which is called "
+                "only where you name it: give both as --model.network.name and --model.network.arguments."
+            )
 
 
 def _unknown_to(module: type, hyperparameters: Mapping[str, Any]) -> list[str]:
@@ -357,38 +367,6 @@ def _unknown_to(module: type, hyperparameters: Mapping[str, Any]) -> list[str]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return []
     return [name for name in hyperparameters if name not in known and not name.startswith("_")]
-
-
-def read_hyperparameters(file: Path) -> dict[str, Any]:
-    """Return a checkpoint's hyperparameters, without reading its tensors.
-
-    Raises:
-        UserError: the file is damaged, or no checkpoint of Lightning's or of ours.
-    """
-    what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
-    none = f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote."
-    if not zipfile.is_zipfile(file):
-        raise UserError(none)
-    check_archive(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"The checkpoint {file} holds Python objects beside tensors and plain values, which are never run here: "
-            "give it as --model.network.weights."
-        ) from error
-    except Exception as error:  # torch refuses an archive that is none of its own in ways of its own.
-        raise UserError(none) from error
-    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
-        raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
-    kept = content.get("hyper_parameters", {})
-    said = kept.get("network", {}) if isinstance(kept, Mapping) else kept
-    if not isinstance(kept, Mapping) or not isinstance(said, Mapping):
-        raise UserError(
-            f"The checkpoint {file} is of no module of lit_robust, as {str(said)[:60]!r} describes no network of ours: "
-            "give it as --model.network.weights."
-        )
-    return dict(kept)
 
 
 def _list_of(value: Any) -> Any:

@@ -49,3 +49,9 @@ def check_choice(what: str, value: object, choices: Iterable[str]) -> None:
     raise UserError(
         f"{what} is {value!r}" + (f", did you mean {' or '.join(near)}? C{choose}" if near else f": c{choose}")
     )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `` (did you mean ...?)`` with the name nearest to a misspelt one of many; empty where none is."""
+    close = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

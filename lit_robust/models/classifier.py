@@ -1,12 +1,11 @@
 """A network with its normalisation inside."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.logits import logits_of
+from lit_robust.models.foreign.channels import Channels
 
 
 class Classifier(nn.Module):
@@ -24,9 +23,10 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
         super().__init__()
         self.network = network
+        self.normalisation = mean, std
         # Not in the state dict: they belong to the network's description, which a checkpoint keeps by itself.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 
 class SmallResNet(nn.Module):
@@ -41,6 +40,8 @@ class SmallResNet(nn.Module):
 
 
 def _stage(before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    from torchvision.models.resnet import BasicBlock  # It loads all of torchvision's networks.
+
     shortcut = None
     if stride != 1 or before != width:
         shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))

@@ -28,7 +28,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     return read_weights(file).tensors
 
 
-def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) -> Weights:
+def load_weights(network: nn.Module, file: Path, name: str, num_classes: int, copy: str = "averaged") -> Weights:
     """Load ``file`` into ``network``; every tensor must fit.
 
     Args:
@@ -36,6 +36,7 @@ def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) ->
         file: as for ``read_state_dict``.
         name: the network's name, for the error's sentence.
         num_classes: the class count asked for, for the error's sentence.
+        copy: which copy of the weights to take, as for ``foreign.read_weights``.
 
     Returns:
         What was read, with what the file says of the images.
@@ -44,7 +45,7 @@ def load_weights(network: nn.Module, file: Path, name: str, num_classes: int) ->
         UserError: as ``read_state_dict``, or the tensors are those of another network or class count.
     """
     own = network.state_dict()
-    weights = read_weights(file, own)
+    weights = read_weights(file, own, copy)
     check_fit(weights.tensors, network, f"{file}", f"{name} with {num_classes} classes")
     # Some layers rename tensors by the version of who saved them; these names are already the newest.
     tensors = OrderedDict(weights.tensors)

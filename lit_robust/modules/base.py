@@ -1,10 +1,15 @@
 """What every training scheme shares: network, loss, optimiser, schedule, accuracy and the test step."""
 
 import math
+import pickle
+import sys
 from abc import ABC, abstractmethod
-from dataclasses import asdict, is_dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
+import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -17,8 +22,12 @@ from lit_robust.core.precision import full_precision
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Classifier, Network, build_classifier, check_fit, weights_digest
 from lit_robust.models.auxiliary_norm import without_auxiliary
+from lit_robust.models.foreign.channels import three_numbers
+from lit_robust.models.foreign.containers import check_archive, is_archive
 from lit_robust.models.weights import LIGHTNING_PREFIX
 from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
+
+AnyModule = TypeVar("AnyModule", bound="ClassifierModule")
 
 
 class ClassifierModule(LightningModule, ABC):
@@ -31,9 +40,13 @@ class ClassifierModule(LightningModule, ABC):
 
     def __init__(self, network: Network, optimisation: Optimisation) -> None:
         super().__init__()
-        self.network = network
         self.optimisation = optimisation
-        self.model: nn.Module = build_classifier(network)
+        classifier = build_classifier(network)
+        # Which the file of weights may have said; a checkpoint says it by itself.
+        mean, std = classifier.normalisation
+        rescales = getattr(classifier.network, "transform_input", None)
+        self.network = replace(network, mean=mean, std=std, transform_input=rescales)
+        self.model: nn.Module = classifier
         self.validation_accuracy = TopKAccuracy(top_k=(1, 5))
 
     def keep_hyperparameters(self, **settings: Any) -> None:
@@ -42,11 +55,56 @@ class ClassifierModule(LightningModule, ABC):
         The two underscored names are LightningCLI's own: they let ``load_from_checkpoint`` build the nested settings
         again, whether the module was made by a config or in Python.
         """
+        settings["network"] = self.network
         plain = {name: asdict(value) if is_dataclass(value) else value for name, value in settings.items()}  # type: ignore[arg-type]
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         instantiator = "pytorch_lightning.cli.instantiate_module"
         # Not logged from here: the command line logs the whole configuration.
         self.save_hyperparameters({"_class_path": path, "_instantiator": instantiator, **plain}, logger=False)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Return the module that a checkpoint of ``lit-robust fit`` holds, of the class that it names.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: as in Lightning.
+            hparams_file: as in Lightning.
+            strict: as in Lightning.
+            weights_only: as in Lightning.
+            **kwargs: settings of the module in place of the checkpoint's.
+
+        Raises:
+            UserError: the file is not such a checkpoint, its class is not imported or not of this one, or its network
+                is a callable of the user's own that is not named here.
+        """
+        file = Path(checkpoint_path)
+        kept = read_hyperparameters(file)
+        module = module_of(file, kept["_class_path"], cls) if "_class_path" in kept else cls
+        network = dict(kept.get("network", {}))
+        name = str(network.get("name"))
+        if ":" in name and "network" not in kwargs:
+            raise UserError(
+                f"The checkpoint {file} is of {name}, which is called only where you name it: give "
+                f'network=Network("{name}", ...).'
+            )
+        if network.get("weights") is not None and "network" not in kwargs:
+            # The file that training started from may be gone. It may have said how its images are normalised, and a
+            # checkpoint of an earlier version does not say that by itself.
+            says = network.get("mean") is not None and network.get("std") is not None
+            kwargs["network"] = network | {"weights": None if says else str(file)}
+        if module is not cls:
+            return module.load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **kwargs)
+        plain = {key: asdict(value) if is_dataclass(value) else value for key, value in kwargs.items()}  # type: ignore[arg-type]
+        return super().load_from_checkpoint(file, map_location, hparams_file, strict, weights_only, **plain)
 
     @property
     def classifier(self) -> Classifier:
@@ -147,6 +205,13 @@ class ClassifierModule(LightningModule, ABC):
                 f"The checkpoint and {type(self).__name__} differ in {len(beside)} tensors beside the network's (first "
                 f"{beside[0]}): use the module that wrote it, or save it with this one's alone."
             )
+        kept = checkpoint.get("hyper_parameters", {}).get("network") or {}
+        for key, own in (("mean", self.network.mean), ("std", self.network.std)):
+            if (found := three_numbers(kept.get(key))) and found != own:
+                raise UserError(
+                    f"The checkpoint's network normalises by the {key} {list(found)}, this one by {list(own or ())}: "
+                    f'give --model.network.{key} "{list(found)}".'
+                )
         name = f"{self.network.name} with {self.network.num_classes} classes"
         check_fit(state, self.classifier.network, "The checkpoint", name)
 
@@ -165,3 +230,56 @@ class ClassifierModule(LightningModule, ABC):
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "settings": {k: v for k, v in self.hparams.items() if k != "network" and not k.startswith("_")},
         }
+
+
+def module_of(file: Path, class_path: object, base: type[AnyModule]) -> type[AnyModule]:
+    """Return the class that a checkpoint names, among those that are imported: a file must not import anything.
+
+    Args:
+        file: the checkpoint.
+        class_path: what its hyperparameters say, such as ``lit_robust.modules.standard.StandardModule``.
+        base: the class that it must be, or inherit from.
+
+    Raises:
+        UserError: it names none of these.
+    """
+    path, _, name = str(class_path).rpartition(".")
+    found = getattr(sys.modules.get(path), name, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(
+            f"The checkpoint {file} is of {str(class_path)[:200]!r}, which is not an imported {base.__name__}: import "
+            "it first, or give the file as weights of a Network."
+        )
+    return found
+
+
+def read_hyperparameters(file: Path) -> dict[str, Any]:
+    """Return a checkpoint's hyperparameters, without reading its tensors.
+
+    Raises:
+        UserError: the file is damaged, or no checkpoint of Lightning's or of ours.
+    """
+    what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
+    none = f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote."
+    if not is_archive(file):
+        raise UserError(none)
+    check_archive(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"The checkpoint {file} holds Python objects beside tensors and plain values, which are never run here: "
+            "give it as --model.network.weights."
+        ) from error
+    except Exception as error:  # torch refuses an archive that is none of its own in ways of its own.
+        raise UserError(none) from error
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")
+    kept = content.get("hyper_parameters", {})
+    said = kept.get("network", {}) if isinstance(kept, Mapping) else kept
+    if not isinstance(kept, Mapping) or not isinstance(said, Mapping):
+        raise UserError(
+            f"The checkpoint {file} is of no module of lit_robust, as {str(said)[:60]!r} describes no network of ours: "
+            "give it as --model.network.weights."
+        )
+    return dict(kept)

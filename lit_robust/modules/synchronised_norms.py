@@ -1,7 +1,6 @@
 """Batch norm over the batches of all ranks, for any library's networks."""
 
 from pytorch_lightning.plugins.layer_sync import LayerSync
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch.nn import Module
 
 
@@ -14,6 +13,8 @@ class SynchronisedNorms(LayerSync):
 
     def apply(self, model: Module) -> Module:
         """Return the model with its batch norms replaced; parameters and buffers are the same tensors."""
+        from timm.layers.norm_act import convert_sync_batchnorm  # It loads all of timm's networks.
+
         converted: Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
 

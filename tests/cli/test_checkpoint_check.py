@@ -1,14 +1,19 @@
 """Checkpoints that cannot be tested: one sentence before anything heavy is done."""
 
 import argparse
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
 
-from lit_robust.cli.trainer import check_weights, read_hyperparameters
+from lit_robust.cli import main
+from lit_robust.cli.trainer import check_weights
 from lit_robust.core.errors import UserError
+from lit_robust.modules.base import read_hyperparameters
 
 MODULE = "lit_robust.modules.standard.StandardModule"
 NETWORK = {"name": "lit_robust/resnet_tiny", "num_classes": 5, "mean": None, "std": None}
@@ -20,8 +25,8 @@ def save(file, hyperparameters, **more):
     return file
 
 
-def check(command, file):
-    init_args = Namespace(network=Namespace(**NETWORK, weights=None))
+def check(command, file, **network):
+    init_args = Namespace(network=Namespace(**{**NETWORK, "weights": None, "arguments": None, **network}))
     options = Namespace(
         trainer=Namespace(default_root_dir=str(file.parent)),
         ckpt_path=str(file),
@@ -68,3 +73,60 @@ def test_a_hyperparameter_of_another_version(tmp_path):
         check("test", tmp_path / "w.ckpt")
     # A resumed training keeps the settings it is given.
     check("fit", tmp_path / "w.ckpt")
+
+
+def test_what_a_checkpoint_names_is_neither_imported_nor_called(tmp_path):
+    with pytest.raises(UserError, match=r"is of 'antigravity\.Module', which is not an imported ClassifierModule"):
+        check("test", save(tmp_path / "w.ckpt", {"_class_path": "antigravity.Module", "network": NETWORK}))
+    save(tmp_path / "w.ckpt", {"_class_path": MODULE, "network": {**NETWORK, "name": "os:system"}})
+    with pytest.raises(UserError, match="is of another network: its name is os:system"):
+        check("test", tmp_path / "w.ckpt")
+
+
+@pytest.mark.parametrize("arguments", [None, {"width": 3}])
+def test_a_callable_is_given_its_arguments_by_the_user_alone(tmp_path, arguments):
+    kept = {**NETWORK, "name": "nets:make_net", "arguments": arguments}
+    file = save(tmp_path / "w.ckpt", {"_class_path": MODULE, "network": kept})
+    check("test", file, name="nets:make_net", arguments=arguments)
+    with pytest.raises(
+        UserError, match=r"is of nets:make_net with the arguments .*, which is called only where you name"
+    ):
+        check("test", file, name="nets:make_net", arguments={"width": 4})
+
+
+OWN = """
+from torch import nn
+
+def make_net(num_classes, width):
+    layers = nn.Conv2d(3, width, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    return nn.Sequential(*layers)
+"""
+
+
+def test_a_network_of_the_users_own_is_trained_and_tested(toy, tmp_path, monkeypatch, capsys):
+    """From a recipe beside its module, and from the command line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("own_nets.py").write_text(OWN)
+    network = {"name": "own_nets:make_net", "num_classes": 8, "arguments": {"width": 3}}
+    Path("own.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"network": network}}}))
+    recipe = Path(__file__).parents[2] / "configs/toy/standard.yaml"
+    words = [
+        "-c",
+        str(recipe),
+        "--data.root",
+        str(toy),
+        "--trainer.logger",
+        "false",
+        "--trainer.default_root_dir",
+        "run",
+    ]
+    assert (
+        main(["fit", *words, "-c", "own.yaml", "--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]) == 0
+    )
+    (last,) = Path("run").rglob("last.ckpt")
+    named = ["--model.network.name", "own_nets:make_net", "--model.network.arguments"]
+    assert main(["validate", *words, *named, '{"width": 3}', "--ckpt_path", str(last)]) == 0
+    capsys.readouterr()
+    assert main(["validate", *words, *named, '{"width": 4}', "--ckpt_path", str(last)]) == 2
+    assert "is called only where you name it" in capsys.readouterr().err

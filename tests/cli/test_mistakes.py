@@ -37,6 +37,19 @@ def sentence(args, capsys):
         (["--model.network.num_classes", "five"], "expected int, got 'five'"),
         (["--model.network.mean", "0.5"], "In model.network.mean (StandardModule): expected tuple, got '0.5';"),
         (["--model.network.name", "resnet50"], "Unknown network 'resnet50': write torchvision/<name>"),
+        (["--model.network.name", "torchvision/resnet5O"], "no classifier 'resnet5O' (did you mean resnet50?)"),
+        (
+            ["--model.network.name", "nowhere.nets:make"],
+            "There is no module nowhere, which the network nowhere.nets:make",
+        ),
+        (
+            ["--model.network.name", "torch.nn:Linear", "--model.network.arguments", '{"depth": 3}'],
+            "cannot be called with the arguments {'depth': 3}",
+        ),
+        (
+            ["--model.network.arguments", '{"depth": 3}'],
+            "arguments are {'depth': 3}, but lit_robust/resnet_tiny takes none",
+        ),
         (["--data.root", "/nowhere"], "There is no folder /nowhere/imagenet: check the path"),
         (["--model.network.weights", "/nowhere.pt"], "There is no weights file /nowhere.pt: check the path."),
         (["--ckpt_path", "/nowhere.ckpt"], "The checkpoint /nowhere.ckpt does not exist: give a file"),

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -128,3 +130,85 @@ def test_digest_depends_on_values_alone():
     with torch.no_grad():
         model.network.fc.bias[0] += 1e-3
     assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("torchvision/resnet5O", "resnet50"),
+        ("timm/resnet5O", "resnet50"),
+        ("timm/vit_smal_patch16_224", "vit_small_patch16_224"),
+        ("torchvison/resnet50", "torchvision"),
+    ],
+)
+def test_the_nearest_name_is_told(name, near):
+    with pytest.raises(UserError, match=rf"\(did you mean {near}\?\): "):
+        build_classifier(Network(name))
+
+
+NETS = """
+import torch
+from torch import nn
+
+SIZE = 3
+
+def make_net(num_classes, width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+class Fixed(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+
+def wrong():
+    return "no network"
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """A package of the user's in the folder where the command runs; returns its name."""
+    package = tmp_path / "users_own"
+    package.mkdir()
+    (package / "nets.py").write_text(NETS)
+    (package / "needs.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    yield package.name
+    for module in [module for module in sys.modules if module.startswith(package.name)]:
+        del sys.modules[module]
+
+
+def test_a_network_of_the_users_own(tmp_path, nets):
+    spec = Network(f"{nets}.nets:make_net", 5, arguments={"width": 6})
+    model = build_classifier(spec).eval()
+    images = torch.rand(2, 3, 8, 8)
+    assert model.network[0].out_channels == 6
+    assert torch.equal(model(images), model.network((images - model.mean) / model.std))
+    assert build_classifier(Network(f"{nets}.nets:Fixed", 5))(images).shape == (2, 5)
+    torch.save({"state_dict": {f"net.{n}": t for n, t in model.network.state_dict().items()}}, tmp_path / "w.pt")
+    loaded = build_classifier(Network(spec.name, 5, str(tmp_path / "w.pt"), arguments=spec.arguments))
+    assert weights_digest(loaded) == weights_digest(model)
+    with pytest.raises(UserError, match="of another network: 0.weight has shape"):
+        build_classifier(Network(spec.name, 5, str(tmp_path / "w.pt")))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("nowhere.nets:make_net", {}, "no module nowhere, which .* needs: install it"),
+        ("{0}.needs:make_net", {}, "no module a_module_that_is_not_there, which"),
+        ("{0}.nets:make_nets", {}, r"has no 'make_nets' \(did you mean make_net\?\)"),
+        ("{0}.nets:SIZE", {}, "is a int: name a class or function"),
+        ("{0}.nets:wrong", {}, "returned a str: return a torch.nn.Module"),
+        ("{0}.nets:", {}, "is not an import path: write <module>:<callable>"),
+        ("./nets.py:make_net", {}, "is not an import path"),
+        ("{0}.nets:make_net", {"arguments": {"depth": 3}}, r"make_net\(num_classes, width=4\) cannot be called with"),
+        ("{0}.nets:make_net", {"arguments": {"num_classes": 3}}, "set the network's own num_classes"),
+        ("{0}.nets:make_net", {"weights": "pretrained"}, "has no pretrained weights 'pretrained'"),
+        ("torchvision/resnet18", {"arguments": {"width": 3}}, "torchvision/resnet18 takes none"),
+    ],
+)
+def test_mistakes_of_an_import_path(nets, name, options, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        build_classifier(Network(name.format(nets), 5, **options))
+    assert "\n" not in str(caught.value)

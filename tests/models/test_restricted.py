@@ -183,7 +183,7 @@ def test_a_mark_beyond_the_file_is_refused():
 
 def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
     torch.save({"w": torch.zeros(100_000)}, tmp_path / "w.pt")
-    assert open_checkpoint(tmp_path / "w.pt").tensors["w"].shape == (100_000,)
+    assert open_checkpoint(tmp_path / "w.pt").states[""]["w"].shape == (100_000,)
     with (
         zipfile.ZipFile(tmp_path / "w.pt") as stored,
         zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small,
@@ -216,7 +216,7 @@ def test_an_archive_without_checksums(tmp_path):
         torch.save({"w": torch.ones(4)}, tmp_path / "w.pt")
     finally:
         torch.serialization.set_crc32_options(True)
-    assert torch.equal(open_checkpoint(tmp_path / "w.pt").tensors["w"], torch.ones(4))
+    assert torch.equal(open_checkpoint(tmp_path / "w.pt").states[""]["w"], torch.ones(4))
 
 
 @CONTAINERS

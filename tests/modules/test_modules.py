@@ -1,16 +1,19 @@
 import copy
+import sys
+import types
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EMAWeightAveraging
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
 from lit_robust.models import Network
-from lit_robust.modules import AdversarialModule, Optimisation, StandardModule
+from lit_robust.modules import AdversarialModule, ClassifierModule, Optimisation, StandardModule
 
 NETWORK = Network("lit_robust/resnet_tiny", num_classes=4)
 SETTINGS = Optimisation(learning_rate=0.05, schedule="constant", weight_decay=1e-3, label_smoothing=0.1)
@@ -126,8 +129,54 @@ def test_checkpoint_holds_plain_values_and_builds_the_module_again(tmp_path):
     trainer.save_checkpoint(path)
     torch.load(path, weights_only=True)
     again = AdversarialModule.load_from_checkpoint(path)
-    assert (again.network, again.optimisation, again.attack) == (NETWORK, SETTINGS, ATTACK)
+    assert (again.network, again.optimisation, again.attack) == (module.network, SETTINGS, ATTACK)
     assert again.describe() == module.describe()
+
+
+def test_a_checkpoint_is_of_the_class_that_it_names(tmp_path):
+    trainer = fit(AdversarialModule(NETWORK, SETTINGS, ATTACK), tmp_path)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    assert type(ClassifierModule.load_from_checkpoint(tmp_path / "module.ckpt")) is AdversarialModule
+    with pytest.raises(UserError, match=r"AdversarialModule', which is not an imported StandardModule"):
+        StandardModule.load_from_checkpoint(tmp_path / "module.ckpt")
+    (tmp_path / "text.ckpt").write_text("weights\n")
+    with pytest.raises(UserError, match=r"text\.ckpt is no checkpoint, or not whole: give a file"):
+        ClassifierModule.load_from_checkpoint(tmp_path / "text.ckpt")
+
+
+def test_a_checkpoint_says_by_itself_how_its_images_are_normalised(tmp_path):
+    """The file that training started from may have said it, and may be gone."""
+    start = tmp_path / "start.safetensors"
+    state = StandardModule(NETWORK).classifier.network.state_dict()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        start,
+        {"mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"},
+    )
+    trainer = fit(StandardModule(Network(NETWORK.name, 4, str(start)), SETTINGS), tmp_path)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    start.unlink()
+    again = ClassifierModule.load_from_checkpoint(tmp_path / "module.ckpt")
+    assert again.classifier.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    with pytest.raises(UserError, match=r"normalises by the mean \[0\.1, 0\.2, 0\.3\], this one by \[0\.485"):
+        fit_from(StandardModule(NETWORK), tmp_path / "module.ckpt", tmp_path)
+
+
+def make_net(num_classes):
+    return torch.nn.Sequential(torch.nn.Conv2d(3, num_classes, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+
+def test_a_checkpoint_calls_no_code_of_the_users_that_is_not_named(tmp_path, monkeypatch):
+    own = types.ModuleType("own_nets")
+    own.make_net = make_net
+    monkeypatch.setitem(sys.modules, "own_nets", own)
+    network = Network("own_nets:make_net", 4)
+    trainer = fit(StandardModule(network, SETTINGS), tmp_path)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    with pytest.raises(UserError, match="is of own_nets:make_net, which is called only where you name it"):
+        ClassifierModule.load_from_checkpoint(tmp_path / "module.ckpt")
+    again = ClassifierModule.load_from_checkpoint(tmp_path / "module.ckpt", network=network)
+    assert again.describe()["weights_sha256"] == trainer.lightning_module.describe()["weights_sha256"]
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -167,9 +166,9 @@ def convert(words: list[str]) -> None:
     )
     parser.add_argument(
         "--copy",
-        type=Literal["averaged", "raw"],
+        type=str,
         default="averaged",
-        help="which to take of a checkpoint that holds both the averaged weights and those last trained",
+        help="which copy of the weights to take of a checkpoint that holds several: averaged, raw, or one by its name",
     )
     options = parser.parse_args(words)
     from lit_robust.models.foreign.channels import channels_of_option

@@ -1,10 +1,11 @@
-"""Opening a file of weights: which form it has, which of its state dicts counts, and how its network normalises."""
+"""Opening a file of weights: which form it has, which state dicts it holds, and what it says of its images."""
 
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -14,13 +15,14 @@ from lit_robust.models.foreign.channels import Channels, three_numbers_in
 from lit_robust.models.foreign.containers import INFLATION, Content, check_archive, read_restricted
 from lit_robust.models.foreign.restricted import Inert
 
-Copy = Literal["averaged", "raw"]
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".th")
-# Where training scripts keep the weights: timm's and revisiting-at's, torchvision's, MadryLab's, and others.
-AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-RAW = ("state_dict", "model", "model_state_dict", "net")
-# What some scripts write among the tensors, such as an epoch; a network cannot need it, as it is loaded strictly.
-PLAIN = (int, float, str)
+# What may stand among the tensors, such as an epoch; a network cannot need it, as it is loaded strictly.
+PLAIN = (int, float, str, type(None))
+# Parts of a checkpoint that hold tensors and are never weights: the states of what trained them.
+OF_TRAINING = re.compile(r"optim|lr_|sched|(grad_)?scaler|loops|callbacks|rng|averaging_state|amp$", re.IGNORECASE)
+# State dicts stand no deeper than in `{"checkpoint": {"model": {"state_dict": ...}}}`.
+DEEPEST = 3
+LONGEST_NAME = 500
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,38 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state dict as it stands in a file, before its names are made plain.
+    """What a file holds, before one of its state dicts is chosen.
 
     Attributes:
-        tensors: by the file's own names, on the CPU.
-        form: the container's form, for a person.
-        key: where in the file it stands; empty for a bare state dict.
-        left: what else the file holds on its first level.
+        states: the state dicts by their place in the file, dotted; empty for a bare one. Names are the file's own, and
+            tensors are on the CPU.
+        parts: what the file holds on its first level; nothing for a bare state dict.
         foreign: names of the classes and functions that were passed over.
+        bare: the form of a bare state dict, for a person.
         says: what the file's metadata say of its images.
-        notes: what was chosen where there was a choice, a sentence each.
         network: what a checkpoint of our own modules says of its network, the settings of ``Network``.
     """
 
-    tensors: dict[str, Tensor]
-    form: str
-    key: str
-    left: tuple[str, ...]
-    foreign: tuple[str, ...]
+    states: Mapping[str, Mapping[str, Any]]
+    parts: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    bare: str = "state dict"
     says: Preprocessing = field(default_factory=Preprocessing)
-    notes: tuple[str, ...] = ()
     network: Mapping[str, Any] = field(default_factory=dict)
+
+    def form(self, place: str) -> str:
+        """Return what kind of file this is where its weights stand at ``place``, for a person."""
+        if not place:
+            return self.bare
+        if "pytorch-lightning_version" in self.parts:
+            return "Lightning"
+        if place in ("state_dict", "state_dict_ema") and {"arch", "metric"} <= set(self.parts):
+            return "timm"
+        if place in ("model", "model_ema") and "lr_scheduler" in self.parts:
+            return "torchvision's training script"
+        if place == "state_dict" and {"arch", "best_prec1"} <= set(self.parts):
+            return "PyTorch's ImageNet script (fast_adversarial, Geirhos)"
+        return f"checkpoint with its weights in {place!r}"
 
 
 def names_file(weights: str) -> bool:
@@ -68,7 +81,7 @@ def names_file(weights: str) -> bool:
     return weights.endswith(FILE_ENDINGS) or "/" in weights
 
 
-def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
+def open_checkpoint(file: Path) -> Checkpoint:
     """Read ``file`` without running anything it contains.
 
     torch's own reader (``weights_only=True``) goes first; a file that it refuses, since Python objects stand beside
@@ -76,8 +89,6 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
 
     Args:
         file: safetensors, or what ``torch.save`` wrote, in the container of any release since torch 0.4.
-        copy: which to take where a file holds both an averaged (EMA) and a raw copy of the weights; timm and
-            revisiting-at evaluate the averaged one, and Lightning's EMA callback saves it as the network's own.
 
     Raises:
         UserError: the file is missing, empty, broken, no weights file at all, or holds no state dict.
@@ -93,23 +104,28 @@ def open_checkpoint(file: Path, copy: Copy = "averaged") -> Checkpoint:
     except Exception:  # Its reasons are many, and none is final: the restricted reader has the last word.
         content = read_restricted(file)
     value, foreign = content.value, content.foreign
-    if _is_state(value):
-        tensors, notes = _tensors_alone(file, value)
-        return Checkpoint(tensors, "state dict", "", (), foreign, notes=notes)
-    key, choice = _chosen(file, value, foreign, copy)
-    left = tuple(str(name) for name in value if name != key)
-    tensors, notes = _tensors_alone(file, value[key])
-    settings = value.get("hyper_parameters")
+    states = dict(_states(value))
+    if not states:
+        _refuse_what_holds_none(file, value, foreign)
+    _check_names(file, states)
+    for state in states.values():
+        _check_names(file, state)
+        _check_size(file, state)
+    parts = tuple(str(name) for name in value) if isinstance(value, Mapping) and "" not in states else ()
+    settings = value.get("hyper_parameters") if isinstance(value, Mapping) else None
     network = settings.get("network") if isinstance(settings, Mapping) else None
-    return Checkpoint(
-        tensors=tensors,
-        form=_form(left, key),
-        key=key,
-        left=left,
-        foreign=foreign,
-        notes=(*choice, *notes),
-        network=network if isinstance(network, Mapping) else {},
-    )
+    return Checkpoint(states, parts, foreign, network=network if isinstance(network, Mapping) else {})
+
+
+def _states(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every state dict of a file with its place."""
+    if _holds_tensors(value) and not _odd_entries(value):
+        yield place, value
+    elif isinstance(value, Mapping | list | tuple) and depth < DEEPEST:
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, entry in entries:
+            if isinstance(name, str | int) and not OF_TRAINING.match(str(name)):
+                yield from _states(entry, f"{place}.{name}" if place else str(name), depth + 1)
 
 
 def _refuse_what_is_no_weights_file(file: Path) -> None:
@@ -144,10 +160,12 @@ def _open_safetensors(file: Path) -> Checkpoint:
     except Exception as error:  # The library's own exception is private.
         raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
     _check_names(file, tensors)
+    if not tensors:
+        raise UserError(f"{file} holds no tensor: save `network.state_dict()` and name that file.")
     says = Preprocessing(
         _channels(metadata, "mean", file), _channels(metadata, "std", file), metadata.get("transform_input") == "true"
     )
-    return Checkpoint(tensors, "safetensors", "", (), (), says)
+    return Checkpoint({"": tensors}, bare="safetensors", says=says)
 
 
 def _channels(metadata: Mapping[str, str], name: str, file: Path) -> Channels | None:
@@ -161,10 +179,6 @@ def _channels(metadata: Mapping[str, str], name: str, file: Path) -> Channels | 
     return found
 
 
-def _is_state(value: object) -> bool:
-    return _holds_tensors(value) and not _odd_entries(value)
-
-
 def _holds_tensors(value: object) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(value, Mapping) and any(isinstance(tensor, Tensor) for tensor in value.values())
 
@@ -176,57 +190,46 @@ def _odd_entries(value: Mapping[Any, Any]) -> list[Any]:
     ]
 
 
-def _tensors_alone(file: Path, state: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors of a state dict, and a sentence on what else was in it."""
-    _check_names(file, state)
-    tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
-    odd = next(
-        (name for name, tensor in tensors.items() if tensor.layout != torch.strided or tensor.is_quantized), None
-    )
-    if odd is not None:
-        kind = tensors[odd].dtype if tensors[odd].is_quantized else tensors[odd].layout
-        raise UserError(
-            f"{file} holds {odd} as {str(kind).removeprefix('torch.')}, which no network here computes with: save it "
-            "as plain floats, by `.dequantize()` or `.to_dense()`."
-        )
-    # A stride of 0 makes a tensor of any size out of one number.
-    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > INFLATION * file.stat().st_size:
+def check_layouts(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that no network can load: quantised or sparse ones.
+
+    Raises:
+        UserError: there is one; the sentence names it.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = tensor.dtype if tensor.is_quantized else tensor.layout
+            raise UserError(
+                f"{file} holds {name} as {str(kind).removeprefix('torch.')}, which no network here computes with: "
+                "save it as plain floats, by `.dequantize()` or `.to_dense()`."
+            )
+
+
+def _check_size(file: Path, state: Mapping[str, Any]) -> None:
+    """Refuse tensors that are larger than the file can hold: a stride of 0 makes one of any size out of one number."""
+    tensors = [entry for entry in state.values() if isinstance(entry, Tensor)]
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > INFLATION * file.stat().st_size:
         raise UserError(f"{file} announces far more numbers than it holds: download it again from where you trust it.")
-    others = [name for name, entry in state.items() if not isinstance(entry, Tensor)]
-    notes = (f"among the tensors these entries are none, and were left out: {', '.join(others)}",) if others else ()
-    return tensors, notes
 
 
 def _check_names(file: Path, names: Iterable[str]) -> None:
     """Refuse names that no network gives its tensors, and that a terminal or a record could not show."""
-    odd = next((name for name in names if not name.isprintable()), None)
+    odd = next((name for name in names if not name.isprintable() or len(name) > LONGEST_NAME), None)
     if odd is not None:
-        raise UserError(f"{file} names a tensor {odd[:60]!a}, which cannot be printed: save it under another name.")
+        raise UserError(
+            f"{file} names a tensor {odd[:60]!a}, which cannot be printed or is too long: save it under another name."
+        )
 
 
-def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tuple[str, tuple[str, ...]]:
-    """Return the key of the state dict that counts, and a sentence on each choice there was."""
-    counts = (
-        {name: _count(value[name]) for name in value if _is_state(value[name])} if isinstance(value, Mapping) else {}
-    )
-    raw = next((name for name in RAW if name in counts), None)
-    # Book-keeping of an average can hold a tensor too, such as its count of steps.
-    least = counts[raw] if raw is not None else 1
-    averaged = next((name for name in AVERAGED if counts.get(name, 0) >= least), None)
-    if "current_model_state" in counts:  # Lightning's WeightAveraging puts the average in the network's place.
-        averaged, raw = raw, "current_model_state"
-    first, second = (averaged, raw) if copy == "averaged" else (raw, averaged)
-    if first is None and copy == "averaged":
-        first, second = raw, None
-    if first is not None:
-        notes = [f"of two copies of the weights the {copy} one, {first}, was taken, not {second}"] if second else []
-        others = [f"{name} ({counts[name]})" for name in (*AVERAGED, *RAW) if name in counts.keys() - {first, second}]
-        if others:
-            notes.append(f"{first} of {counts[first]} tensors was taken, not what else holds some: {', '.join(others)}")
-        return first, tuple(notes)
-    if averaged is not None:
-        raise UserError(f"{file} holds averaged weights alone ({averaged}): take those, with --copy averaged.")
-    if mixed := _mixed(value):
+def _refuse_what_holds_none(file: Path, value: Any, foreign: tuple[str, ...]) -> None:
+    """Say why a file without any state dict is of no use.
+
+    Raises:
+        UserError: always.
+    """
+    places = [value, *value.values()] if isinstance(value, Mapping) else []
+    mixed = next((place for place in places if _holds_tensors(place)), None)
+    if mixed is not None:
         odd = _odd_entries(mixed)[0]
         kind = "a Python object" if isinstance(mixed[odd], Inert) else f"of type {type(mixed[odd]).__name__}"
         raise UserError(
@@ -239,27 +242,3 @@ def _chosen(file: Path, value: Any, foreign: tuple[str, ...], copy: Copy) -> tup
             "save `network.state_dict()` where its code is, and name that file."
         )
     raise UserError(f"{file} holds no state dict: save `network.state_dict()` and name that file.")
-
-
-def _count(state: Mapping[str, Any]) -> int:
-    return sum(isinstance(entry, Tensor) for entry in state.values())
-
-
-def _mixed(value: object) -> Mapping[Any, Any] | None:
-    """Return what would be the state dict but for some entries."""
-    if not isinstance(value, Mapping):
-        return None
-    places = [value[name] for name in (*AVERAGED, *RAW) if name in value] or [value]
-    return next((place for place in places if _holds_tensors(place)), None)
-
-
-def _form(keys: tuple[str, ...], key: str) -> str:
-    if "pytorch-lightning_version" in keys:
-        return "Lightning"
-    if key in ("state_dict", "state_dict_ema") and {"arch", "metric"} <= set(keys):
-        return "timm"
-    if key in ("model", "model_ema") and "lr_scheduler" in keys:
-        return "torchvision's training script"
-    if key == "state_dict" and {"arch", "best_prec1"} <= set(keys):
-        return "PyTorch's ImageNet script (fast_adversarial, Geirhos)"
-    return f"checkpoint with its weights in {key!r}"

@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, printable
 from lit_robust.models.foreign.restricted import RestrictedUnpickler, Storage
 
 # What torch writes at the start of its files before 1.6 (torch/serialization.py, MAGIC_NUMBER and PROTOCOL_VERSION).
@@ -35,6 +35,18 @@ class Content:
     foreign: tuple[str, ...]
 
 
+def is_archive(file: Path) -> bool:
+    """Return whether a file is a zip archive, as torch.save writes since 1.6.
+
+    Raises:
+        UserError: it is a damaged one.
+    """
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile as error:  # Its end is one, and says what no archive does.
+        raise UserError(f"{file} cannot be read as weights ({_reason(error)}): download or copy it again.") from error
+
+
 def check_archive(file: Path) -> None:
     """Refuse a zip archive that is damaged, or whose members are said to be far larger than itself.
 
@@ -43,7 +55,7 @@ def check_archive(file: Path) -> None:
     Raises:
         UserError: a member is not what was written, they are too large, or the directory is broken.
     """
-    if not zipfile.is_zipfile(file):
+    if not is_archive(file):
         return
     try:
         with zipfile.ZipFile(file) as archive:
@@ -60,8 +72,8 @@ def check_archive(file: Path) -> None:
         raise UserError(f"{file} cannot be read as weights ({_reason(error)}): download or copy it again.") from error
     if damaged is not None:
         raise UserError(
-            f"{file} is damaged, as {damaged} in it is not what was written: copy it again, or take an older "
-            "checkpoint."
+            f"{file} is damaged, as {printable(damaged)} in it is not what was written: copy it again, or take an "
+            "older checkpoint."
         )
 
 
@@ -72,7 +84,7 @@ def read_restricted(file: Path) -> Content:
         UserError: the file is no such container, is cut short, or is a compiled program (TorchScript).
     """
     try:
-        if zipfile.is_zipfile(file):
+        if is_archive(file):
             with zipfile.ZipFile(file) as archive:
                 return _read_zip(archive, file)
         with file.open("rb") as stream:
@@ -162,4 +174,4 @@ def _bytes(data: bytes, dtype: torch.dtype | None, order: str) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return printable(" ".join(str(error).split())[:120]) or type(error).__name__

@@ -14,7 +14,7 @@ from lit_robust import __version__
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_tensors, write_text
 from lit_robust.models.foreign.channels import Channels
-from lit_robust.models.foreign.checkpoint import Copy, open_checkpoint
+from lit_robust.models.foreign.checkpoint import open_checkpoint
 from lit_robust.models.foreign.naming import check_unwrapped
 from lit_robust.models.foreign.reading import Weights, check_normaliser, check_said, read_weights
 from lit_robust.models.network import Network, build_classifier, check_channels
@@ -28,7 +28,7 @@ def convert(
     num_classes: int = 1000,
     mean: Channels | None = None,
     std: Channels | None = None,
-    copy: Copy = "averaged",
+    copy: str = "averaged",
 ) -> str:
     """Write the weights of any checkpoint as safetensors, and beside them ``<name>.provenance.json``.
 
@@ -44,7 +44,8 @@ def convert(
         mean: per-channel mean that the network was trained with, in [0, 1] pixel units; null takes what the source
             says, if anything.
         std: per-channel standard deviation, likewise.
-        copy: ``averaged`` or ``raw`` weights, where the source holds both.
+        copy: which to take where the source holds several copies of the weights: ``averaged``, ``raw``, or the name of
+            one.
 
     Returns:
         What was written, in one line.
@@ -130,7 +131,7 @@ def _write(tensors: dict[str, Tensor], digest: str, metadata: dict[str, str], ou
     """Write the weights; return whether that was needed."""
     if output.exists():
         there = open_checkpoint(output)
-        if tensors_digest(there.tensors) == digest and _metadata(output) == metadata:
+        if tensors_digest(there.states[""]) == digest and _metadata(output) == metadata:
             return False
         raise UserError(f"{output} exists and holds other weights: remove it, or choose another name.")
     write_tensors(output, tensors, metadata)

@@ -2,20 +2,32 @@
 
 import logging
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.channels import Channels, in_pixel_units, three_numbers
-from lit_robust.models.foreign.checkpoint import Checkpoint, Copy, Preprocessing, names_file, open_checkpoint
-from lit_robust.models.foreign.naming import FROM_ATTACKER, FROM_NORMALISED, Naming, plain_names
+from lit_robust.models.foreign.checkpoint import (
+    Checkpoint,
+    Preprocessing,
+    check_layouts,
+    names_file,
+    open_checkpoint,
+)
+from lit_robust.models.foreign.naming import Naming, plain_names
 
 _log = logging.getLogger(__name__)
 # Half precision rounds a published constant by up to 0.00025; a difference below a quarter of a grey value is none.
 CHANNEL_TOLERANCE = 5e-4
+# Where training scripts keep the weights, the most usual first: timm's and revisiting-at's, torchvision's, MadryLab's.
+USUAL = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model", "model_state_dict", "net")
+# A copy that says by its name that it is averaged over the steps of training, and one that says that it is not.
+AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|polyak|shadow)(?![a-z])", re.IGNORECASE)
+RAW = re.compile(r"(?<![a-z])(unaveraged|raw|non_?ema|current_model_state)(?![a-z])", re.IGNORECASE)
 # torchvision's own weights of these expect its own rescaling after ImageNet's normalisation.
 RESCALED = ("torchvision/googlenet", "torchvision/inception_v3")
 
@@ -47,26 +59,53 @@ class Weights:
     normaliser: tuple[Channels, Channels] | None
 
 
-def read_weights(file: Path, own: Collection[str] = (), copy: Copy = "averaged") -> Weights:
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """One of the copies of a network's weights that a file holds.
+
+    Attributes:
+        place: where in the file its state dict stands; empty for a bare one.
+        naming: its tensors by plain names.
+    """
+
+    place: str
+    naming: Naming
+
+    @property
+    def label(self) -> str:
+        """What to call it: its place, and the prefix inside."""
+        return ".".join(filter(None, [self.place, self.naming.prefix.removesuffix(".")]))
+
+    def __str__(self) -> str:
+        """Its name and size, as errors list it."""
+        return f"{self.label or 'the bare one'} ({len(self.naming.tensors)} tensors)"
+
+
+def read_weights(file: Path, own: Collection[str] = (), copy: str = "averaged") -> Weights:
     """Read a file of weights under the names of torchvision and timm; nothing in it is run.
 
     Args:
         file: see ``open_checkpoint``.
         own: the names of the network it is meant for, where that is known.
-        copy: averaged or raw weights, where the file has both.
+        copy: which to take where a file holds several copies of the weights: ``averaged`` (EMA, SWA), ``raw``, or the
+            name of one. timm and revisiting-at evaluate the averaged one, and Lightning's EMA callback saves it as
+            the network's own.
 
     Raises:
-        UserError: as ``open_checkpoint`` and ``plain_names``; the sentence names the file.
+        UserError: as ``open_checkpoint`` and ``plain_names``, or none of the copies can be chosen; the sentence names
+            the file.
     """
-    opened = open_checkpoint(file, copy)
-    try:
-        naming = plain_names(opened.tensors, own)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    form, says, why = _judge(opened, naming, frozenset([file.resolve()]))
-    for note in (*opened.notes, *(rule for rule in naming.rules if "set to 0" in rule), *why):
+    opened = open_checkpoint(file)
+    chosen, notes = _choose(file, opened, own, copy)
+    check_layouts(file, chosen.naming.tensors)
+    naming, state = chosen.naming, opened.states[chosen.place]
+    if others := [name for name, entry in state.items() if not isinstance(entry, Tensor)]:
+        notes.append(f"among the tensors these entries are none, and were left out: {', '.join(others)}")
+    if beside := naming.dropped.get("beside the network"):
+        notes.append(f"{len(beside)} tensors stand beside the network and were left: {_first(beside)}")
+    form, says, why = _judge(opened, chosen, frozenset([file.resolve()]))
+    for note in (*notes, *(rule for rule in naming.rules if "set to 0" in rule), *why):
         _log.warning("%s: %s", file, note)
-    rules = (*opened.notes, *naming.rules, *why)
     normaliser = naming.normaliser and (_channels(naming.normaliser[0]), _channels(naming.normaliser[1]))
     if normaliser and not in_pixel_units(*normaliser):
         mean, std = normaliser
@@ -75,14 +114,99 @@ def read_weights(file: Path, own: Collection[str] = (), copy: Copy = "averaged")
             "the network's own state dict, and name that file."
         )
     return Weights(
-        naming.tensors, form, opened.key, opened.left, opened.foreign, rules, naming.dropped, says, normaliser
+        tensors=naming.tensors,
+        form=form,
+        key=chosen.place,
+        left=tuple(part for part in opened.parts if part != chosen.place),
+        foreign=opened.foreign,
+        rules=(*notes, *naming.rules, *why),
+        dropped=naming.dropped,
+        says=says,
+        normaliser=normaliser,
     )
 
 
-def _judge(opened: Checkpoint, naming: Naming, seen: frozenset[Path]) -> tuple[str, Preprocessing, list[str]]:
+def _choose(file: Path, opened: Checkpoint, own: Collection[str], copy: str) -> tuple[Copy, list[str]]:
+    """Return the copy of the weights that counts, and a sentence on each choice there was.
+
+    Where the network is known, only those count that are the network's by name, if there are such.
+    """
+    copies = _copies(file, opened, own)
+    labels = ", ".join(str(one) for one in copies)
+    if copy not in ("averaged", "raw"):
+        named = [one for one in copies if copy in (one.label, one.place, one.naming.prefix.removesuffix("."))]
+        if len(named) != 1:
+            raise UserError(f"{file} holds {'no' if not named else 'more than one'} copy {copy!r}, but {labels}.")
+        return named[0], [f"the copy {copy} was taken, as asked"]
+    averaged = [one for one in copies if AVERAGED.search(one.label) and not RAW.search(one.label)]
+    raw = [one for one in copies if RAW.search(one.label)]
+    plain = [one for one in copies if one not in averaged and one not in raw]
+    # What is neither is averaged where another says that it is not, and raw where another says that it is averaged.
+    first, second = (averaged or plain, raw or plain) if copy == "averaged" else (raw or plain, averaged or plain)
+    if not first and averaged:
+        raise UserError(f"{file} holds averaged weights alone ({averaged[0].label}): take those, with copy averaged.")
+    first = first or raw
+    places = {one.place for one in first}
+    place = next((usual for usual in USUAL if usual in places), first[0].place)
+    possible = [one for one in first if one.place == place]
+    if len(possible) > 1 or (len(places) > 1 and place not in USUAL):
+        raise UserError(
+            f"{file} holds several copies of the weights, {labels}: choose one of them by its name, as in --copy or "
+            f"--model.network.copy {possible[0].label}."
+        )
+    chosen = possible[0]
+    notes, told = [], [chosen]
+    if second and second is not first:
+        told.append(second[0])
+        other = second[0].label or "the bare one"
+        notes.append(f"of two copies of the weights the {copy} one, {chosen.label}, was taken, not {other}")
+    others = [str(one) for one in copies if one not in told and one.place == place]
+    known = {one.place for one in told}
+    others += [f"{name} ({_count(state)} tensors)" for name, state in opened.states.items() if name not in known]
+    if others:
+        notes.append(f"{chosen.label} was taken, not what else holds tensors: {', '.join(others)}")
+    return chosen, notes
+
+
+def _copies(file: Path, opened: Checkpoint, own: Collection[str]) -> list[Copy]:
+    """Return the copies of the weights that a file holds, without repetitions."""
+    found: list[Copy] = []
+    for place, state in opened.states.items():
+        tensors = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
+        try:
+            found += [Copy(place, naming) for naming in plain_names(tensors, own)]
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    fitting = [one for one in found if own and one.naming.tensors.keys() == set(own)]
+    # A count of steps, or what trains the network, can hold a few tensors too.
+    largest = max(len(one.naming.tensors) for one in found)
+    large = fitting or [one for one in found if 2 * len(one.naming.tensors) > largest]
+    distinct: list[Copy] = []
+    for one in sorted(large, key=lambda one: len(one.naming.prefix)):
+        same_place = [other.naming.tensors for other in distinct if other.place == one.place]
+        if not any(_equal(one.naming.tensors, other) for other in same_place):
+            distinct.append(one)
+    return distinct
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
+    )
+
+
+def _count(state: Mapping[str, object]) -> int:
+    return sum(isinstance(entry, Tensor) for entry in state.values())
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _judge(opened: Checkpoint, chosen: Copy, seen: frozenset[Path]) -> tuple[str, Preprocessing, list[str]]:
     """Return the form, what is known of the images, and why; ``seen`` are the files that were asked already."""
     says, told = _said_by_module(opened, seen)
-    form, says, why = _recognise(opened.form, naming, says)
+    form, says, why = _recognise(opened.form(chosen.place), chosen.naming, says)
     return form, says, [*told, *why]
 
 
@@ -97,11 +221,13 @@ def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preproce
         file = Path(trained_from).resolve()
         if file.is_file() and file not in seen:
             before = open_checkpoint(file)
-            _, start, told = _judge(before, plain_names(before.tensors), seen | {file})
+            _, start, told = _judge(before, _choose(file, before, (), "averaged")[0], seen | {file})
         elif not mean or not std:
             told = [f"it was trained from {trained_from}, which is not there to say how its images are normalised"]
     elif trained_from is not None and settings.get("name") in RESCALED:
         start = Preprocessing(transform_input=True)
+    if isinstance(settings.get("transform_input"), bool):
+        start = replace(start, transform_input=settings["transform_input"])
     for name, found in (("mean", mean), ("std", std)):
         if found is None and settings.get(name) is not None:
             told.append(f"the {name} in its settings is no list of three numbers, and was passed over")
@@ -110,19 +236,17 @@ def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preproce
 
 def _recognise(form: str, naming: Naming, says: Preprocessing) -> tuple[str, Preprocessing, list[str]]:
     """Return the form, more exactly; what it says of the images; and why."""
-    if FROM_ATTACKER in naming.rules:
-        return f"robustness (MadryLab, Microsoft, Chen et al.), {form}", says, []
-    if FROM_NORMALISED in naming.rules:
-        return f"network behind a normaliser (as RobustBench's), {form}", says, []
+    if naming.form:
+        return f"{naming.form}, {form}", says, []
     if any(re.search(r"\.aux_bn\.[a-z]", name) for names in naming.dropped.values() for name in names):
         # tingxueronghua/pytorch-classification-advprop normalises so in training and evaluation.
         half = (0.5, 0.5, 0.5)
         found = Preprocessing(says.mean or half, says.std or half)
         return f"AdvProp port, {form}", found, ["the AdvProp port normalises by mean 0.5 and std 0.5"]
-    if "base_model." in naming.wrappers:
+    if "base_model" in naming.prefix.split("."):
         found = Preprocessing(says.mean or (0.0, 0.0, 0.0), says.std or (1.0, 1.0, 1.0))
         return f"revisiting-at, {form}", found, ["networks of revisiting-at take images in [0, 1] without normalising"]
-    bare = form in ("state dict", "safetensors") and not naming.wrappers
+    bare = form in ("state dict", "safetensors") and not naming.prefix
     if bare and naming.has_heads:
         # Their own files alone are bare and hold the heads; what others trained from them is wrapped or lacks those.
         found = Preprocessing(says.mean, says.std, transform_input=True)

@@ -15,6 +15,8 @@ from typing import IO, Any, Self
 import torch
 from torch import Tensor
 
+from lit_robust.core.errors import printable
+
 
 def _nothing(*_: object, **__: object) -> None:
     """Take anything, do nothing; without a named first argument, so that a file may ask it of a class too."""
@@ -194,7 +196,7 @@ class RestrictedUnpickler(pickle.Unpickler):
             found = _allowed(module, name)
             if found is None:
                 found = type("Foreign", (Inert,), {})
-                self.foreign.append(f"{module}.{name}")
+                self.foreign.append(printable(f"{module}.{name}"[:200]))
             self._known[module, name] = found
         return self._known[module, name]
 
