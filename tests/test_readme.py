@@ -88,7 +88,7 @@ def cheap(words, tmp_path):
         given = [word for word in words[1:-2] if "/" in word]
         runs = [results(tmp_path / f"run{number}") for number in range(len(given))]
         return ["report", *runs, *words[1 + len(given) : -1], str(tmp_path / words[-1])]
-    if command == "sweep":
+    if command == "paper":
         return [*words, "--list", "--output", str(tmp_path)]
     if command == "memory":
         from memories import clustered, write_memory
@@ -99,7 +99,7 @@ def cheap(words, tmp_path):
         # A new folder is written, too, where one is named.
         options = [str(tmp_path / "new") if "/" in word else word for word in options]
         return [*words[:2], memory, *options]
-    assert command in ("demo", "--help"), f"no cheap form of {words}"
+    assert command in ("demo", "--help", "recipes"), f"no cheap form of {words}"
     return [command, "--help"] if command == "demo" else words
 
 

@@ -5,54 +5,82 @@ Nothing heavy is imported before the tool is known, so that ``lit-robust --help`
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
 
 from lit_robust import __version__
+from lit_robust.core.errors import UserError
 
+Function = Callable[..., Any]
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-HELP = """\
-usage: lit-robust COMMAND [OPTIONS]
+# Heading to commands, each with what it does.
+COMMANDS: dict[str, dict[str, str]] = {
+    "see it work": {
+        "demo": "draw toy data, train three networks, remember with one, compare them (minutes)",
+    },
+    "train and evaluate, each with -c RECIPE and any option of it on the command line": {
+        "fit": "train a network",
+        "validate": "accuracy on the validation images",
+        "test": "every evaluation the recipe names; writes results.json into the run's folder",
+        "predict": "a class for every validation image; writes predictions.csv into the run's folder",
+    },
+    "recipes, data and reports": {
+        "recipes": "list the recipes that -c takes by their names",
+        "recipes copy": "copy one, to be changed",
+        "data toy": "draw the toy data, as shards in the layouts of the real sets",
+        "data shard": "pack folders or tars of images into shards",
+        "data verify": "check shards, and list every defect",
+        "data corrupt": "shards under the corruptions of ImageNet-C",
+        "convert": "another lab's checkpoint, as safetensors with its provenance",
+        "report": "compare runs on one page",
+        "recompute": "measures again, from predictions that a run kept",
+        "dashboard": "a W&B workspace with panels for the runs' measures",
+    },
+    "tables and figures of papers: their runs, and a page of what came out": {
+        "paper cache-table-1": "Orhan & Lake 2019, Table 1 and Figure 5: texture- and shape-based backbones",
+        "paper cache-table-2": "its Table 2 and Figure 4: retrieval, dimensions, size",
+        "paper cache-figure-2": "its Figures 2 and 3: layers",
+        "paper cache-table-4": "its Tables 3 and 4: corruptions",
+        "paper shape-tables-1-2": "Chen, Agarwal & Nguyen 2020: accuracy, adversarial accuracy, shape bias",
+        "paper natural-figures-2-8": "Hendrycks et al. 2021: ImageNet-A accuracy, ImageNet-O AUPR",
+    },
+    "a cache model's memory, which `fit` builds": {
+        "memory verify": "check its files, and print what it holds",
+        "memory cluster": "one of fewer keys",
+        "memory project": "one of fewer dimensions",
+        "memory index": "an index for approximate search",
+    },
+    "speed and memory beside others' code": {
+        "bench data": "loading",
+        "bench corruptions": "the 19 corruptions",
+        "bench attacks": "PGD, and sweeps over eps",
+        "bench training": "a step of each training scheme",
+        "bench memory": "retrieval from a cache model's memory",
+        "bench evaluation": "all measures beside the bare forward pass",
+    },
+}
+WIDTH = 27  # Of a name, in help.
+NAMES = [name for commands in COMMANDS.values() for name in commands]
 
-Train robust image classifiers, and measure how robust any classifier is.
 
-see it work:
-  demo        draw toy data, train three networks, remember with one, compare them (minutes)
-
-train and evaluate, each with -c CONFIG.yaml and any option of it on the command line:
-  fit         train a network
-  validate    accuracy on the validation images
-  test        every evaluation the config names; writes results.json into the run's folder
-  predict     a class for every validation image; writes predictions.csv into the run's folder
-
-data and reports:
-  data toy      draw the toy data, as shards in the layouts of the real sets
-  data shard    pack folders or tars of images into shards
-  data verify   check shards, and list every defect
-  data corrupt  shards under the corruptions of ImageNet-C
-  convert       another lab's checkpoint, as safetensors with its provenance
-  report        compare runs on one page
-  recompute     measures again, from predictions that a run kept
-  sweep         a table or figure of a paper: its runs, and a page of what came out
-  dashboard     a W&B workspace with panels for the runs' measures
-
-a cache model's memory, which `fit` builds:
-  memory verify   check its files, and print what it holds
-  memory cluster  one of fewer keys
-  memory project  one of fewer dimensions
-  memory index    an index for approximate search
-
-speed and memory beside others' code:
-  bench data         loading
-  bench corruptions  the 19 corruptions
-  bench attacks      PGD, and sweeps over eps
-  bench training     a step of each training scheme
-  bench memory       retrieval from a cache model's memory
-  bench evaluation   all measures beside the bare forward pass
-
-options:
-  -h, --help  show this message; `lit-robust COMMAND --help` tells a command's options
-  --version   show the version
-"""
+def help_text() -> str:
+    """Return what ``lit-robust --help`` prints."""
+    parts = [
+        f"{heading}:\n" + "".join(f"  {name:<{WIDTH}}{line}\n" for name, line in commands.items())
+        for heading, commands in COMMANDS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: lit-robust COMMAND [OPTIONS]\n",
+            "Train robust image classifiers, and measure how robust any classifier is.\n",
+            *parts,
+            "options:\n"
+            f"  {'-h, --help':<{WIDTH}}show this message; `lit-robust COMMAND --help` shows a command's options\n"
+            f"  {'--version':<{WIDTH}}show the version\n",
+        ]
+    )
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(help_text(), end="")
         return 0
     if words[0] == "--version":
         print(__version__)
@@ -78,9 +106,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
             run_trainer(words, command=shlex.join(["lit-robust", *words]))
         else:
-            from lit_robust.cli.tools import run_tool
-
-            run_tool(words)
+            _run(words)
     except (KeyboardInterrupt, SystemExit) as ended:
         # Lightning turns Ctrl-C into an exit with code 1.
         by_hand = ended.__context__ if isinstance(ended.__context__, KeyboardInterrupt) else ended
@@ -102,3 +128,47 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lit-robust: {printable(sentence)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _run(words: Sequence[str]) -> None:
+    """Run the command that the first one or two words name, with the rest as its options.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    name = next((name for length in (2, 1) if (name := " ".join(words[:length])) in NAMES), "")
+    if name:
+        from lit_robust.cli.options import call
+        from lit_robust.cli.papers.runs import run_paper
+
+        function, rest = function_of(name), words[len(name.split()) :]
+        if name.startswith("paper "):
+            run_paper(name.split()[1], rest, function)
+        else:
+            function(**call(name, rest, function)[0])
+        return
+    group = [name for name in NAMES if name.startswith(f"{words[0]} ")]
+    if words[0] == "sweep":
+        known = f"paper {Path(words[1]).stem}" if len(words) > 1 else ""
+        now = known if known in NAMES else "paper NAME"
+        raise UserError(f"`sweep FILE name=value` is now `lit-robust {now} --name VALUE`; --help lists the options.")
+    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+        lines = [
+            f"  {name:<{WIDTH}}{line}" for each in COMMANDS.values() for name, line in each.items() if name in group
+        ]
+        print("\n".join([f"usage: lit-robust {words[0]} NAME [OPTIONS]\n", *lines, "\nEach has its own --help."]))
+    elif group:
+        raise UserError(f"There is no command `{' '.join(words[:2])}`: choose {', '.join(group[:-1])} or {group[-1]}.")
+    else:
+        close = get_close_matches(words[0], NAMES, n=1)
+        hint = f"did you mean {close[0]}?" if close else "`lit-robust --help` lists them."
+        raise UserError(f"There is no command {words[0]!r}: {hint}")
+
+
+def function_of(name: str) -> Function:
+    """Return the function that does a tool's work: ``data toy`` is ``data_toy`` of ``commands``."""
+    from lit_robust.cli import benches, commands, memories, papers
+
+    group = name.split()[0]
+    room = {"bench": benches, "memory": memories, "paper": papers}.get(group, commands)
+    return cast(Function, getattr(room, name.replace(" ", "_").replace("-", "_").removeprefix("paper_")))

@@ -5,10 +5,11 @@ import inspect
 import pickle
 import re
 from argparse import ArgumentError
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 from urllib.error import URLError
 
 from lit_robust.core.errors import UserError
@@ -45,11 +46,12 @@ def explain(error: BaseException | None) -> str | None:
     return parser_sentence(str(outermost)) if isinstance(outermost, ArgumentError) else None
 
 
-def parser_sentence(message: str) -> str:
+def parser_sentence(message: str, options: Sequence[str] = TOP_LEVEL) -> str:
     """Return the innermost reason of a message of jsonargparse's, which nests one for every class on the way.
 
     Args:
         message: of an ``ArgumentError``, many lines.
+        options: what the parser takes on its first level.
     """
     keys: list[str] = []
     owner, reason = "", ""
@@ -67,9 +69,15 @@ def parser_sentence(message: str) -> str:
     if given and re.fullmatch(r"Expected an? <class '[^']+'>", reason):
         # Of an option that may be nothing, too, the value stands behind the alternatives; the innermost one first.
         reason += f". Got value: {given[1]}"
+    value = given[1] if given else ""
+    if number := re.match(r"Not of type \w+: (?:(\S+) )?does not conform to restriction v(>=?)(\S+)", reason):
+        low = "above" if number[2] == ">" else "of at least"
+        reason = f"expected a whole number {low} {number[3]}, got {number[1] or value!r}"
+    elif number := re.match(r"Not of type \w+: invalid literal .* '(.*)'", reason):
+        reason = f"expected a whole number, got {number[1]!r}"
     where = f"In {'.'.join(keys)}" if keys else ""
     where += f" ({owner.rsplit('.', 1)[-1]})" if owner else ""
-    return f"{where}: {_mend(reason, owner)}".removeprefix(": ")
+    return f"{where}: {_mend(reason, owner, options)}".removeprefix(": ")
 
 
 def _first_alternative(message: str) -> list[str]:
@@ -88,12 +96,17 @@ def _first_alternative(message: str) -> list[str]:
     return kept
 
 
-def _mend(reason: str, owner: str) -> str:
+def _mend(reason: str, owner: str, options: Sequence[str]) -> str:
     unknown = re.search(r"option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)'", reason)
     if unknown:
         name = next(filter(None, unknown.groups()))
         group = re.search(r"Group '([^']+)'", reason)
-        return f"there is no option {name!r}; {_suggest(name, _options(owner, group[1] if group else '', name))}"
+        there = _options(owner, group[1] if group else "") if owner else options
+        if not owner and name.startswith("trainer."):
+            from pytorch_lightning import Trainer
+
+            there = [f"trainer.{option}" for option in _dotted(Trainer)]
+        return f"there is no option {name!r}; {_suggest(name, there)}"
     expected = re.search(r"Expected an? <class '([^']+)'>\.? Got value: (.*)", reason)
     if expected and expected[1] in ("collections.abc.Sequence", "list"):
         example = f"[{expected[2]}]" if re.fullmatch(r"[\w., /-]+", expected[2]) else "[1, 2]"
@@ -105,23 +118,27 @@ def _mend(reason: str, owner: str) -> str:
     return f"{reason.rstrip('.')}; `--help` shows the options and their types."
 
 
-def _options(owner: str, group: str, name: str) -> list[str]:
-    """Return the options there are where ``name`` was given."""
-    if not owner:
-        if not name.startswith("trainer."):
-            return list(TOP_LEVEL)
-        from pytorch_lightning import Trainer
-
-        return [f"trainer.{option}" for option in inspect.signature(Trainer.__init__).parameters if option != "self"]
+def _options(owner: str, group: str) -> list[str]:
+    """Return the dotted names of all options of a class, or of one of its settings that is a dataclass."""
     module, _, class_name = owner.rpartition(".")
-    cls = getattr(import_module(module), class_name)
-    if group:
-        cls = get_type_hints(cls.__init__)[group.split(".")[0]]
-    first, dot, _ = name.partition(".")
-    options: Iterable[str] = inspect.signature(cls).parameters
-    return [option + name[len(first) :] if dot else option for option in options]
+    names = list(_dotted(getattr(import_module(module), class_name)))
+    return [name.removeprefix(f"{group}.") for name in names if name.startswith(f"{group}.")] if group else names
+
+
+def _dotted(cls: type) -> Iterator[str]:
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    for name in inspect.signature(cls).parameters:
+        yield name
+        kinds = (hints.get(name), *get_args(hints.get(name)))
+        for kind in kinds:
+            if isinstance(kind, type) and is_dataclass(kind):
+                yield from (f"{name}.{inner}" for inner in _dotted(kind))
 
 
 def _suggest(name: str, options: Sequence[str]) -> str:
-    close = get_close_matches(name, options, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(options)}."
+    """Return which of the options is nearest to a name; all of those on its level where none is near."""
+    if close := get_close_matches(name, options, n=1, cutoff=0.6):
+        return f"did you mean {close[0]!r}?"
+    level = name.rpartition(".")[0]
+    beside = [option for option in options if option.rpartition(".")[0] == level]
+    return f"choose one of {', '.join(beside or [option for option in options if '.' not in option])}."

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from lit_robust.core.errors import UserError
@@ -80,20 +80,6 @@ def finish(folder: Path) -> None:
     write_text(folder / MARK, json.dumps({**mark, "finished": True}))
 
 
-def run(words: Sequence[str], command: Callable[[Sequence[str]], int]) -> None:
-    """Show a command and run it in this process.
-
-    Args:
-        words: what follows ``lit-robust``.
-        command: what runs them, and returns the exit code.
-
-    Raises:
-        UserError: it failed, and said why.
-    """
-    print(f"\n$ lit-robust {' '.join(words)}", flush=True)
-    _check(command(words))
-
-
 def run_apart(words: list[str]) -> None:
     """Show a command and run it in a process of its own, which may start others for further ranks.
 
@@ -101,10 +87,7 @@ def run_apart(words: list[str]) -> None:
         UserError: it failed, and said why.
     """
     print(f"\n$ lit-robust {shlex.join(words)}", flush=True)
-    _check(subprocess.run([sys.executable, "-m", "lit_robust", *words], check=False).returncode)
-
-
-def _check(code: int) -> None:
+    code = subprocess.run([sys.executable, "-m", "lit_robust", *words], check=False).returncode
     if code == 130:
         raise KeyboardInterrupt
     if code == 143:

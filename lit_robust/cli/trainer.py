@@ -25,6 +25,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_robust import callbacks, data, modules
 from lit_robust.callbacks.checkpoints import FILE, SaveOnSignal, newest_checkpoint, write_whole_checkpoints
+from lit_robust.cli.options import read_fractions
+from lit_robust.cli.recipes import with_recipes
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import held_alone, write_text
 from lit_robust.core.results import FILE_NAME
@@ -251,6 +253,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     # The words are handed on explicitly, so that a test or the demo may call in the same process.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
+    read_fractions()
     data.load_all()
     raises = {"exit_on_error": False, "allow_abbrev": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
@@ -276,7 +279,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
                 ],
             },
             parser_kwargs={**raises, **{name: dict(raises) for name in ("fit", "validate", "test", "predict")}},
-            args=list(words),
+            args=with_recipes(words),
         )
     except SIGTERMException as ended:
         ended.code = 128 + signal.SIGTERM  # Lightning's own is 0, as of what is finished.

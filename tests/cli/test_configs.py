@@ -1,20 +1,15 @@
 """Every recipe parses, and every overlay on top of the recipe that its comment names."""
 
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lit_robust.cli import main
-from lit_robust.cli.demo import config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
-FILES = sorted(set(CONFIGS.rglob("*.yaml")) - set(SWEEPS))
+FILES = sorted(CONFIGS.rglob("*.yaml"))
 RECIPES = [file for file in FILES if len(file.relative_to(CONFIGS).parts) == 2 and file.parent.name != "trainer"]
 OVERLAYS = [file for file in FILES if file not in RECIPES]
 
@@ -68,33 +63,6 @@ def assert_within(given, content):
         assert content == given
 
 
-def sweeps_of(file):
-    """Return the words of each sweep that the file's comment shows."""
-    comment = re.sub(r"^# ?", "", file.read_text().split("\n\n")[0], flags=re.MULTILINE).replace("\\\n", " ")
-    shown = re.findall(r"^ +(lit-robust sweep (?:[^\n\"]|\"[^\"]*\")*)", comment, flags=re.MULTILINE)
-    return [shlex.split(line)[1:] for line in shown]
-
-
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.name)
-def test_commands_of_a_sweep_parse(file, tmp_path, capsys, monkeypatch):
-    """Each command that its page shows, without running it: on ImageNet and, as its comment says, on the toy data."""
-    monkeypatch.chdir(CONFIGS.parent)
-    shown = sweeps_of(file)
-    assert len(shown) >= 2
-    for words in shown:
-        assert words[1] == str(file.relative_to(CONFIGS.parent))
-        if "--output" not in words:
-            words += ["--output", str(tmp_path / "output")]
-        words[words.index("--output") + 1] = str(tmp_path / "output")
-        assert main([*words, "--list"]) == 0
-        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-        assert lines
-        # One of each kind: the others differ in values alone.
-        kinds = {(words[0], "--model.memory" in words): words for words in lines if words[0] in ("fit", "test")}
-        for line in kinds.values():
-            printed(line, capsys)
-
-
 def test_recipes_give_every_run_a_folder_of_its_own():
     trainers = [yaml.safe_load(file.read_text()).get("trainer", {}) for file in FILES]
     folders = [trainer["default_root_dir"] for trainer in trainers if "default_root_dir" in trainer]
@@ -111,18 +79,3 @@ def test_papers_settings_of_the_imagenet_recipe():
     assert rate == {"learning_rate": 0.1, "schedule": "step", "step_epochs": 30, "step_factor": 0.1}
     assert recipe["trainer"]["max_epochs"] == 90
     assert recipe["data"]["init_args"]["members"][0]["init_args"]["batch_size"] == 256
-
-
-def test_demo_finds_the_recipes():
-    assert config("toy/standard.yaml").is_file()
-
-
-def test_help_answers_without_torch():
-    """The first help must not import anything heavy; that is why it answers at once."""
-    code = (
-        "import sys; from lit_robust.cli import main; main(['--help']); "
-        "heavy = {'torch', 'numpy', 'jsonargparse', 'pytorch_lightning'} & set(sys.modules); sys.exit(len(heavy))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "lit-robust COMMAND" in done.stdout

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lit_robust import modules
 from lit_robust.callbacks import Throughput
-from lit_robust.cli.tools.dashboard import workspace
+from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result, RunResults
 from lit_robust.data import EvaluationCrop, ImageNetDataModule, TrainingCrop
@@ -289,6 +289,6 @@ def test_an_empty_name_is_refused(tmp_path):
 def test_the_tool_takes_its_options(tmp_path, capsys):
     RUN.save(tmp_path / "run")
     plan_file = tmp_path / "plan.json"
-    workspace([str(tmp_path / "run"), "--entity", "me", "--project", "robust", "-o", str(plan_file)])
+    main(["dashboard", str(tmp_path / "run"), "--entity", "me", "--project", "robust", "-o", str(plan_file)])
     assert capsys.readouterr().out == f"{plan_file}\n"
     assert json.loads(plan_file.read_text("utf-8"))[0]["section"] == "clean"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from naming import named
 
-from lit_robust.cli.tools.runs import compare
+from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, RunResults
 from lit_robust.report import load_runs, report, write_report
@@ -270,7 +270,7 @@ def test_the_command_says_what_it_wrote(tmp_path, capsys):
 
 def test_the_tool_takes_published_names(tmp_path, capsys):
     run = write_run(tmp_path / "a")
-    compare([str(run), "-o", str(tmp_path / "r.csv"), "--published", "resnet50", "humans"])
+    main(["report", str(run), "-o", str(tmp_path / "r.csv"), "--published", "resnet50", "humans"])
     rows = list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))
     assert {row["run"] for row in rows} == {"standard", "ResNet-50", "Humans"}
     # Whatever was not measured here names where it is from.

@@ -65,7 +65,12 @@ def toy_sets(train: int, test: int) -> list[ToySet]:
 
 
 def write_toy_data(
-    output: Path, seed: int, train: int, test: int, size: int, severities: Sequence[int] = SEVERITIES
+    output: Path,
+    seed: int,
+    train: int = 4000,
+    test: int = 512,
+    size: int = 48,
+    severities: Sequence[int] = SEVERITIES,
 ) -> None:
     """Draw all sets and write them as shards; the same bytes for the same arguments.
 

@@ -1,0 +1,171 @@
+"""``lit-robust bench ...``: this suite beside its peers, in one run; a typed function each, as in ``commands``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_robust.cli.options import Count, made
+
+Precision = Literal["bf16", "fp32"]
+AS_IT_IS: Mapping[str, Any] = {}
+SMALL: Mapping[str, Any] = {"name": "torchvision/resnet18"}
+
+
+def bench_data(folder: Path, *, split: str = "val", images: Count = 1600, rounds: Count = 5) -> None:
+    """Time loading from shards beside torchvision's and webdataset's, and weigh a worker process.
+
+    Args:
+        folder: shards of one set, such as data/sample/imagenet
+        split: its split; the images are repeated
+        images: images a measurement
+        rounds: measurements of each contender
+    """
+    from lit_robust.bench.loading import bench_loading
+
+    print(bench_loading(folder, split, images, rounds))
+
+
+def bench_corruptions(
+    folder: Path,
+    *,
+    split: str = "val",
+    images: Count = 16,
+    rounds: Count = 5,
+    severity: Count = 3,
+    threads: Count = 1,
+) -> None:
+    """Time the 19 corruptions beside imagecorruptions.
+
+    Args:
+        folder: shards of one set, such as data/sample/imagenet
+        split: its split
+        images: images a measurement, one batch
+        rounds: measurements of each
+        severity: 1 to 5
+        threads: of torch and of OpenCV
+    """
+    from lit_robust.bench import corruptions
+
+    print(corruptions.bench_corruptions(folder, split, images, rounds, severity, threads))
+
+
+def bench_attacks(
+    folder: Path,
+    *,
+    split: str = "val",
+    resize: Count | None = 256,
+    crop: Count | None = 224,
+    network: Mapping[str, Any] = SMALL,
+    attack: Mapping[str, Any] = AS_IT_IS,
+    eps: Sequence[float] = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0),
+    images: Count = 64,
+    batch: Count = 16,
+    rounds: Count = 3,
+    precision: Precision = "bf16",
+) -> None:
+    """Time PGD, and a sweep over eps, beside Foolbox and torchattacks, with all their accuracies.
+
+    Args:
+        folder: shards of one set, such as data/sample/imagenet
+        split: its split
+        resize: shorter side first, pixels; null for none
+        crop: then the centre, pixels; null for none
+        network: name, num_classes, weights, mean and std, as of --model.network
+        attack: settings of the single PGD, such as --attack.eps 3, in [0, 1] pixel units
+        eps: of the sweep, [0, 1] pixel units
+        images: images a measurement
+        batch: images attacked at once
+        rounds: measurements of each contender
+        precision: of our attack; verdicts are in fp32
+    """
+    from lit_robust.attacks import PGD
+    from lit_robust.bench import attacks
+    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.models import Network
+
+    attacks.check_peers()
+    crops, net, pgd = EvaluationCrop(resize, crop), made(Network, "network", network), made(PGD, "attack", attack)
+    print(attacks.bench_attacks(folder, split, crops, net, pgd, eps, images, batch, rounds, precision))
+
+
+def bench_training(
+    *,
+    network: str = "torchvision/resnet18",
+    num_classes: Count = 1000,
+    size: Count = 224,
+    batch: Count = 16,
+    attack: Mapping[str, Any] = AS_IT_IS,
+    rounds: Count = 3,
+    precision: Precision = "bf16",
+) -> None:
+    """Time a step of each training scheme beside MadryLab's recipe, and weigh its peak memory.
+
+    Args:
+        network: torchvision/<name> or timm/<name>
+        num_classes: its classes
+        size: side of the images, pixels
+        batch: images a step
+        attack: settings of Madry's PGD, such as --attack.eps 3, in [0, 1] pixel units
+        rounds: measurements of each
+        precision: of our steps; the peer's is fp32
+    """
+    from lit_robust.attacks import PGD
+    from lit_robust.bench import training
+
+    pgd = made(PGD, "attack", attack)
+    print(training.bench_training(network, num_classes, size, batch, pgd, rounds, precision))
+
+
+def bench_memory(
+    *,
+    count: Count = 200_000,
+    dimensions: Count = 2048,
+    num_classes: Count = 1000,
+    queries: Count = 256,
+    neighbours: Count = 50,
+    backbone: str = "torchvision/resnet18",
+    rounds: Count = 5,
+    folder: Path = Path(),
+) -> None:
+    """Time retrieval from a memory of random keys beside the bare matrix product, the plain expression and Faiss.
+
+    It weighs the memory, and times building one, too.
+
+    Args:
+        count: keys in the memory
+        dimensions: of a key
+        num_classes: classes of the keys
+        queries: asked at once
+        neighbours: k of the nearest neighbours
+        backbone: torchvision/<name> or timm/<name>, to build with
+        rounds: measurements of each contender
+        folder: where a memory is built and removed again
+    """
+    from lit_robust.bench import memory
+
+    subject = memory.Subject(count, dimensions, num_classes, queries, neighbours, backbone, folder)
+    print(memory.bench_memory(subject, rounds))
+
+
+def bench_evaluation(
+    *,
+    network: str = "torchvision/resnet18",
+    size: Count = 224,
+    batch: Count = 16,
+    batches: Count = 2,
+    rounds: Count = 5,
+) -> None:
+    """Time passes with all measures of a suite beside bare forward passes over the same batches, and weigh them.
+
+    Attacks are left out.
+
+    Args:
+        network: torchvision/<name> or timm/<name>
+        size: side of the images, pixels
+        batch: images a batch
+        batches: of each of the five sets
+        rounds: measurements of each
+    """
+    from lit_robust.bench import evaluation
+
+    print(evaluation.bench_evaluation(network, size, batch, batches, rounds))

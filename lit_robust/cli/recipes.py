@@ -1,0 +1,96 @@
+"""The recipes in ``configs/``, found by their short names from any folder, with the wheel, too."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import takewhile
+from pathlib import Path
+
+import lit_robust
+from lit_robust.core.errors import UserError
+
+
+def folder() -> Path:
+    """Return the folder of the recipes: beside the package in a clone, inside it where a wheel was installed.
+
+    Raises:
+        UserError: there is none.
+    """
+    package = Path(lit_robust.__file__).parent
+    for place in (package.parent / "configs", package / "configs"):
+        if (place / "toy").is_dir():
+            return place
+    raise UserError("The recipes are missing: install the package again.")
+
+
+def names() -> list[str]:
+    """Return the short names of all recipes, such as ``imagenet/madry``."""
+    place = folder()
+    return sorted(file.relative_to(place).with_suffix("").as_posix() for file in place.rglob("*.yaml"))
+
+
+def recipe(name: str) -> Path:
+    """Return the file of a recipe.
+
+    Args:
+        name: such as ``imagenet/madry``, with ``.yaml`` and ``configs/`` or without.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    short = name.removeprefix("configs/").removesuffix(".yaml")
+    if short not in names():
+        close = get_close_matches(short, names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else "`lit-robust recipes` lists them."
+        raise UserError(f"There is no recipe {name!r}: {hint}")
+    return folder() / f"{short}.yaml"
+
+
+def with_recipes(words: Sequence[str]) -> list[str]:
+    """Return a command's words with the short name behind each ``-c`` replaced by the recipe's file.
+
+    A file of that name comes first; other paths stay as they are.
+
+    Raises:
+        UserError: a word behind ``-c`` is neither a path nor a recipe.
+    """
+    found = list(words)
+    for place, word in enumerate(found):
+        before = found[place - 1] if place else ""
+        option, equals, name = word.partition("=") if word.startswith("--config=") else (before, "", word)
+        is_name = re.fullmatch(r"(configs/)?[\w-]+(/[\w-]+)*(\.yaml)?", name) is not None
+        if option in ("-c", "--config") and is_name and not Path(name).exists():
+            found[place] = f"{option}{equals}{recipe(name)}" if equals else str(recipe(name))
+    return found
+
+
+def about(name: str) -> str:
+    """Return the first sentence of a recipe's comment, which says what it is."""
+    lines = (folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("# "), lines)]
+    return re.split(r"(?<!al)\. ", " ".join(comment), maxsplit=1)[0].rstrip(".")
+
+
+def copy(name: str, to: Path | None) -> Path:
+    """Copy a recipe, to be changed.
+
+    Args:
+        name: of the recipe.
+        to: the file to write, or a folder for it; null for this folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: there is no such recipe, or the file is there already.
+    """
+    source = recipe(name)
+    target = Path() if to is None else to
+    if target.is_dir():
+        target /= source.name
+    if target.exists():
+        raise UserError(f"{target} is there already: name another file, as in `lit-robust recipes copy {name} FILE`.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
