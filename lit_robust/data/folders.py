@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,14 +13,12 @@ import numpy as np
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.loading.samples import SampleTable
-from lit_robust.data.loading.splits import Reading, Split, TableSplit
-from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.loading.splits import Split, TableSplit
 from lit_robust.data.packing.classes import DIGITS, number_classes
 from lit_robust.data.packing.encode import extension_of, is_picture, named_by_ending, readable
 from lit_robust.data.packing.layouts import Source, class_images
 from lit_robust.data.packing.sources import Tree, folders_in
 from lit_robust.data.settings import check_choice, check_given
-from lit_robust.shards.address import is_url, shown
 
 Labels = Literal["sorted", "imagenet"]
 log = logging.getLogger(__name__)
@@ -62,47 +60,28 @@ class FolderReader:
         return readable(content, extension_of(path.name), path)
 
 
+@dataclass(eq=False, repr=False)
 class ImageFolderDataModule(ImageNetDataModule):
     """Images in ``<root>/<name>/train/<class>/`` and ``<root>/<name>/val/<class>/``; the test loader has that name.
 
     Classes, their numbers and their images are those that `lit-robust data shard` finds, too. Shards are checked more
-    strictly and read faster from network file systems.
+    strictly and read faster from network file systems. ``reading.label`` does not apply.
 
-    Args:
-        root: folder that holds the set's folder.
+    Attributes:
         labels: ``sorted`` numbers the class folders in the order of their names, or of their numbers where all names
             are numbers; ``imagenet`` takes their names for WordNet ids, and the place of each among ImageNet's 1,000
             for its number.
-        training: crop and flip of training images.
-        evaluation: resize and crop of validation and test images.
-        batch_size: samples a rank and training batch.
-        eval_batch_size: samples a rank and evaluation batch.
-        num_workers: processes a loader that read and decode; 0 does both in the main process.
-        seed: of order and augmentation; null takes that of ``seed_everything``.
-        name: subfolder of ``root``, and name of the test loader.
-        reading: how the files are read; its ``label`` does not apply.
         some_classes: test on images of some of the training's classes alone; the results say so.
     """
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        labels: Labels = "sorted",
-        training: TrainingCrop = TrainingCrop(),
-        evaluation: EvaluationCrop = EvaluationCrop(),
-        batch_size: int = 256,
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        seed: int | None = None,
-        name: str = "imagenet",
-        reading: Reading = Reading(),
-        some_classes: bool = False,
-    ) -> None:
-        super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
-        check_choice("labels", labels, get_args(Labels))
-        check_given(some_classes=some_classes)
-        self.labels = labels
-        self.some_classes = some_classes
+    _: KW_ONLY
+    labels: Labels = "sorted"
+    some_classes: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("labels", self.labels, get_args(Labels))
+        check_given(some_classes=self.some_classes)
 
     def open(self, split: str) -> Split:
         """List the images of a split, whose classes have the numbers that a network learned in ``train``.
@@ -110,8 +89,7 @@ class ImageFolderDataModule(ImageNetDataModule):
         Raises:
             UserError: the folder is missing, or has other classes.
         """
-        if is_url(self.root):
-            raise UserError(f"Plain folders are listed, which {shown(self.root)} cannot: copy them to a disk.")
+        self.check_on_disk("Plain folders are listed")
         folder = Path(self.root) / self.name / split
         train = folder.parent / "train"
         if self.labels == "imagenet" or split == "train" or not train.is_dir():

@@ -1,6 +1,7 @@
 """ImageNet, or any set of classes with a training and a validation split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,45 +9,39 @@ from numpy.typing import NDArray
 
 from lit_robust.core.batch import EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import run_seed
 from lit_robust.data.loading.loader import PlannedLoader
-from lit_robust.data.loading.splits import Reading, Split, TableSplit, check_same_classes, open_table
+from lit_robust.data.loading.samples import TrainingSamples
+from lit_robust.data.loading.splits import Split, TableSplit, check_same_classes, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.data.module import ShardDataModule, check_classes
+from lit_robust.data.settings import check_at_least
 from lit_robust.reference import restricted_imagenet
-from lit_robust.shards.address import is_url, shown
 
 
+@dataclass(eq=False, repr=False)
 class ImageNetDataModule(ShardDataModule):
     """Shards in ``<root>/imagenet/`` with the splits ``train`` and ``val``; the test loader is ``imagenet``.
 
-    Args:
-        root: folder that holds ``imagenet/``, or its URL: ``https://``, ``s3://``, ``gs://``, ``hf://``, or a command
-            ``pipe:...{}...``; behind a URL an info file must list the shards and their counts.
+    Attributes:
         training: crop and flip of training images.
         evaluation: resize and crop of validation and test images.
         batch_size: samples a rank and training batch.
-        eval_batch_size: samples a rank and evaluation batch.
-        num_workers: processes a loader that read and decode; 0 does both in the main process.
         seed: of order and augmentation; null takes that of ``seed_everything``.
-        name: subfolder of ``root``, and name of the test loader.
-        reading: how shards are read.
     """
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        training: TrainingCrop = TrainingCrop(),
-        evaluation: EvaluationCrop = EvaluationCrop(),
-        batch_size: int = 256,
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        seed: int | None = None,
-        name: str = "imagenet",
-        reading: Reading = Reading(),
-    ) -> None:
-        super().__init__(root, name, batch_size, eval_batch_size, num_workers, seed, reading)
-        self.training = training
-        self.evaluation = evaluation
+    training: TrainingCrop = TrainingCrop()
+    evaluation: EvaluationCrop = EvaluationCrop()
+    _: KW_ONLY
+    batch_size: int = 256
+    seed: int | None = None
+    name: str = "imagenet"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.seed = run_seed() if self.seed is None else self.seed
+        check_at_least(1, batch_size=self.batch_size)
+        check_at_least(0, seed=self.seed)
         self._splits: dict[str, Split] = {}
         self._once: NDArray[np.int64] | None = None
 
@@ -79,7 +74,26 @@ class ImageNetDataModule(ShardDataModule):
         """Return the shuffled training loader, or that of `train_once`."""
         if self._once is not None:
             return self.once_loader(self.train_split(), self._once, self.evaluation)
-        return self.training_loader(self.train_split(), self.training)
+        return self.training_loader(self.train_split())
+
+    def training_loader(self, split: Split) -> PlannedLoader:
+        """Return the shuffled loader of this rank: equal full batches on every rank."""
+        assert self.seed is not None
+        share = self.share(self.batch_size)
+        if len(split) < share.world:
+            raise UserError(
+                f"{split.where} holds {len(split)} training images, fewer than the {share.world} ranks: start no more "
+                f"than {len(split)}, by trainer.devices and trainer.num_nodes."
+            )
+        if len(split) < share.batch_size * share.world:
+            ranks = "1 rank" if share.world == 1 else f"{share.world} ranks"
+            raise UserError(
+                f"{split.where} holds {len(split)} training images, fewer than one batch of {share.batch_size} on "
+                f"{ranks}: set batch_size to {len(split) // share.world} or less."
+            )
+        source, plan = split.training(share, self.reading, self.seed)
+        samples = TrainingSamples(source, self.training, self.seed, self.reading.on_error)
+        return self.loader(samples, plan, keeps_workers=True)
 
     def val_dataloader(self) -> PlannedLoader:
         """Return the validation loader."""
@@ -110,84 +124,37 @@ class ImageNetDataModule(ShardDataModule):
             check_classes(split, num_classes)
 
 
+@dataclass(eq=False, repr=False)
 class StylizedImageNetDataModule(ImageNetDataModule):
     """Shards in ``<root>/stylized-imagenet/`` with the splits ``train`` and ``val``; the test loader has that name.
 
     There is no canonical copy of these images: everybody draws them with rgeirhos/Stylized-ImageNet. So accuracies on
     ``val`` are comparable only on the same shards, whose digest the results hold. To train on these and ImageNet
     together, see `JoinedDataModule`.
-
-    Args:
-        root: folder that holds ``stylized-imagenet/``, or its URL.
-        training: crop and flip of training images.
-        evaluation: resize and crop of validation and test images.
-        batch_size: samples a rank and training batch.
-        eval_batch_size: samples a rank and evaluation batch.
-        num_workers: processes a loader that read and decode; 0 does both in the main process.
-        seed: of order and augmentation; null takes that of ``seed_everything``.
-        name: subfolder of ``root``, and name of the test loader.
-        reading: how shards are read.
     """
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        training: TrainingCrop = TrainingCrop(),
-        evaluation: EvaluationCrop = EvaluationCrop(),
-        batch_size: int = 256,
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        seed: int | None = None,
-        name: str = "stylized-imagenet",
-        reading: Reading = Reading(),
-    ) -> None:
-        super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
+    name: str = field(default="stylized-imagenet", kw_only=True)
 
 
+@dataclass(eq=False, repr=False)
 class RestrictedImageNetDataModule(ImageNetDataModule):
     """The images of ImageNet's shards that fall into the 9 super-classes, labelled 0 to 8 by them.
 
-    dog, cat, frog, turtle, bird, primate, fish, crab, insect; the test loader is ``restricted-imagenet``.
-
-    Args:
-        root: folder that holds ``imagenet/``, with ImageNet's 1,000 class numbers as labels.
-        training: crop and flip of training images.
-        evaluation: resize and crop of validation and test images.
-        batch_size: samples a rank and training batch.
-        eval_batch_size: samples a rank and evaluation batch.
-        num_workers: processes a loader that read and decode; 0 does both in the main process.
-        seed: of order and augmentation; null takes that of ``seed_everything``.
-        name: name of the test loader.
-        reading: how shards are read.
+    dog, cat, frog, turtle, bird, primate, fish, crab, insect; the test loader is ``restricted-imagenet``. The shards
+    lie in ``<root>/imagenet/`` and have ImageNet's 1,000 class numbers as labels.
     """
 
-    FOLDER = "imagenet"
+    name: str = field(default="restricted-imagenet", kw_only=True)
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        training: TrainingCrop = TrainingCrop(),
-        evaluation: EvaluationCrop = EvaluationCrop(),
-        batch_size: int = 256,
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        seed: int | None = None,
-        name: str = "restricted-imagenet",
-        reading: Reading = Reading(),
-    ) -> None:
-        super().__init__(root, training, evaluation, batch_size, eval_batch_size, num_workers, seed, name, reading)
-
-    def folders(self) -> list[Path]:
-        """Return the folder that must be there."""
-        return [] if is_url(self.root) else [Path(self.root) / self.FOLDER]
+    @property
+    def subfolders(self) -> Sequence[str]:
+        """The subfolder of ``root`` that is read, whatever the name."""
+        return ("imagenet",)
 
     def open(self, split: str) -> Split:
         """Open ImageNet's split, and keep what falls into a super-class."""
-        if is_url(self.root):
-            raise UserError(
-                f"Restricted ImageNet selects samples, which {shown(self.root)} cannot: copy the shards to a disk."
-            )
-        whole = open_table(Path(self.root) / self.FOLDER, split, self.reading)
+        self.check_on_disk("Restricted ImageNet selects samples")
+        whole = open_table(Path(self.root) / self.subfolders[0], split, self.reading)
         return restrict(whole)
 
 

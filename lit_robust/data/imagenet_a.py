@@ -1,13 +1,13 @@
 """ImageNet-A: natural images that ResNet-50 gets wrong, in 200 of ImageNet's classes (Hendrycks et al. 2021)."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.loading.splits import Reading, Split, TableSplit
+from lit_robust.data.loading.splits import Split, TableSplit
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import SingleSetDataModule
 from lit_robust.data.settings import check_choice
@@ -16,43 +16,35 @@ from lit_robust.reference import imagenet_subset
 NAME = "imagenet-a"
 
 
+@dataclass(eq=False, repr=False)
 class ImageNetADataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-a/``, split ``test``; the test loader is ``imagenet-a``.
 
     Labels are ImageNet's class numbers. A decision is taken among the 200 classes, as in
     hendrycks/natural-adv-examples ``eval_many_models.py``; the test set names them.
 
-    Args:
-        root: folder that holds ``imagenet-a/``.
+    Attributes:
         classes: ``imagenet-a`` for its 200 classes, ``all`` for those of the network (the toy data).
         evaluation: resize and crop.
-        eval_batch_size: samples a rank and batch.
-        num_workers: processes that read and decode; 0 does both in the main process.
-        name: subfolder of ``root``, and name of the test loader.
-        reading: how shards are read.
     """
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        classes: Literal["imagenet-a", "all"] = "imagenet-a",
-        evaluation: EvaluationCrop = EvaluationCrop(),
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        name: str = NAME,
-        reading: Reading = Reading(),
-    ) -> None:
-        super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
-        check_choice("classes", classes, (NAME, "all"))
-        self.classes = () if classes == "all" else imagenet_subset(classes)
+    classes: Literal["imagenet-a", "all"] = "imagenet-a"
+    evaluation: EvaluationCrop = EvaluationCrop()
+    name: str = field(default=NAME, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("classes", self.classes, (NAME, "all"))
+        self.crop = self.evaluation
+        self.decided_among = () if self.classes == "all" else imagenet_subset(self.classes)
 
     def open_samples(self) -> Split:
         """Read the shard index."""
         split = self.open("test")
-        if self.classes:
+        if self.decided_among:
             if not isinstance(split, TableSplit):
                 raise UserError(f"The labels of {split.where} cannot be checked in advance: copy the shards to a disk.")
-            check_labels(split, self.classes)
+            check_labels(split, self.decided_among)
         return split
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,15 @@ from tqdm import tqdm
 
 from lit_robust.core.batch import EvaluationSet
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.seeds import stream_seed
+from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import Request
 from lit_robust.data.loading.samples import Encoded, EvaluationSamples, OnError, SampleTable, Source, join
-from lit_robust.data.loading.splits import Reading, TableSplit, check_same_classes, open_table
+from lit_robust.data.loading.splits import TableSplit, check_same_classes, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import ShardDataModule, SingleSetDataModule, check_classes, check_stage
 from lit_robust.data.packing.corrupting import CELLS, GENERATED, PUBLISHED, cells_there, chosen_cells, is_extra, lacking
-from lit_robust.data.settings import check_given
-from lit_robust.shards.address import is_url, shown
+from lit_robust.data.settings import check_at_least, check_name
 from lit_robust.shards.listing import read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
@@ -30,6 +29,7 @@ LIKE = "imagenet-c-like"
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class ImageNetCDataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-c/<corruption>/<severity>/``, split ``val``; one test loader, ``imagenet-c``.
 
@@ -39,45 +39,32 @@ class ImageNetCDataModule(SingleSetDataModule):
     Images that this suite corrupted are not ImageNet-C's: shards of `lit-robust data corrupt` are refused under this
     name and belong into another folder, ``imagenet-c-like``, which ``name`` then says.
 
-    Args:
-        root: folder that holds ``imagenet-c/``.
+    Attributes:
         corruptions: names; the paper's 15 by default. The extra four are speckle_noise, gaussian_blur, spatter,
             saturate. Null for those of the 19 that are there.
         severities: 1 to 5. Null for those that are there.
         subset: file with the name of one image a line, to which every cell is restricted, such as RobustBench's 5,000
             (``robustbench/data/imagenet_test_image_ids.txt``); folders and extensions do not matter. Null for all.
-        eval_batch_size: samples a rank and batch.
-        num_workers: processes that read and decode; 0 does both in the main process.
-        name: subfolder of ``root``, and name of the test loader.
-        reading: how shards are read.
     """
 
-    split_name = "val"
-    groups = CELLS
+    corruptions: Sequence[str] | None = CORRUPTIONS
+    severities: Sequence[int] | None = SEVERITIES
+    subset: Path | None = None
+    name: str = field(default=PUBLISHED, kw_only=True)
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        corruptions: Sequence[str] | None = CORRUPTIONS,
-        severities: Sequence[int] | None = SEVERITIES,
-        subset: Path | None = None,
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        name: str = PUBLISHED,
-        reading: Reading = Reading(),
-    ) -> None:
-        whole = EvaluationCrop(resize=None, crop=None)
-        super().__init__(root, name, whole, eval_batch_size, num_workers, reading)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.split_name, self.groups = "val", CELLS
+        self.crop = EvaluationCrop(resize=None, crop=None)
+        self.takes_what_is_there = self.corruptions is None or self.severities is None
         self.cells = chosen_cells(
-            ALL_CORRUPTIONS if corruptions is None else corruptions, SEVERITIES if severities is None else severities
+            ALL_CORRUPTIONS if self.corruptions is None else self.corruptions,
+            SEVERITIES if self.severities is None else self.severities,
         )
-        self.takes_what_is_there = corruptions is None or severities is None
-        self.subset = subset
 
     def open_samples(self) -> TableSplit:
         """Read the shard index of every cell."""
-        if is_url(self.root):
-            raise UserError(f"ImageNet-C joins many sets, which {shown(self.root)} cannot: copy the shards to a disk.")
+        self.check_on_disk("ImageNet-C joins many sets")
         folder = Path(self.root) / self.name
         kept = None if self.subset is None else read_names(self.subset)
         found = []
@@ -229,59 +216,49 @@ class CorruptedSamples(EvaluationSamples):
         return corrupt(clean[None], corruption, int(severity), [seed], self.frost)[0]
 
 
+@dataclass(eq=False, repr=False)
 class ImageNetCLikeDataModule(ShardDataModule):
     """Every validation image of ``<root>/imagenet/`` under every corruption; the test loader is ``imagenet-c-like``.
 
     The parameters are ImageNet-C's, but its files were compressed once more and drawn with other random numbers: by a
     third party's comparison AlexNet's error moves by up to 5 points. So results carry this name, never ImageNet-C's.
 
-    Args:
-        root: folder that holds ``imagenet/``.
+    Attributes:
         corruptions: names; the paper's 15 by default.
         severities: 1 to 5.
         crop: resize and crop before the corruption.
         frost: folder of ImageNet-C's frost pictures (frost1.png ... frost5.jpg); null draws frost of our own.
-        eval_batch_size: samples a rank and batch.
-        num_workers: processes that read, decode and corrupt; 0 does all in the main process.
         seed: of the corruptions; null takes that of ``seed_everything``.
         source: subfolder of ``root`` with the clean images.
-        name: name of the test loader.
-        reading: how shards are read.
     """
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        corruptions: Sequence[str] = CORRUPTIONS,
-        severities: Sequence[int] = SEVERITIES,
-        crop: EvaluationCrop = EvaluationCrop(),
-        frost: Path | None = None,
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        seed: int | None = None,
-        source: str = "imagenet",
-        name: str = LIKE,
-        reading: Reading = Reading(),
-    ) -> None:
-        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed, reading)
-        check_given(source=source)
-        self.cells = chosen_cells(corruptions, severities)
-        self.crop = crop
-        self.frost = None if frost is None else FrostPictures(frost)
-        self.source = source
+    corruptions: Sequence[str] = CORRUPTIONS
+    severities: Sequence[int] = SEVERITIES
+    crop: EvaluationCrop = EvaluationCrop()
+    frost: Path | None = None
+    _: KW_ONLY
+    seed: int | None = None
+    source: str = "imagenet"
+    name: str = LIKE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.draws = run_seed() if self.seed is None else self.seed
+        check_at_least(0, seed=self.draws)
+        check_name(source=self.source)
+        self.cells = chosen_cells(self.corruptions, self.severities)
+        self.pictures = None if self.frost is None else FrostPictures(self.frost)
         self._clean: TableSplit | None = None
 
-    def folders(self) -> list[Path]:
-        """Return the folder that must be there."""
-        return [] if is_url(self.root) else [Path(self.root) / self.source]
+    @property
+    def subfolders(self) -> Sequence[str]:
+        """The subfolder of ``root`` that is read."""
+        return (self.source,)
 
     def setup(self, stage: str) -> None:
         """Read the shard index of the clean images."""
         check_stage(self.name, stage)
-        if is_url(self.root):
-            raise UserError(
-                f"Every image is read for every cell, which {shown(self.root)} cannot: copy the shards to a disk."
-            )
+        self.check_on_disk("Every image is read for every cell")
         if self._clean is None:
             self._clean = open_table(Path(self.root) / self.source, "val", self.reading)
 
@@ -290,7 +267,7 @@ class ImageNetCLikeDataModule(ShardDataModule):
         assert self._clean is not None
         split = under_all_cells(self._clean, [CELLS.index(cell) for cell in self.cells])
         source, plan = self.evaluation_order(split)
-        samples = CorruptedSamples(source, self.crop, self.cells, self.seed, self.frost, self.reading.on_error)
+        samples = CorruptedSamples(source, self.crop, self.cells, self.draws, self.pictures, self.reading.on_error)
         return {self.name: self.loader(samples, plan, keeps_workers=False)}
 
     @property
@@ -302,8 +279,8 @@ class ImageNetCLikeDataModule(ShardDataModule):
             "images_a_cell": len(self._clean),
             "cells": list(self.cells),
             "corrupted": "as loaded; ImageNet-C-like, not ImageNet-C",
-            "corruption_seed": self.seed,
-            "frost": "drawn" if self.frost is None else "pictures of a folder",
+            "corruption_seed": self.draws,
+            "frost": "drawn" if self.pictures is None else "pictures of a folder",
         }
         names = self._clean.class_names
         count = len(self._clean) * len(self.cells)

@@ -1,6 +1,7 @@
 """ImageNet-O: images of no ImageNet class, beside the validation images that they are to be told from."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,17 +9,17 @@ import numpy as np
 
 from lit_robust.core.errors import UserError
 from lit_robust.data.loading.samples import NO_CLASS, join
-from lit_robust.data.loading.splits import Reading, TableSplit, open_index, open_table, table_split
+from lit_robust.data.loading.splits import TableSplit, open_index, open_table, table_split
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import SingleSetDataModule
-from lit_robust.data.settings import check_choice, check_given
+from lit_robust.data.settings import check_choice, check_name
 from lit_robust.reference import imagenet_subset
-from lit_robust.shards.address import is_url, shown
 
 NAME = "imagenet-o"
 GROUPS = ("in-distribution", "out-of-distribution")
 
 
+@dataclass(eq=False, repr=False)
 class ImageNetODataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-o/``, split ``test``, and ``<root>/imagenet/``, split ``val``; one test loader.
 
@@ -26,55 +27,43 @@ class ImageNetODataModule(SingleSetDataModule):
     sample's group is 1 where it is out of distribution, else 0; out of distribution it has no class, label -1. The base
     rate is 2,000 of 12,000 (Hendrycks et al. 2021; hendrycks/natural-adv-examples ``eval_many_models.py``).
 
-    Args:
-        root: folder that holds ``imagenet-o/`` and ``imagenet/``.
+    Attributes:
         classes: ``imagenet-o`` for the 200 classes, ``all`` for every validation image (the toy data).
         evaluation: resize and crop.
-        eval_batch_size: samples a rank and batch.
-        num_workers: processes that read and decode; 0 does both in the main process.
-        name: subfolder of ``root`` with the images out of distribution, and name of the test loader.
         in_distribution: subfolder of ``root`` with the validation images; null leaves them out, for an evaluation that
             takes them from the loader of ``imagenet``, which reads each once.
-        reading: how shards are read.
     """
 
-    groups = GROUPS
+    classes: Literal["imagenet-o", "all"] = "imagenet-o"
+    evaluation: EvaluationCrop = EvaluationCrop()
+    _: KW_ONLY
+    in_distribution: str | None = "imagenet"
+    name: str = NAME
 
-    def __init__(
-        self,
-        root: str | Path = "data",
-        classes: Literal["imagenet-o", "all"] = "imagenet-o",
-        evaluation: EvaluationCrop = EvaluationCrop(),
-        eval_batch_size: int = 256,
-        num_workers: int = 8,
-        name: str = NAME,
-        in_distribution: str | None = "imagenet",
-        reading: Reading = Reading(),
-    ) -> None:
-        super().__init__(root, name, evaluation, eval_batch_size, num_workers, reading)
-        check_choice("classes", classes, (NAME, "all"))
-        if in_distribution is not None:
-            check_given(in_distribution=in_distribution)
-        self.classes = () if classes == "all" else imagenet_subset(classes)
-        self.in_distribution = in_distribution
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("classes", self.classes, (NAME, "all"))
+        if self.in_distribution is not None:
+            check_name(in_distribution=self.in_distribution)
+        self.crop, self.groups = self.evaluation, GROUPS
+        self.decided_among = () if self.classes == "all" else imagenet_subset(self.classes)
 
-    def folders(self) -> list[Path]:
-        """Return the folders that must be there."""
-        names = [self.name] if self.in_distribution is None else [self.name, self.in_distribution]
-        return [] if is_url(self.root) else [Path(self.root) / name for name in names]
+    @property
+    def subfolders(self) -> Sequence[str]:
+        """The subfolders of ``root`` that are read."""
+        return (self.name,) if self.in_distribution is None else (self.name, self.in_distribution)
 
     def open_samples(self) -> TableSplit:
         """Read the two shard indexes."""
-        if is_url(self.root):
-            raise UserError(f"ImageNet-O joins two sets, which {shown(self.root)} cannot: copy the shards to a disk.")
+        self.check_on_disk("ImageNet-O joins two sets")
         unknown = table_split(open_index(Path(self.root) / self.name, "test", self.reading), "test")
-        strangers = unknown.table.relabel(np.full(len(unknown), NO_CLASS))
+        outside = unknown.table.relabel(np.full(len(unknown), NO_CLASS))
         if self.in_distribution is None:
-            return replace(unknown, num_classes=None, class_names=(), table=join([strangers], groups=[1]))
+            return replace(unknown, num_classes=None, class_names=(), table=join([outside], groups=[1]))
         known = open_table(Path(self.root) / self.in_distribution, "val", self.reading)
         table = known.table
-        if self.classes:
-            table = table.select(np.flatnonzero(np.isin(table.label, self.classes)))
+        if self.decided_among:
+            table = table.select(np.flatnonzero(np.isin(table.label, self.decided_among)))
         if not len(table):
             raise UserError(
                 f"{known.where} holds no image of ImageNet-O's 200 classes: name ImageNet's shards, or set classes to "
@@ -89,7 +78,7 @@ class ImageNetODataModule(SingleSetDataModule):
             protocol={
                 **({"skipped": "; ".join(gaps)} if gaps else {}),
                 "in_distribution": {"count": len(table), **known.protocol},
-                "out_of_distribution": {"count": len(strangers), **unknown.protocol},
+                "out_of_distribution": {"count": len(outside), **unknown.protocol},
             },
-            table=join([table, strangers], groups=[0, 1]),
+            table=join([table, outside], groups=[0, 1]),
         )

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_robust.core.batch import Batch, EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
-from lit_robust.core.seeds import run_seed
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import ChosenOrder, Plan, random_stream
 from lit_robust.data.loading.samples import (
@@ -22,13 +21,12 @@ from lit_robust.data.loading.samples import (
     SampleTable,
     Source,
     TableSource,
-    TrainingSamples,
 )
 from lit_robust.data.loading.splits import Reading, Share, Split, TableSplit, open_split, workers_for
-from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
+from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_name, read_root
 from lit_robust.shards import decoder_versions
-from lit_robust.shards.remote import is_url
+from lit_robust.shards.address import is_url, shown
 
 
 class RobustDataModule(LightningDataModule, ABC):
@@ -95,69 +93,50 @@ class RobustDataModule(LightningDataModule, ABC):
         return (batch.readable() if training else batch).as_float()
 
 
+@dataclass(eq=False, repr=False)
 class ShardDataModule(RobustDataModule, ABC):
-    """A data module whose test set has one name and lies in one folder.
+    """A data module whose test set has one name and lies in one folder: what all of them are told.
 
-    Args:
-        root: folder, or URL, of all sets.
+    Attributes:
+        root: folder of all sets, or its URL: ``https://``, ``s3://``, ``gs://``, ``hf://``, or a command
+            ``pipe:...{}...``; behind a URL an info file must list the shards and their counts.
         name: subfolder of ``root`` that holds this set, and name of its test loader.
-        batch_size: samples a rank and training batch.
         eval_batch_size: samples a rank and evaluation batch.
-        num_workers: processes that read and decode for one loader; 0 does both in the main process.
-        seed: of order and augmentation; null takes that of ``seed_everything``.
+        num_workers: processes a loader that read and decode; 0 does both in the main process.
         reading: how shards are read.
     """
 
+    root: str | Path = "data"
+    _: KW_ONLY
     name: str  # Lightning's base says it may be None.
+    eval_batch_size: int = 256
+    num_workers: int = 8
+    reading: Reading = Reading()
 
-    def __init__(
-        self,
-        root: str | Path,
-        name: str,
-        batch_size: int,
-        eval_batch_size: int,
-        num_workers: int,
-        seed: int | None,
-        reading: Reading,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        check_at_least(1, eval_batch_size=eval_batch_size, batch_size=batch_size)
-        check_between(0, MOST_WORKERS, num_workers=num_workers)
-        check_name(name)
-        self.root = read_root(root)
-        self.name = name
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.seed = run_seed() if seed is None else seed
-        check_at_least(0, seed=self.seed)
-        self.reading = reading
+        check_at_least(1, eval_batch_size=self.eval_batch_size)
+        check_between(0, MOST_WORKERS, num_workers=self.num_workers)
+        check_name(name=self.name)
+        self.root = read_root(self.root)
+
+    @property
+    def subfolders(self) -> Sequence[str]:
+        """The subfolders of ``root`` that are read."""
+        return (self.name,)
 
     def folders(self) -> list[Path]:
         """Return the folders that must be there; none of a URL's."""
-        return [] if is_url(self.root) else [Path(self.root) / self.name]
+        return [] if is_url(str(self.root)) else [Path(self.root) / name for name in self.subfolders]
+
+    def check_on_disk(self, need: str) -> None:
+        """Raise a UserError where the root is a URL, and say in ``need`` what the set does that no URL can."""
+        if is_url(str(self.root)):
+            raise UserError(f"{need}, which {shown(str(self.root))} cannot: copy the data to a disk.")
 
     def open(self, split: str) -> Split:
         """Open a split of this set; every sample must have a class."""
-        return open_split(self.root, self.name, split, self.reading)
-
-    def training_loader(self, split: Split, crop: TrainingCrop) -> PlannedLoader:
-        """Return the shuffled loader of this rank: equal full batches on every rank."""
-        share = self.share(self.batch_size)
-        if len(split) < share.world:
-            raise UserError(
-                f"{split.where} holds {len(split)} training images, fewer than the {share.world} ranks: start no more "
-                f"than {len(split)}, by trainer.devices and trainer.num_nodes."
-            )
-        if len(split) < share.batch_size * share.world:
-            ranks = "1 rank" if share.world == 1 else f"{share.world} ranks"
-            raise UserError(
-                f"{split.where} holds {len(split)} training images, fewer than one batch of {share.batch_size} on "
-                f"{ranks}: set batch_size to {len(split) // share.world} or less."
-            )
-        source, plan = split.training(share, self.reading, self.seed)
-        samples = TrainingSamples(source, crop, self.seed, self.reading.on_error)
-        return self.loader(samples, plan, keeps_workers=True)
+        return open_split(str(self.root), self.name, split, self.reading)
 
     def evaluation_loader(self, split: Split, crop: EvaluationCrop) -> PlannedLoader:
         """Return the padded loader of this rank: each sample valid once over all ranks."""
@@ -226,36 +205,20 @@ def _scattered(split: Split) -> SampleTable:
 IMAGENET_CLASSES = 1000
 
 
+@dataclass(eq=False, repr=False)
 class SingleSetDataModule(ShardDataModule, ABC):
     """A data module with one test loader, of the module's name.
 
-    A subclass opens the samples, and says by attributes what else the test set tells of itself.
-
-    Args:
-        root: folder, or URL, of all sets.
-        name: subfolder of ``root``, and name of the test loader.
-        evaluation: resize and crop.
-        eval_batch_size: samples a rank and batch.
-        num_workers: processes that read and decode; 0 does both in the main process.
-        reading: how shards are read.
+    A subclass opens the samples, and sets what else the test set tells of itself.
     """
 
-    split_name = "test"
-    classes: Sequence[int] = ()
-    groups: Sequence[str] = ()
-    categories: Mapping[str, Sequence[int]] = {}
-
-    def __init__(
-        self,
-        root: str | Path,
-        name: str,
-        evaluation: EvaluationCrop,
-        eval_batch_size: int,
-        num_workers: int,
-        reading: Reading,
-    ) -> None:
-        super().__init__(root, name, eval_batch_size, eval_batch_size, num_workers, seed=0, reading=reading)
-        self.evaluation = evaluation
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.split_name = "test"
+        self.crop = EvaluationCrop()
+        self.decided_among: Sequence[int] = ()
+        self.groups: Sequence[str] = ()
+        self.category_classes: Mapping[str, Sequence[int]] = {}
         self._samples: Split | None = None
 
     @abstractmethod
@@ -276,20 +239,20 @@ class SingleSetDataModule(ShardDataModule, ABC):
 
     def test_dataloader(self) -> dict[str, PlannedLoader]:
         """Return the one test loader."""
-        return {self.name: self.evaluation_loader(self.samples, self.evaluation)}
+        return {self.name: self.evaluation_loader(self.samples, self.crop)}
 
     @property
     def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
         """The one test set."""
         # Labels that a choice of ImageNet's classes was made among are ImageNet's numbers, whoever counted them how.
-        classes = {"num_classes": IMAGENET_CLASSES} if self.classes else {}
+        classes = {"num_classes": IMAGENET_CLASSES} if self.decided_among else {}
         described = EvaluationSet(
             name=self.name,
             count=len(self.samples),
-            protocol={**self.describe(self.samples, self.split_name, self.evaluation), **classes},
-            categories=self.categories,
+            protocol={**self.describe(self.samples, self.split_name, self.crop), **classes},
+            categories=self.category_classes,
             class_names=self.samples.class_names,
-            classes=self.classes,
+            classes=self.decided_among,
             groups=self.groups,
         )
         return {self.name: described}
@@ -300,7 +263,7 @@ class SingleSetDataModule(ShardDataModule, ABC):
 
     def check_classes(self, num_classes: int) -> None:
         """Raise a UserError unless the network has the labels' classes, or, where a choice is made, ImageNet's."""
-        if not self.classes:
+        if not self.decided_among:
             check_classes(self.samples, num_classes)
         elif num_classes != IMAGENET_CLASSES:
             raise UserError(

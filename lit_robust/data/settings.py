@@ -57,10 +57,11 @@ def read_root(root: str | Path) -> str:
         raise UserError(f"The root {text} cannot be found ({error}): write the whole path.") from error
 
 
-def check_name(name: str) -> None:
+def check_name(**settings: str) -> None:
     """Raise a UserError where a set's name cannot be that of a folder and a part of a metric's key."""
-    if not name or "/" in name or name in (".", ".."):
-        raise UserError(f"name is {_shown(name)}: give the name of one folder below the root.")
+    for name, value in settings.items():
+        if not value or "/" in value or value in (".", ".."):
+            raise UserError(f"{name} is {_shown(value)}: give the name of one folder below the root.")
 
 
 def _shown(value: object) -> str:

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.samples import join
 from lit_robust.data.loading.splits import Split, TableSplit, check_same_classes
 from lit_robust.data.module import RobustDataModule, ShardDataModule
-from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_choice, read_root
+from lit_robust.data.settings import check_choice
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +46,16 @@ class RobustnessSuite(RobustDataModule):
     ) -> None:
         super().__init__()
         check_choice("missing", missing, ("error", "skip"))
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        check_at_least(1, **{name: size for name, size in sizes.items() if size is not None})
-        check_between(0, MOST_WORKERS, num_workers=num_workers or 0)
         if not members:
             raise UserError("The suite has no members: name at least one data module.")
         names = [member.name for member in members]
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"Two members of the suite name a test set {repeated!r}: give one another name.")
-        self.members = list(members)
+        told = {"root": root, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        given = {name: value for name, value in told.items() if value is not None}
+        self.members = [_told(member, given) if given else member for member in members]
         self.missing = missing
         self._missing: dict[str, str] = {}
-        for member in self.members:
-            member.root = member.root if root is None else read_root(root)
-            member.batch_size = member.batch_size if batch_size is None else batch_size
-            member.eval_batch_size = member.eval_batch_size if eval_batch_size is None else eval_batch_size
-            member.num_workers = member.num_workers if num_workers is None else num_workers
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""
@@ -128,6 +122,12 @@ class RobustnessSuite(RobustDataModule):
             member.check_classes(num_classes)
 
 
+def _told(member: ShardDataModule, settings: Mapping[str, Any]) -> ShardDataModule:
+    """Return a member made anew, with those of the settings that it has."""
+    names = {field.name for field in fields(member)}
+    return replace(member, **{name: value for name, value in settings.items() if name in names})
+
+
 class JoinedDataModule(RobustnessSuite):
     """Trains on all samples of all members, in one order; validates on the first, tests on each.
 
@@ -152,7 +152,7 @@ class JoinedDataModule(RobustnessSuite):
         num_workers: int | None = None,
     ) -> None:
         super().__init__(members, root, "error", batch_size, eval_batch_size, num_workers)
-        self.joined = list(members)
+        self.joined = cast(list[ImageNetDataModule], self.members)
         self._once: NDArray[np.int64] | None = None
 
     def setup(self, stage: str) -> None:
@@ -178,7 +178,7 @@ class JoinedDataModule(RobustnessSuite):
         first = self.joined[0]
         if self._once is not None:
             return first.once_loader(self._train, self._once, first.evaluation)
-        return first.training_loader(self._train, first.training)
+        return first.training_loader(self._train)
 
 
 def join_splits(splits: Sequence[Split]) -> TableSplit:

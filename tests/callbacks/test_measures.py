@@ -190,7 +190,7 @@ def test_error_consistency(toy, results, logits):
     # The toy's categories are one class each, in alphabetical order.
     suite = data(toy)
     suite.setup("test")
-    order = [classes[0] for classes in suite.members[-1].categories.values()]
+    order = [classes[0] for classes in suite.members[-1].category_classes.values()]
     right = (found["logits"][:, order].argmax(1) == found["label"]).numpy()
     every_other = found["index"].numpy() % 2 == 1
     expected = cohen_kappa_score(right, every_other)

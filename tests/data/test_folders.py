@@ -23,16 +23,16 @@ def test_plain_folders_are_read_like_shards(tmp_path):
             path.write_bytes(png(value))
         (tmp_path / "set" / split / wnids[5] / "notes.txt").write_text("not an image")
     small = {"name": "set", "training": PLAIN, "evaluation": WHOLE, "batch_size": 3, **SMALL}
-    module = ready(ImageFolderDataModule(tmp_path, "sorted", **small), "fit")
+    module = ready(ImageFolderDataModule(tmp_path, labels="sorted", **small), "fit")
     found = everything(module.val_dataloader())
     assert found["label"].tolist() == [0, 1, 1]
     assert found["image"][:, 0, 0, 0].tolist() == [2, 0, 1]
     assert sorted(everything(module.train_dataloader())["image"][:, 0, 0, 0].tolist()) == [0, 1, 2]
-    module = ready(ImageFolderDataModule(tmp_path, "imagenet", **small))
+    module = ready(ImageFolderDataModule(tmp_path, labels="imagenet", **small))
     assert everything(module.val_dataloader())["label"].tolist() == [2, 5, 5]
     (tmp_path / "set" / "train" / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no images, but would be a class"):
-        ready(ImageFolderDataModule(tmp_path, "sorted", **small), "fit")
+        ready(ImageFolderDataModule(tmp_path, labels="sorted", **small), "fit")
 
 
 def test_folders_without_permission_are_named(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def class_folders(root, split, names):
 
 def folders(root, labels="sorted", some_classes=False):
     return ImageFolderDataModule(
-        root, labels, PLAIN, WHOLE, batch_size=1, num_workers=0, name="set", some_classes=some_classes
+        root, PLAIN, WHOLE, labels=labels, batch_size=1, num_workers=0, name="set", some_classes=some_classes
     )
 
 

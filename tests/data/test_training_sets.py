@@ -32,7 +32,7 @@ def test_every_module_shuffles_alike_through_its_own_loader(tmp_path):
     write(tmp_path / "imagenet", "val", [0])
     orders = []
     for reading in (Reading(), Reading(shuffle="block", block=8)):
-        module = ImageNetDataModule(tmp_path, PLAIN, WHOLE, 4, num_workers=0, seed=1, reading=reading)
+        module = ImageNetDataModule(tmp_path, PLAIN, WHOLE, batch_size=4, num_workers=0, seed=1, reading=reading)
         module.setup("fit")
         orders.append([batch.index.tolist() for batch in islice(module.train_dataloader(), 20)])
         assert sorted(np.concatenate(orders[-1]).tolist()) == list(range(40))
@@ -49,7 +49,7 @@ def test_every_module_shuffles_alike_through_its_own_loader(tmp_path):
 def test_training_sets_too_small_for_the_ranks(tmp_path, count, batch_size, expected):
     write(tmp_path / "imagenet", "train", [0] * count)
     write(tmp_path / "imagenet", "val", [0])
-    module = ready(ImageNetDataModule(tmp_path, PLAIN, WHOLE, batch_size, **SMALL), "fit")
+    module = ready(ImageNetDataModule(tmp_path, PLAIN, WHOLE, batch_size=batch_size, **SMALL), "fit")
     module.trainer = SimpleNamespace(global_rank=0, world_size=2)
     with pytest.raises(UserError, match=expected):
         module.train_dataloader()
@@ -76,7 +76,7 @@ def test_training_images_that_cannot_be_read_never_reach_the_network(tmp_path):
         for number in range(8):
             writer.write(f"s{number}", {"png": b"no image" if number == 5 else png(number), "cls": b"%d" % number})
     reading = Reading(on_error="skip")
-    module = ready(ImageNetDataModule(tmp_path, PLAIN, WHOLE, 4, num_workers=0, reading=reading), "fit")
+    module = ready(ImageNetDataModule(tmp_path, PLAIN, WHOLE, batch_size=4, num_workers=0, reading=reading), "fit")
     batches = list(module.train_dataloader())
     assert [len(batch) for batch in batches] == [4, 4], "every rank loads equal full batches"
     module.trainer = SimpleNamespace(training=True)
