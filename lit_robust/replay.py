@@ -1,7 +1,7 @@
 """Kept predictions in place of a network and of images: what an evaluation takes its measures from a second time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,17 @@ from lit_robust.callbacks.prediction_parts import ANSWER, KeptSet
 from lit_robust.core.batch import Batch, EvaluationSet
 
 ROWS = 4096  # Samples a batch; no measure depends on it.
+
+
+@dataclass(kw_only=True)
+class AnsweredBatch(Batch):
+    """A batch of kept answers; its images are not there, ``[B, 3, 0, 0]``.
+
+    Attributes:
+        answer: ``[B, num_classes]`` fp32 logits.
+    """
+
+    answer: Tensor
 
 
 class Answers(LightningModule):
@@ -29,13 +40,13 @@ class Answers(LightningModule):
         """Return what the network's module said of itself."""
         return self._model
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def test_step(self, batch: AnsweredBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the stored answers, fp32 ``[B, num_classes]``."""
-        return batch.image
+        return batch.answer
 
 
 class KeptData(LightningDataModule):
-    """Gives kept predictions as test sets; where a batch's images would be, there are the answers.
+    """Gives kept predictions as test sets, in batches that have answers in place of images.
 
     Samples are numbered anew, so that those of a restricted set have no gaps.
 
@@ -75,18 +86,19 @@ class Replay:
     def __init__(self, kept: KeptSet) -> None:
         self.kept = kept
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[AnsweredBatch]:
         for part in self.kept.parts():
             for begin in range(0, len(part["index"]), ROWS):
                 yield self._batch({name: column[begin : begin + ROWS] for name, column in part.items()})
 
-    def _batch(self, columns: Mapping[str, Tensor]) -> Batch:
+    def _batch(self, columns: Mapping[str, Tensor]) -> AnsweredBatch:
         answer = columns[ANSWER].float()
         if self.kept.what == "probabilities":
             # A logarithm is a logit up to a constant; a probability of 0 becomes the least that is a finite number.
             answer = answer.clamp_min(torch.finfo(torch.float32).tiny).log()
-        return Batch(
-            image=answer,
+        return AnsweredBatch(
+            image=torch.empty(len(answer), 3, 0, 0),
+            answer=answer,
             label=columns["label"],
             index=torch.searchsorted(self.kept.index, columns["index"]),
             valid=torch.ones_like(columns["label"], dtype=torch.bool),

@@ -38,6 +38,7 @@ from lit_robust.data import (
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
 from lit_robust.recompute import Choices, recompute
+from lit_robust.replay import Replay
 from lit_robust.report.protocol import limits
 from lit_robust.shards import ShardIndex
 
@@ -122,6 +123,10 @@ def test_every_sample_is_kept_once_with_the_networks_answer(toy, tested, module)
     assert torch.equal(kept["index"], index)
     assert torch.equal(kept["label"], labels)
     torch.testing.assert_close(kept["answer"], answers, rtol=1e-5, atol=1e-5)
+    # Played again, an answer is never taken for an image.
+    (replayed,) = [Replay(found) for found in read_kept(tested) if found.described.name == "imagenet"]
+    assert torch.equal(torch.cat([batch.answer for batch in replayed]), kept["answer"].float())
+    assert {batch.image.numel() for batch in replayed} == {0}
 
 
 def test_the_manifest_tells_set_network_and_names(tested, toy):
