@@ -97,8 +97,11 @@ def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_p
     lost = next(cell.glob("*.tar"))
     content = lost.read_bytes()
     lost.write_bytes(content[:5000])
+    (cell / "._info.json.k1ll3d").write_text("half of it")
+    (cell / f".{lost.name}.k1ll3d").write_bytes(content[:5000])
     assert corrupt(clean, output, "--encoding", "png") == 0
     assert lost.read_bytes() == content
+    assert sorted(path.name for path in cell.iterdir()) == [lost.name, "_info.json"]
     assert {tar: (output / tar).stat().st_mtime_ns for tar in tars if (output / tar) != lost} == {
         tar: time for tar, time in times.items() if (output / tar) != lost
     }

@@ -109,6 +109,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
         assert path.read_bytes() == (tmp_path / "whole" / "set" / path.name).read_bytes()
     with pytest.raises(UserError, match="holds a part of 'train' packed from other images or with other options"):
         shard_images(source, output, "train", shard_size=10, seed=4)
+    (output / "._info.json.k1ll3d").write_text("what a kill leaves of it")
     packed = shard_images(source, output, "train", shard_size=10, seed=3, workers=1)
     assert packed.written == 6 - len(finished)
     assert f"6 shards; {len(finished)} of them finished before" in str(packed)
