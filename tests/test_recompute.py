@@ -77,7 +77,7 @@ def decisions(toy, tmp_path_factory):
     """An observer who is right on every other figure."""
     member = data(toy).members[-1]
     member.setup("test")
-    table, names = member.samples.table, list(member.categories)
+    table, names = member.samples.table, list(member.category_classes)
     said = [names[label] if number % 2 else "na" for number, label in enumerate(table.label.tolist())]
     file = tmp_path_factory.mktemp("decisions") / "decisions.csv"
     lines = [f"subject-01,{table.key(number).rsplit('/', 1)[-1]},{word}" for number, word in enumerate(said)]

@@ -47,10 +47,10 @@ class CueConflictDataModule(SingleSetDataModule):
         pairs = [cues(index.key(row)) for row in range(len(index))]
         kept = [row for row, pair in enumerate(pairs) if pair[0] in numbers and pair[1] in numbers]
         if not kept:
-            mend = "shards" if index.categories else "a JSON file of the categories of these images"
+            cure = "shards" if index.categories else "a JSON file of the categories of these images"
             raise UserError(
                 f"No image in {folder} has its shape and texture among the categories "
-                f"{', '.join(self.category_classes)}: set categories to {mend}."
+                f"{', '.join(self.category_classes)}: set categories to {cure}."
             )
         whole = table_split(index, "test")
         shapes, textures = (np.array([numbers[pairs[row][cue]] for row in kept]) for cue in (0, 1))

@@ -158,7 +158,7 @@ def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Seque
             **({"restricted": first.protocol["restricted"]} if "restricted" in first.protocol else {}),
             "images_a_cell": len(first),
             "cells": list(cells),
-            # What is beside the benchmark's cells changes nothing that is measured on those.
+            # Cells that are not the benchmark's change nothing that is measured on those.
             **({"shards_sha256": _digest(benchmark)} if benchmark else {}),
             **({"extra_shards_sha256": _digest(extra)} if extra else {}),
             **({"skipped": skipped} if skipped else {}),

@@ -1,4 +1,4 @@
-"""ImageNet-O: images of no ImageNet class, beside the validation images that they are to be told from."""
+"""ImageNet-O: images of no ImageNet class, with the validation images that they are to be distinguished from."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace

@@ -95,7 +95,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
 @dataclass(eq=False, repr=False)
 class ShardDataModule(RobustDataModule, ABC):
-    """A data module whose test set has one name and lies in one folder: what all of them are told.
+    """A data module whose test set has one name and lies in one folder: the settings that all of them have.
 
     Attributes:
         root: folder of all sets, or its URL: ``https://``, ``s3://``, ``gs://``, ``hf://``, or a command
@@ -173,7 +173,7 @@ class ShardDataModule(RobustDataModule, ABC):
     def describe(self, split: Split, split_name: str, crop: EvaluationCrop) -> dict[str, object]:
         """Return plain values for the results file: split, classes, preprocessing, decoders, which samples these are.
 
-        A set's folder may have any name: only the count of classes tells that it cannot be ImageNet.
+        A set's folder may have any name: only the count of classes shows that it is not ImageNet.
         """
         classes = {} if split.num_classes is None else {"num_classes": split.num_classes}
         return {"split": split_name, **classes, **crop.protocol(), "decoder": decoder_versions(), **split.protocol}
@@ -209,7 +209,7 @@ IMAGENET_CLASSES = 1000
 class SingleSetDataModule(ShardDataModule, ABC):
     """A data module with one test loader, of the module's name.
 
-    A subclass opens the samples, and sets what else the test set tells of itself.
+    A subclass opens the samples, and sets what else is known of the test set.
     """
 
     def __post_init__(self) -> None:
@@ -290,7 +290,7 @@ def check_classes(split: Split, num_classes: int) -> None:
         highest = split.table.key(int(split.table.label.argmax()))
         raise UserError(
             f"The network has {num_classes} classes, but {split.where} has {highest} in class {needed - 1}: set "
-            f"model.init_args.network.num_classes to the data's count, at least {needed}, or mend that class."
+            f"model.init_args.network.num_classes to the data's count, at least {needed}, or correct that class."
         )
     if split.num_classes is not None and needed != num_classes:
         raise UserError(

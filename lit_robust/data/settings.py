@@ -11,14 +11,14 @@ MOST_WORKERS = 1024
 
 
 def check_at_least(least: int, **settings: int) -> None:
-    """Raise a UserError where one of the named settings is no number of at least ``least``."""
+    """Raise a UserError where one of the named settings is not a number of at least ``least``."""
     for name, value in settings.items():
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name} is {_shown(value)}: give {least} or more.")
 
 
 def check_between(least: int, most: int, **settings: int) -> None:
-    """Raise a UserError where one of the named settings is no number from ``least`` to ``most``."""
+    """Raise a UserError where one of the named settings is not a number from ``least`` to ``most``."""
     for name, value in settings.items():
         if not isinstance(value, int) or not least <= value <= most:
             raise UserError(f"{name} is {_shown(value)}: give {least:,} to {most:,}.")
@@ -49,7 +49,7 @@ def read_root(root: str | Path) -> str:
         return text
     if "://" in text:
         raise UserError(
-            f"The root {shown(text)} is no URL that can be read: give one of {', '.join(SCHEMES)}, or a folder."
+            f"The root {shown(text)} is not a URL that can be read: give one of {', '.join(SCHEMES)}, or a folder."
         )
     try:
         return str(Path(text).expanduser())

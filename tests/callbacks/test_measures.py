@@ -107,7 +107,7 @@ def decisions(toy, logits, tmp_path_factory):
     suite.setup("test")
     member = suite.members[-1]
     keys = [member.samples.table.key(number) for number in range(len(member.samples))]
-    names = list(member.categories)
+    names = list(member.category_classes)
     labels = member.samples.table.label.tolist()
     right = [names[label] if number % 2 else "na" for number, label in enumerate(labels)]
     rows = [

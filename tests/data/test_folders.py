@@ -42,7 +42,7 @@ def test_folders_without_permission_are_named(tmp_path, monkeypatch):
     class_folders(tmp_path, "train", ["cat"])
     with monkeypatch.context() as patch:
         patch.setattr("os.scandir", refuse)
-        with pytest.raises(DataError, match=r"set/train cannot be read \(Permission denied\): mend or remove it"):
+        with pytest.raises(DataError, match=r"set/train cannot be read \(Permission denied\): repair or remove it"):
             folders(tmp_path).open("train")
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.is_dir", refuse)
@@ -106,7 +106,9 @@ def test_both_doors_find_the_same_images_and_number_them_alike(tmp_path, names, 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_both_doors_read_what_pillow_reads(tmp_path, form, mode):
     endings = {"JPEG": "jpg jpe jfif jpeg", "TIFF": "tif tiff", "PPM": "ppm pgm pnm"}.get(form, form.lower()).split()
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 8, 3), np.uint8)).convert(mode)
+    # As a PNG it is much smaller than as a BMP, a TIFF or a PPM: the shard has another size than its source.
+    blocks = np.random.default_rng(0).integers(0, 256, (9, 8, 3), np.uint8)
+    image = Image.fromarray(np.kron(blocks, np.ones((8, 8, 1), np.uint8))).convert(mode)
     for number, ending in enumerate(endings):
         (tmp_path / "set" / "val" / f"class{number}").mkdir(parents=True)
         image.save(tmp_path / "set" / "val" / f"class{number}" / f"x.{ending}", form)

@@ -83,7 +83,7 @@ def test_null_has_a_meaning_for_the_others():
         (lambda: ImageNetDataModule(name=".."), "name is '..': give the name of one folder"),
         (
             lambda: ImageNetDataModule("ftp://me:secret@host/x"),
-            "The root ftp://host/x is no URL that can be read: give",
+            "The root ftp://host/x is not a URL that can be read: give",
         ),
         (lambda: ImageNetDataModule("~nobody-of-that-name/x"), "The root ~nobody-of-that-name/x cannot be found"),
         (lambda: ImageFolderDataModule(labels="wnid"), "labels is 'wnid': give sorted or imagenet"),

@@ -34,7 +34,7 @@ class BatchMemory:
 
 
 class Block:
-    """Bytes that this process writes and others read, and that tell whether anybody still has them.
+    """Bytes that this process writes and others read, and whether anybody still has them.
 
     The kernel keeps that count. What is handed over is a mapping of the file that was opened for it alone and is
     locked (flock(2)); the lock ends with the last descriptor and the last mapping of that opening, in whatever process
@@ -102,7 +102,7 @@ class BlockMemory(BatchMemory):
 
 
 class Blocks:
-    """The blocks of one process: at most `KEPT`, beside those that somebody else still has."""
+    """The blocks of one process: at most `KEPT`, apart from those that somebody else still has."""
 
     def __init__(self) -> None:
         self.kept: list[Block] = []
@@ -128,7 +128,8 @@ def batch_memory(shape: tuple[int, ...]) -> BatchMemory:
 
     torch's own ``default_collate`` takes new shared memory for each batch, and needs all its images side by side
     first. To find, clear and map new pages costs more than to copy the pixels into them: for images of 224 px about
-    a tenth of a millisecond each, a fifteenth of what decoding costs.
+    a tenth of a millisecond each. Measured with a worker that decodes, resizes and crops JPEGs of 500 x 375 px: 1.44 ms
+    of processor time an image, and 1.55 ms with new shared memory for each batch.
 
     Args:
         shape: of the batch, ``[B, H, W, 3]``.

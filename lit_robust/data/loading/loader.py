@@ -52,7 +52,7 @@ class PlannedLoader:
         samples: what to load.
         plan: the batches of this rank.
         num_workers: processes that read and decode; 0 does both in this process. Each keeps the shared memory of at
-            most `blocks.KEPT` batches to fill it again, beside the batches that are kept elsewhere.
+            most `blocks.KEPT` batches to fill it again, apart from the batches that are kept elsewhere.
         pin_memory: put batches into page-locked memory, for a GPU.
         keeps_workers: keep the processes from one epoch to the next.
         start_method: how processes start: ``fork``, ``forkserver`` or ``spawn``; None takes Python's default.
@@ -102,7 +102,7 @@ class PlannedLoader:
                     )
                 yield batch
         except UserError as error:
-            # torch hands on a worker's error as its whole traceback; the sentence is the end of it.
+            # torch passes on a worker's error as its whole traceback; the sentence is the end of it.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
         self.sampler.start = 0
 

@@ -83,7 +83,7 @@ class Plan(ABC):
 
     @property
     def order(self) -> Mapping[str, int | str]:
-        """What the order follows from, beside the epoch; the same on every rank."""
+        """What the order follows from, apart from the epoch; the same on every rank."""
         return {}
 
     @property
@@ -155,7 +155,7 @@ class BlockShuffle(Plan):
 
     @property
     def order(self) -> Mapping[str, int | str]:
-        """What the order follows from, beside the epoch; the same on every rank."""
+        """What the order follows from, apart from the epoch; the same on every rank."""
         digest = hashlib.sha256(self.lengths.astype("<i8").tobytes()).hexdigest()[:16]
         sizes = {"samples": int(self.lengths.sum()), "batch_size": self.batch_size, "ranks": self.world}
         blocks = {"block": self.block, "lanes": self.lanes.count}
@@ -250,7 +250,7 @@ class GlobalShuffle(Plan):
 
     @property
     def order(self) -> Mapping[str, int | str]:
-        """What the order follows from, beside the epoch; the same on every rank."""
+        """What the order follows from, apart from the epoch; the same on every rank."""
         step = self.batch_size * self.world
         return {"samples": self.count, "samples_a_step": step, "seed": self.seed, "shuffle": "global"}
 

@@ -306,7 +306,7 @@ class EvaluationSamples(Samples):
 
 
 def join_batch(image: Tensor, columns: Mapping[str, Column]) -> Batch:
-    """Return the batch whose parts beside the image are ``columns``."""
+    """Return the batch whose parts, apart from the image, are ``columns``."""
     return Batch(image=image, **{name: torch.from_numpy(column) for name, column in columns.items()})
 
 

@@ -96,7 +96,7 @@ class Split(ABC):
         where: what to call it in a message.
         num_classes: how many classes there are, where its publisher says.
         class_names: name of each class, where its publisher says.
-        protocol: plain values for the results file: what tells these samples from others.
+        protocol: plain values for the results file: what distinguishes these samples from others.
     """
 
     where: str

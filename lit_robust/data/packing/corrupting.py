@@ -56,7 +56,7 @@ def chosen_cells(corruptions: Sequence[str], severities: Sequence[int]) -> list[
 
 
 def cells_there(folder: Path, cells: Sequence[str]) -> list[str]:
-    """Return the cells that have a folder; `lacking` tells of the others.
+    """Return the cells that have a folder; `lacking` names the others.
 
     Raises:
         UserError: there is none.
@@ -125,7 +125,7 @@ class CellWriter:
 
     @cached_property
     def mark(self) -> dict[str, Any]:
-        """What tells a cell of these images and settings from others, in its info file."""
+        """What distinguishes a cell of these images and settings from others, in its info file."""
         return {"by": "lit-robust data corrupt", **asdict(self.settings)}
 
     def is_finished(self, cell: str) -> bool:
@@ -143,12 +143,12 @@ class CellWriter:
         entry = info["splits"].get(SPLIT)
         return entry is not None and all((folder / file).is_file() for file in entry["filenames"])
 
-    def write(self, cell: str, tell: Callable[[int], object]) -> None:
+    def write(self, cell: str, report: Callable[[int], object]) -> None:
         """Write one cell, alone: another run may write others.
 
         Args:
             cell: its name, ``<corruption>/<severity>``.
-            tell: is given the number of images after each few; what it raises ends the writing.
+            report: is given the number of images after each few; what it raises ends the writing.
 
         Raises:
             UserError: the cell is of other settings, another run writes it, or the disk is full.
@@ -171,7 +171,7 @@ class CellWriter:
                     for number, image in zip(numbers, self.encoded(cell, numbers), strict=True):
                         members = {self.settings.encoding: image, "cls": b"%d" % table.label[number]}
                         writer.write(table.key(number), members)
-                    tell(len(numbers))
+                    report(len(numbers))
 
     def encoded(self, cell: str, numbers: Sequence[int]) -> Iterator[bytes]:
         """Yield the files of some images of a cell."""
@@ -290,7 +290,7 @@ def _begin_process(done: "Synchronized[int]", stop: Event) -> None:
     torch.set_num_threads(1)
 
 
-def _tell(count: int) -> None:
+def _report(count: int) -> None:
     assert _done is not None
     assert _stop is not None
     with _done.get_lock():
@@ -300,7 +300,7 @@ def _tell(count: int) -> None:
 
 
 def _write(writer: CellWriter, cell: str) -> None:
-    writer.write(cell, _tell)
+    writer.write(cell, _report)
 
 
 def in_processes(writer: CellWriter, cells: Sequence[str], workers: int) -> Iterator[int]:

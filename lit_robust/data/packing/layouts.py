@@ -53,14 +53,14 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Source:
+class Listing:
     """The part of a source that is looked at.
 
     Attributes:
         tree: all of it.
         root: folder that is looked at, with a ``/`` at its end; empty for all.
         images: files in it; names are relative to ``root``, here and below.
-        others: files in it that are no images.
+        others: files in it that are not images.
     """
 
     tree: Tree
@@ -95,7 +95,7 @@ class Options:
         return usual if self.labels == "auto" else self.labels
 
 
-def image_sets(source: Source, layout: Layout, options: Options) -> tuple[list[ImageSet], str]:
+def image_sets(source: Listing, layout: Layout, options: Options) -> tuple[list[ImageSet], str]:
     """Return the sets of a source in a layout, and half a sentence on how their classes are numbered.
 
     Args:
@@ -112,15 +112,15 @@ def image_sets(source: Source, layout: Layout, options: Options) -> tuple[list[I
     return READERS[layout](source, options)
 
 
-def _class_folders(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _class_folders(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     return class_images(source, options.labels, options.known)
 
 
-def _imagenets_folders(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _imagenets_folders(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     return class_images(source, options.labels_or("imagenet"), options.known)
 
 
-def class_images(source: Source, labels: Labels, known: Sequence[str] = ()) -> tuple[list[ImageSet], str]:
+def class_images(source: Listing, labels: Labels, known: Sequence[str] = ()) -> tuple[list[ImageSet], str]:
     """Return the images in class folders, at any depth within each.
 
     Args:
@@ -142,13 +142,13 @@ def class_images(source: Source, labels: Labels, known: Sequence[str] = ()) -> t
     return _one_set(inside, names, labels, lambda classes, kind: number_classes(classes, kind, known))
 
 
-def _wnid_names(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _wnid_names(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     loose = [file for file in source.images if "/" not in file.name]
     wnids = [file.name.split("_")[0].split(".")[0] for file in loose]
     return _one_set(loose, wnids, options.labels_or("imagenet"), number_classes)
 
 
-def _flat(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _flat(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     label_file = options.label_file
     if label_file is None:
         raise UserError(f"The images of {source.where} lie in one folder: name their classes by --label-file.")
@@ -160,7 +160,7 @@ def _flat(source: Source, options: Options) -> tuple[list[ImageSet], str]:
     return _labelled(loose, text, str(label_file), options.labels_or("imagenet"), options.labels)
 
 
-def _annotated(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _annotated(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     file = next((file for file in source.others if file.name == ANNOTATIONS), None)
     if file is None:
         raise UserError(f"{source.where} has no {ANNOTATIONS}: name the folder that has it.")
@@ -168,7 +168,7 @@ def _annotated(source: Source, options: Options) -> tuple[list[ImageSet], str]:
     try:
         text = source.tree.read(file._replace(name=source.root + file.name)).decode("utf-8-sig")
     except ValueError as error:
-        raise DataError(f"{where} is no text ({error}): unpack it again.") from error
+        raise DataError(f"{where} is not text ({error}): unpack it again.") from error
     images = [image for image in source.images if image.name.count("/") <= 1]
     labels = options.labels_or("sorted")
     return _labelled(images, text, where, labels, labels)
@@ -189,7 +189,7 @@ def _labelled(
     return sets, f"{rule}; {unused:,} names of the label file have no image" if unused else rule
 
 
-def _cells(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _cells(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     found = [(file, cell) for file in source.images if (cell := cell_of(file.name)) is not None]
     classes = number_classes(sorted({file.name.split("/")[-2] for file, _ in found}), options.labels)
     images: dict[str, list[Image]] = {}
@@ -207,7 +207,7 @@ def _cells(source: Source, options: Options) -> tuple[list[ImageSet], str]:
     return sets, f"{classes.rule}, in {len(sets)} cells"
 
 
-def _cue_conflict(source: Source, options: Options) -> tuple[list[ImageSet], str]:
+def _cue_conflict(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     images = [file for file in source.images if file.name.count("/") == 1]
     shapes = sorted({file.name.split("/")[0] for file in images})
     for file in images:
@@ -236,7 +236,7 @@ def _key(name: str) -> str:
     return folder + slash + base.rpartition(".")[0].replace(".", "_")
 
 
-READERS: Mapping[Layout, Callable[[Source, Options], tuple[list[ImageSet], str]]] = {
+READERS: Mapping[Layout, Callable[[Listing, Options], tuple[list[ImageSet], str]]] = {
     "class-folders": _class_folders,
     "flat": _flat,
     "wnid-names": _wnid_names,
@@ -249,7 +249,7 @@ READERS: Mapping[Layout, Callable[[Source, Options], tuple[list[ImageSet], str]]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """What a source holds.
 
     Attributes:
@@ -271,7 +271,7 @@ def find_images(
     label_file: Path | None,
     categories: str,
     known: Sequence[str] = (),
-) -> Found:
+) -> FoundImages:
     """Return the images of a source in a layout.
 
     Args:
@@ -291,7 +291,7 @@ def find_images(
     annotated = {str(PurePosixPath(file.name).parent) for file in tree.files if file.name.endswith(ANNOTATIONS)}
     root = find_root(pictures, split, annotated, label_file is not None)
     here = [_below(root, file) for file in tree.files if file.name.startswith(root)]
-    inside = Source(tree, root, [f for f in here if is_picture(f.name)], [f for f in here if not is_picture(f.name)])
+    inside = Listing(tree, root, [f for f in here if is_picture(f.name)], [f for f in here if not is_picture(f.name)])
     if any(file.name.endswith(".cls") for file in inside.others):
         raise UserError(f"{inside.where} holds WebDataset shards' members: read the shards as they are.")
     packed_up = [file.name for file in inside.others if file.name.lower().endswith(ARCHIVES)]
@@ -313,7 +313,7 @@ def find_images(
         raise UserError(f"No images in {inside.where} in the layout {layout}: look at `lit-robust data shard --help`.")
     said = f"{inside.where}: layout {layout}, {len(packed):,} images, classes {rule}."
     left = [file.name for file in here if file.name not in packed and not file.name.endswith(ANNOTATIONS)]
-    return Found([_restore(found, root) for found in sets], said, left)
+    return FoundImages([_restore(found, root) for found in sets], said, left)
 
 
 def _below(root: str, file: File) -> File:

@@ -46,7 +46,7 @@ def read_categories(source: str) -> dict[str, tuple[int, ...]]:
     try:
         content = json.loads(Path(source).read_text(encoding="utf-8"), object_pairs_hook=_once)
         if not isinstance(content, dict) or not all(_are_numbers(classes) for classes in content.values()):
-            raise ValueError("it is no object of lists of whole numbers")
+            raise ValueError("it is not an object of lists of whole numbers")
         categories = {name: tuple(classes) for name, classes in sorted(content.items())}
         numbers = [number for classes in categories.values() for number in classes]
         if not all(categories.values()) or not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
@@ -121,7 +121,7 @@ def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, wher
         where: what to call the source.
 
     Raises:
-        UserError: it is of no layout that can be told.
+        UserError: its layout is not known.
     """
     if labelled:
         return "flat"
@@ -170,7 +170,7 @@ def cell_of(name: str) -> str | None:
 
 
 def _is_outer(top: str, below: Sequence[str], annotated: bool, labelled: bool) -> bool:
-    """Return whether a folder merely holds the images, and is no class or corruption itself."""
+    """Return whether a folder merely holds the images, and is not a class or corruption itself."""
     if annotated or (top == "test" and all(TINY_TEST.fullmatch(name) for name in below)):
         return True
     if WNID.fullmatch(top) or top in ALL_CORRUPTIONS or all(_is_cue_conflict(f"{top}/{name}") for name in below):

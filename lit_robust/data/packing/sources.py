@@ -66,7 +66,7 @@ class Tree:
         self._open = lru_cache(64)(lambda tar: OpenShard(tar, states[tar]))
 
     def folders(self, below: str) -> set[str]:
-        """Return the names of the folders right below another, also of empty ones; a tar tells of those with files."""
+        """Return the names of the folders right below another, also of empty ones; a tar has only those with files."""
         named = {file.name[len(below) :].split("/")[0] for file in self.files if _is_deeper(file.name, below)}
         if not self.source.is_dir():
             return named
@@ -84,7 +84,7 @@ class Tree:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}): mend it, and run this again.") from error
+            raise DataError(f"{path} cannot be read ({error.strerror}): repair it, and run this again.") from error
         if len(content) != file.size:
             raise DataError(f"{path} had {file.size} bytes, now {len(content)}: let nobody write there, and run again.")
         return content
@@ -185,7 +185,7 @@ def folders_in(folder: Path) -> set[str]:
 
 
 def _unreadable(error: OSError, folder: Path) -> UserError:
-    return DataError(f"{error.filename or folder} cannot be read ({error.strerror}): mend or remove it.")
+    return DataError(f"{error.filename or folder} cannot be read ({error.strerror}): repair or remove it.")
 
 
 def _is_deeper(name: str, below: str) -> bool:

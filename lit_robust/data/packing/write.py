@@ -53,7 +53,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackingPlan:
     """How one split is packed.
 
     Attributes:
@@ -64,7 +64,7 @@ class Plan:
         resize: shorter side in px of images that are larger; None copies all.
         digest: sha256 over all that decides the tars' bytes: keys, sizes and labels of the images, their order, the
             shards' size, the resizing. The pixels are not read for it.
-        extras: what the info file says of the split beside its tars.
+        extras: what the info file says of the split, apart from its tars.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class Plan:
 
 def make_plan(
     found: ImageSet, tree: Tree, output: Path, split: str, shard_size: int, seed: int, resize: int | None
-) -> Plan:
+) -> PackingPlan:
     """Shuffle the images by a seed and deal them to shards.
 
     Args:
@@ -132,13 +132,13 @@ def make_plan(
     extras = _extras(found, resize)
     digest.update(json.dumps([FORM, stem, shard_size, resize, extras]).encode())
     extras[DIGEST] = digest.hexdigest()
-    return Plan(folder, split, stem, shards, resize, digest.hexdigest(), extras)
+    return PackingPlan(folder, split, stem, shards, resize, digest.hexdigest(), extras)
 
 
-def check_place(plan: Plan) -> bool:
+def check_place(plan: PackingPlan) -> bool:
     """Return whether the info file has the split of this very plan already.
 
-    An unfinished split tells its plan in a hidden file, a finished one in the info file.
+    The plan of an unfinished split stands in a hidden file, that of a finished one in the info file.
 
     Raises:
         UserError: the folder holds the split, finished or not, from another plan, or a split of other classes.
@@ -235,7 +235,7 @@ class Packer:
     workers: int
     progress: "tqdm[None]"
 
-    def pack(self, plan: Plan) -> int:
+    def pack(self, plan: PackingPlan) -> int:
         """Write the shards that are missing, then the info file, and return how many shards were written.
 
         Raises:
@@ -258,7 +258,7 @@ class Packer:
         with self.progress.get_lock():
             self.progress.update(images)
 
-    def _write(self, plan: Plan, missing: list[Shard]) -> None:
+    def _write(self, plan: PackingPlan, missing: list[Shard]) -> None:
         stop = Event()
         with ThreadPoolExecutor(self.workers) as pool:
             tasks = [pool.submit(self._write_shard, plan, shard, stop) for shard in missing]
@@ -269,7 +269,7 @@ class Packer:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
-    def _write_shard(self, plan: Plan, shard: Shard, stop: Event) -> None:
+    def _write_shard(self, plan: PackingPlan, shard: Shard, stop: Event) -> None:
         with atomic_path(plan.folder / shard.name) as beside, beside.open("wb") as file:
             for image in shard.images:
                 if stop.is_set():
