@@ -7,6 +7,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -199,8 +200,17 @@ def peak_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any, 
         build: gives the step; a function of a module, which the other process imports.
         arguments: of ``build``.
     """
-    with multiprocessing.get_context("spawn").Pool(1, end_with_parent) as pool:
-        return float(pool.apply(weigh, (build, arguments)))
+    return _in_fresh_process(weigh, build, arguments)
+
+
+def _in_fresh_process(
+    measure: Callable[[Callable[..., Callable[[], None]], tuple[Any, ...]], float],
+    build: Callable[..., Callable[[], None]],
+    arguments: tuple[Any, ...],
+) -> float:
+    # Where the process is killed, for want of memory, the pool says so.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        return pool.submit(measure, build, arguments).result()
 
 
 def extra_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> float:
@@ -210,8 +220,7 @@ def extra_memory(build: Callable[..., Callable[[], None]], arguments: tuple[Any,
         build: gives the step; a function of a module, which the other process imports.
         arguments: of ``build``.
     """
-    with multiprocessing.get_context("spawn").Pool(1, end_with_parent) as pool:
-        return float(pool.apply(weigh_step, (build, arguments)))
+    return _in_fresh_process(weigh_step, build, arguments)
 
 
 def weigh_step(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> float:
