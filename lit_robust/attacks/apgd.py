@@ -1,21 +1,21 @@
 """Auto-PGD (Croce and Hein 2020): projected ascent that chooses its own step size."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball
 from lit_robust.attacks.attack import Model
-from lit_robust.attacks.checks import check_choice, check_eps
+from lit_robust.attacks.checks import check_count, check_eps, check_number
 from lit_robust.attacks.climb import Climb, checkpoint_windows
 from lit_robust.attacks.draws import Generators, choose_generators
 from lit_robust.attacks.gradients import slope
 from lit_robust.attacks.norms import NORMS
 from lit_robust.attacks.objective import Objective
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_choice
 
 APGDLoss = Literal["cross_entropy", "margin", "dlr"]
 
@@ -64,17 +64,15 @@ class APGD(SurvivorAttack):
     momentum: float = 0.75
 
     def __post_init__(self) -> None:
-        check_choice("APGD norm", self.norm, NormName)
-        check_choice("APGD loss", self.loss, APGDLoss)
+        check_choice("APGD norm", self.norm, get_args(NormName))
+        check_choice("APGD loss", self.loss, get_args(APGDLoss))
         check_eps("APGD eps", self.eps, self.norm)
-        for name, value, least in (
-            ("steps", self.steps, 1),
-            ("targets", self.targets, 0),
-            ("restarts", self.restarts, 1),
-            ("draws", self.draws, 1),
-        ):
-            if value < least:
-                raise UserError(f"APGD {name} is {value}: give {least} or more.")
+        check_count("APGD steps", self.steps, 1)
+        check_count("APGD targets", self.targets, 0)
+        check_count("APGD restarts", self.restarts, 1)
+        check_count("APGD draws", self.draws, 1)
+        check_number("APGD rho", self.rho)
+        check_number("APGD momentum", self.momentum)
         if not 0 < self.rho < 1:
             raise UserError(f"APGD rho is {self.rho}: give a share between 0 and 1, such as 0.75.")
         if not 0 < self.momentum <= 1:

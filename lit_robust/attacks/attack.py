@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.flags import Flags
+from lit_robust.core.arrays import Numbers, as_tensor
 from lit_robust.core.errors import UserError
 from lit_robust.core.logits import logits_of
 
@@ -77,14 +78,14 @@ class Attack(ABC):
 
     @abstractmethod
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> AttackResult:
         """Attack the images and score what came out; for evaluation.
 
         Args:
             model: float images in [0, 1] to logits; an ``nn.Module`` is attacked in eval mode.
-            images: float32 ``[B, C, H, W]`` in [0, 1].
-            labels: int64 ``[B]``, the true classes.
+            images: float32 ``[B, C, H, W]`` in [0, 1], as a tensor, a NumPy array or lists.
+            labels: int64 ``[B]``, the true classes, likewise.
             generator: source of every random draw: one for the batch, or one for each image, which makes an image's
                 result independent of the batch it comes in.
 
@@ -92,7 +93,7 @@ class Attack(ABC):
             UserError: images, labels or generator are not as above, or the loss at a returned image is not a number.
         """
 
-    def perturb(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Tensor:
+    def perturb(self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None) -> Tensor:
         """Return the adversarial images alone, float32 ``[B, C, H, W]``; for training.
 
         Args and errors are those of a call. An attack that needs no verdict on its result saves that forward pass.
@@ -113,6 +114,30 @@ class Attack(ABC):
         Raises:
             UserError: the new settings are no valid attack, or this attack's own eps is 0.
         """
+
+
+def as_batch(model: Model, images: Numbers, labels: Numbers) -> tuple[Tensor, Tensor]:
+    """Return images and labels as tensors, what is none on the network's device, and refuse a wrong type or shape.
+
+    Values are not read, so this never waits for an accelerator.
+
+    Args:
+        model: whose device it is, if it is an ``nn.Module``.
+        images: float32 ``[B, C, H, W]``; of what is no tensor float64, too.
+        labels: int64 ``[B]``; of what is no tensor any whole numbers.
+
+    Raises:
+        UserError: they are of another type or shape.
+    """
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    device = None if parameter is None else parameter.device
+    taken, numbers = as_tensor("images", images, device), as_tensor("labels", labels, device)
+    if not isinstance(images, Tensor) and taken.dtype == torch.float64:
+        taken = taken.float()  # What NumPy and Python compute in.
+    if not isinstance(labels, Tensor) and not (numbers.is_floating_point() or numbers.dtype == torch.bool):
+        numbers = numbers.long()
+    check_batch(taken, numbers)
+    return taken, numbers
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.apgd import APGD
 from lit_robust.attacks.attack import AttackResult, Model
-from lit_robust.attacks.checks import check_choice, check_eps
+from lit_robust.attacks.checks import check_eps
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.fab import FAB
 from lit_robust.attacks.flags import Flags, are_probabilities
@@ -17,7 +17,8 @@ from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.objective import clean_logits
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.core.errors import UserError
+from lit_robust.core.arrays import Numbers
+from lit_robust.core.errors import UserError, check_choice
 
 Version = Literal["standard", "rand"]
 
@@ -79,8 +80,8 @@ class AutoAttack(SurvivorAttack):
     version: Version = "standard"
 
     def __post_init__(self) -> None:
-        check_choice("AutoAttack norm", self.norm, NormName)
-        check_choice("AutoAttack version", self.version, Version)
+        check_choice("AutoAttack norm", self.norm, get_args(NormName))
+        check_choice("AutoAttack version", self.version, get_args(Version))
         check_eps("AutoAttack eps", self.eps, self.norm)
 
     def attacks(self) -> Mapping[str, SurvivorAttack]:
@@ -99,13 +100,13 @@ class AutoAttack(SurvivorAttack):
         }
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> AutoAttackResult:
         """Attack and score; see ``Attack``. Waits for the accelerator at each step."""
         names = tuple(self.attacks())
         with self._opened(model, images, labels, LOSSES["margin"], generator) as ledger:
             randomised = 0
-            if self.version == "standard" and len(labels):
+            if self.version == "standard" and len(ledger.labels):
                 randomised = count_randomised(model, ledger.clean, ledger.logits)
             code = self._cascade(ledger, generator)
         return AutoAttackResult(

@@ -1,21 +1,21 @@
 """The attack of the episodic-memory paper, as its code ran it on Foolbox 1.8."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
-from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball, ascent_step
-from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
-from lit_robust.attacks.checks import check_choice, check_eps
+from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
+from lit_robust.attacks.checks import check_count, check_eps, check_step
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.early_stop import first_success
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.norms import Linf
 from lit_robust.attacks.objective import Objective, clean_logits, random_targets
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.core.errors import UserError
+from lit_robust.core.arrays import Numbers
+from lit_robust.core.errors import UserError, check_choice
 
 EpsUnit = Literal["range", "image_maximum"]
 
@@ -37,7 +37,7 @@ class CachePaperAttack(Attack):
 
     Attributes:
         eps: radius, in the unit of ``eps_unit``; the paper's are 0.01, 0.02, 0.04, 0.06, 0.08 and 0.1.
-        step_size: length of a step, in [0, 1] pixel units.
+        step_size: length of a step, in [0, 1] pixel units; at most 2 eps.
         steps: number of steps at most.
         eps_unit: ``range``, eps is in [0, 1] pixel units as in the code; ``image_maximum``, eps is a share of the
             image's own largest value, as the text defines it. They agree where some pixel is fully bright.
@@ -53,22 +53,21 @@ class CachePaperAttack(Attack):
     norm: Literal["linf"] = "linf"
 
     def __post_init__(self) -> None:
-        check_choice("CachePaperAttack eps_unit", self.eps_unit, EpsUnit)
-        check_choice("CachePaperAttack norm", self.norm, Literal["linf"])
+        check_choice("CachePaperAttack eps_unit", self.eps_unit, get_args(EpsUnit))
+        check_choice("CachePaperAttack norm", self.norm, ("linf",))
         check_eps("CachePaperAttack eps", self.eps, "linf")
-        check_eps("CachePaperAttack step_size", self.step_size, "linf")
-        if self.steps < 1:
-            raise UserError(f"CachePaperAttack steps is {self.steps}: give 1 or more.")
+        check_step("CachePaperAttack step_size", self.step_size, self.eps, "linf")
+        check_count("CachePaperAttack steps", self.steps, 1)
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> AttackResult:
         """Attack and score; see ``Attack``. Waits for the accelerator at each step.
 
         Success is what the scripts count: the returned image is misclassified. The loss is that of reaching the
         target.
         """
-        check_batch(images, labels)
+        images, labels = as_batch(model, images, labels)
         check_range(images)
         if generator is None:
             raise UserError("CachePaperAttack draws targets and starts: pass a torch.Generator, or one an image.")

@@ -1,13 +1,13 @@
 """The fast adaptive boundary attack (Croce and Hein 2020, FAB), targeted: the nearest image of another class."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.attack import Model
-from lit_robust.attacks.checks import check_choice, check_eps
+from lit_robust.attacks.checks import check_count, check_eps, check_number
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.gradients import slope
 from lit_robust.attacks.hyperplane import move_to_hyperplane
@@ -15,7 +15,8 @@ from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import NORMS, Norm
 from lit_robust.attacks.scoring import score
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.core.errors import UserError
+from lit_robust.core.arrays import Numbers
+from lit_robust.core.errors import UserError, check_choice
 
 # Of the segment to the clean image; each halving costs a forward pass.
 BISECTIONS = 12
@@ -67,11 +68,12 @@ class FAB(SurvivorAttack):
     draws_numbers = False
 
     def __post_init__(self) -> None:
-        check_choice("FAB norm", self.norm, NormName)
+        check_choice("FAB norm", self.norm, get_args(NormName))
         check_eps("FAB eps", self.eps, self.norm)
-        for name, value in (("steps", self.steps), ("targets", self.targets)):
-            if value < 1:
-                raise UserError(f"FAB {name} is {value}: give 1 or more.")
+        check_count("FAB steps", self.steps, 1)
+        check_count("FAB targets", self.targets, 1)
+        for name, value in (("alpha_max", self.alpha_max), ("eta", self.eta), ("beta", self.beta)):
+            check_number(f"FAB {name}", value)
         if not 0 <= self.alpha_max <= 1:
             raise UserError(f"FAB alpha_max is {self.alpha_max}: give a weight between 0 and 1, such as 0.1.")
         if not 1 <= self.eta < 2:
@@ -102,7 +104,7 @@ class FAB(SurvivorAttack):
                     rows, onward = rows[left], onward[left]
                 points = onward
 
-    def nearest(self, model: Model, images: Tensor, labels: Tensor) -> Nearest:
+    def nearest(self, model: Model, images: Numbers, labels: Numbers) -> Nearest:
         """Return the nearest misclassified images, however far, eps playing no part.
 
         After the last step the way back to the clean image is halved a few times, which finds the boundary on it to

@@ -1,21 +1,22 @@
 """Projected gradient descent (Madry et al. 2018), in L1, L2 and Linf."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball, Search, best_iterate, last_iterate
-from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
-from lit_robust.attacks.checks import check_choice, check_eps, check_reach
+from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
+from lit_robust.attacks.checks import check_count, check_eps, check_reach, check_step
 from lit_robust.attacks.draws import Generators, choose_generators
 from lit_robust.attacks.early_stop import Found, first_success
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.norms import L2, NORMS
 from lit_robust.attacks.objective import LossName, Objective, TargetName, clean_logits, random_targets
 from lit_robust.attacks.scoring import check_numbers, score
-from lit_robust.core.errors import UserError
+from lit_robust.core.arrays import Numbers
+from lit_robust.core.errors import UserError, check_choice
 
 NormName = Literal["l1", "l2", "linf"]
 StartName = Literal["none", "sphere", "ball"]
@@ -44,15 +45,16 @@ class Moved(NamedTuple):
 class PGD(Attack):
     """Steps up the loss, each projected to the eps ball and then clamped to [0, 1], as in MadryLab/robustness.
 
-    The defaults are paper 002's for ImageNet. Two things differ from MadryLab/robustness on purpose: the loss is
-    summed over the batch, not averaged, so an image's result does not depend on the others; and restarts keep each
-    image's worst case, where that code's byte mask keeps the last one.
+    The defaults are paper 002's for ImageNet, but for its step size of 0.5. Two things differ from MadryLab/robustness
+    on purpose: the loss is summed over the batch, not averaged, so an image's result does not depend on the others; and
+    restarts keep each image's worst case, where that code's byte mask keeps the last one.
 
     Attributes:
         norm: ``l1``, whose steps each change a hundredth of an image's values (Tramer and Boneh 2019), ``l2`` or
             ``linf``.
         eps: radius in [0, 1] pixel units: 3.0 in L2, 8 / 255 = 0.0314 in Linf; 12 in L1 for images of 32 px.
-        step_size: length of a step, in the units of eps.
+        step_size: length of a step, in the units of eps, at most 2 eps; null for 2.5 eps / steps, as
+            MadryLab/robustness advises, and for 1.25 eps of a single step (Wong et al. 2020).
         steps: number of steps, each one forward and one backward pass.
         start: where the search starts: ``none``, at the clean image; ``sphere`` (L2 alone), at distance eps in a
             random direction, as MadryLab/robustness does; ``ball``, uniform in the volume of the ball, as Foolbox 3
@@ -74,15 +76,17 @@ class PGD(Attack):
 
     Example:
         >>> attack = PGD(norm="linf", eps=4 / 255, step_size=1 / 255, steps=10)
-        >>> attack.with_eps(8 / 255).step_size * 255
+        >>> attack.with_eps(8 / 255).step * 255
         2.0
+        >>> PGD(norm="linf", eps=8 / 255).step * 255 # 2.5 * 8 / 7
+        2.857142857142857
         >>> fgsm = PGD(norm="linf", eps=4 / 255, step_size=4 / 255, steps=1)  # Goodfellow et al. 2015
         >>> fgsm_after_random_start = PGD(norm="linf", eps=4 / 255, step_size=5 / 255, steps=1, start="ball")
     """
 
     norm: NormName = "l2"
     eps: float = 3.0
-    step_size: float = 0.5
+    step_size: float | None = None
     steps: int = 7
     start: StartName = "none"
     loss: LossName = "cross_entropy"
@@ -91,17 +95,16 @@ class PGD(Attack):
     target: TargetName = "none"
 
     def __post_init__(self) -> None:
-        check_choice("PGD norm", self.norm, NormName)
-        check_choice("PGD start", self.start, StartName)
-        check_choice("PGD loss", self.loss, LossName)
-        check_choice("PGD keep", self.keep, KeepName)
-        check_choice("PGD target", self.target, TargetName)
+        check_choice("PGD norm", self.norm, get_args(NormName))
+        check_choice("PGD start", self.start, get_args(StartName))
+        check_choice("PGD loss", self.loss, get_args(LossName))
+        check_choice("PGD keep", self.keep, get_args(KeepName))
+        check_choice("PGD target", self.target, get_args(TargetName))
         check_eps("PGD eps", self.eps, self.norm)
-        check_eps("PGD step_size", self.step_size, self.norm)
-        if self.steps < 0:
-            raise UserError(f"PGD steps is {self.steps}: give 0 or more.")
-        if self.restarts < 1:
-            raise UserError(f"PGD restarts is {self.restarts}: give 1 or more; 1 is a single search.")
+        check_count("PGD steps", self.steps, 0)
+        check_count("PGD restarts", self.restarts, 1)
+        if self.step_size is not None:
+            check_step("PGD step_size", self.step_size, self.eps, self.norm)
         if self.restarts > 1 and self.start == "none":
             raise UserError(
                 f"PGD restarts is {self.restarts} but every search would start at the clean image: set start to ball, "
@@ -115,19 +118,24 @@ class PGD(Attack):
                 "has no slope at the clean image and no target, so set start to ball and target to none."
             )
 
+    @property
+    def step(self) -> float:
+        """The length of a step: ``step_size``, or where it is null the one that follows eps and steps."""
+        return 2.5 * self.eps / max(self.steps, 2) if self.step_size is None else self.step_size
+
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> AttackResult:
         """Attack and score; see ``Attack``. Waits for the accelerator before and after the search alone.
 
         ``AttackResult.steps`` is ``steps`` an image and restart; fewer where the search ended with a success.
         """
-        check_batch(images, labels)
+        images, labels = as_batch(model, images, labels)
         check_range(images)
         return self._run(model, images, labels, None, generator)
 
     def towards(
-        self, model: Model, images: Tensor, labels: Tensor, targets: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, targets: Numbers, *, generator: Generators | None = None
     ) -> AttackResult:
         """Attack and score, each image towards a class of its own, whatever ``target`` says.
 
@@ -141,8 +149,8 @@ class PGD(Attack):
         Raises:
             UserError: as a call, or a target is the image's true class.
         """
-        check_batch(images, labels)
-        check_batch(images, targets)
+        images, labels = as_batch(model, images, labels)
+        _, targets = as_batch(model, images, targets)
         check_range(images)
         if self.loss == "kl":
             raise UserError("PGD loss kl leads away from the clean answer, to no target: set loss to cross_entropy.")
@@ -150,18 +158,19 @@ class PGD(Attack):
             raise UserError("A target is its image's true class: give another class for each image.")
         return self._run(model, images, labels, targets, generator)
 
-    def perturb(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Tensor:
+    def perturb(self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None) -> Tensor:
         """Return the adversarial images; see ``Attack`` and ``search``."""
         return self.search(model, images, labels, generator=generator).images
 
-    def search(self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None) -> Moved:
+    def search(self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None) -> Moved:
         """Return the adversarial images, and which the attack never moved; for training.
 
         With one search that keeps its last iterate this is ``steps`` forward and backward passes, which wait for no
         accelerator, so pixels' range is checked on the CPU alone; loss ``kl`` and targets add a pass of clean images.
         Args and errors are those of a call.
         """
-        self._check_call(images, labels, generator)
+        images, labels = as_batch(model, images, labels)
+        self._check_call(images, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             ball, objective = self._begin(model, images, labels, None, generator)
             if self.restarts == 1 and self.keep != "first":
@@ -173,7 +182,7 @@ class PGD(Attack):
     def _run(
         self, model: Model, images: Tensor, labels: Tensor, targets: Tensor | None, generator: Generators | None
     ) -> AttackResult:
-        self._check_call(images, labels, generator)
+        self._check_call(images, generator)
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             model = within_classes(model, labels, "label")
             if targets is not None:
@@ -225,7 +234,7 @@ class PGD(Attack):
     def _scored(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Found:
         if self.keep == "first":
             start = self._start(ball, generator)
-            return first_success(model, objective, start, ball, self.step_size, self.steps)
+            return first_success(model, objective, start, ball, self.step, self.steps)
         images, vanished = self._search(model, objective, ball, generator)
         verdict = score(model, images, objective.labels, lambda logits, _: objective.loss(logits))
         spent = torch.full_like(objective.labels, self.steps)
@@ -235,7 +244,7 @@ class PGD(Attack):
     def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Search:
         search = last_iterate if self.keep == "last" else best_iterate
         start = self._start(ball, generator)
-        return search(model, objective.loss, start, ball, self.step_size, self.steps)
+        return search(model, objective.loss, start, ball, self.step, self.steps)
 
     def _start(self, ball: Ball, generator: Generators | None) -> Tensor:
         if generator is None or self.start == "none":
@@ -246,8 +255,7 @@ class PGD(Attack):
             offset = ball.norm.ball(ball.clean, ball.eps, generator)
         return (ball.clean + offset).clamp(0, 1)
 
-    def _check_call(self, images: Tensor, labels: Tensor, generator: Generators | None) -> None:
-        check_batch(images, labels)
+    def _check_call(self, images: Tensor, generator: Generators | None) -> None:
         if images.device.type == "cpu":
             check_range(images)
         if self.start != "none" and generator is None:
@@ -262,7 +270,7 @@ class PGD(Attack):
             "name": "PGD",
             "norm": self.norm,
             "eps": float(self.eps),
-            "step_size": float(self.step_size),
+            "step_size": float(self.step),
             "steps": self.steps,
             "start": self.start,
             "loss": self.loss,
@@ -273,11 +281,13 @@ class PGD(Attack):
         }
 
     def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius, the step size scaled in proportion; see ``Attack``.
+        """Return this attack at another radius, a given step size scaled in proportion; see ``Attack``.
 
         Raises:
             UserError: as for ``Attack``, or in linf the step would pass 1, which is black to white.
         """
+        if self.step_size is None:
+            return replace(self, eps=eps)
         if self.eps == 0:
             raise UserError("PGD at eps 0 has no step size in proportion to eps: derive the sweep from a positive eps.")
         step_size = self.step_size * (eps / self.eps)

@@ -2,18 +2,19 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.attack import AttackResult, Model
-from lit_robust.attacks.checks import check_choice, check_eps
+from lit_robust.attacks.checks import check_count, check_eps, check_number
 from lit_robust.attacks.draws import Generators, choose_generators, draw_uniform
 from lit_robust.attacks.losses import LOSSES, margin
 from lit_robust.attacks.square_moves import MOVES
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
-from lit_robust.core.errors import UserError
+from lit_robust.core.arrays import Numbers
+from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.logits import logits_of
 
 ScheduleName = Literal["fixed", "scaled"]
@@ -63,16 +64,16 @@ class Square(SurvivorAttack):
     schedule: ScheduleName = "fixed"
 
     def __post_init__(self) -> None:
-        check_choice("Square norm", self.norm, NormName)
-        check_choice("Square schedule", self.schedule, ScheduleName)
+        check_choice("Square norm", self.norm, get_args(NormName))
+        check_choice("Square schedule", self.schedule, get_args(ScheduleName))
         check_eps("Square eps", self.eps, self.norm)
-        if self.queries < 1:
-            raise UserError(f"Square queries is {self.queries}: give 1 or more.")
+        check_count("Square queries", self.queries, 1)
+        check_number("Square p_init", self.p_init)
         if not 0 < self.p_init <= 1:
             raise UserError(f"Square p_init is {self.p_init}: give a share above 0 and at most 1, such as 0.8.")
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> SquareResult:
         """Attack and score; see ``SurvivorAttack``. Gradients are never asked for."""
         with self._opened(model, images, labels, LOSSES["margin"], generator) as ledger:

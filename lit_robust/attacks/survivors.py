@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.attack import Attack, AttackResult, Model, check_batch, check_range, within_classes
+from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_reach
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.flags import are_probabilities
@@ -16,6 +16,7 @@ from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES, Loss
 from lit_robust.attacks.objective import clean_logits
 from lit_robust.attacks.scoring import check_numbers, score
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
 
 NormName = Literal["l2", "linf"]
@@ -100,7 +101,7 @@ class SurvivorAttack(Attack):
         """
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, *, generator: Generators | None = None
+        self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> AttackResult:
         """Attack and score; see ``Attack``. Waits for the accelerator at each step.
 
@@ -123,10 +124,10 @@ class SurvivorAttack(Attack):
 
     @contextmanager
     def _opened(
-        self, model: Model, images: Tensor, labels: Tensor, loss: Loss, generator: Generators | None
+        self, model: Model, images: Numbers, labels: Numbers, loss: Loss, generator: Generators | None
     ) -> Iterator[Ledger]:
         """Check a call, freeze the network, and give the ledger to explore; check the verdicts at the end."""
-        check_batch(images, labels)
+        images, labels = as_batch(model, images, labels)
         check_range(images)
         check_reach(self.eps, self.norm, images)
         if generator is None and self.draws_numbers:

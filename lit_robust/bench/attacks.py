@@ -72,7 +72,7 @@ def bench_attacks(
     subject = _Subject(ours, theirs, pixels, labels, batch, precision)
     name = f"{network.name}, {images} images of {pixels.shape[-1]} px in batches of {batch}, PGD-{attack.norm}"
     single = _compare(
-        f"{name} eps {attack.eps:.4g}, {attack.steps} steps of {attack.step_size:.4g}",
+        f"{name} eps {attack.eps:.4g}, {attack.steps} steps of {attack.step:.4g}",
         {
             f"lit_robust, {precision}": lambda: subject.ours(attack),
             "Foolbox": lambda: subject.foolbox(attack, [attack.eps]),
@@ -137,14 +137,14 @@ class _Subject:
         import foolbox
 
         makers = {"l2": foolbox.attacks.L2PGD, "linf": foolbox.attacks.LinfPGD}
-        peer = makers[attack.norm](rel_stepsize=attack.step_size / attack.eps, steps=attack.steps, random_start=False)
+        peer = makers[attack.norm](rel_stepsize=attack.step / attack.eps, steps=attack.steps, random_start=False)
         model = foolbox.PyTorchModel(self.plain, bounds=(0, 1), device=self.images.device)  # type: ignore[attr-defined]
         fooled = [peer(model, images, labels, epsilons=list(eps))[2] for images, labels in self._batches()]
         return [1 - float(row) for row in torch.cat(fooled, 1).float().mean(1)]
 
     def torchattacks(self, attack: PGD) -> list[float]:
         torchattacks = importlib.import_module("torchattacks")  # It says nothing of its types.
-        settings = {"eps": attack.eps, "alpha": attack.step_size, "steps": attack.steps, "random_start": False}
+        settings = {"eps": attack.eps, "alpha": attack.step, "steps": attack.steps, "random_start": False}
         maker = {"l2": torchattacks.PGDL2, "linf": torchattacks.PGD}[attack.norm]
         peer = maker(self.plain, **settings)
         broken = [

@@ -135,7 +135,7 @@ def build_step(scheme: Scheme, subject: Subject) -> Callable[[], None]:
 def _our_step(scheme: Scheme, subject: Subject) -> Callable[[], None]:
     """Return a step as Lightning takes it: our ``training_step`` under autocast, backward, SGD."""
     device, spec, attack = _device(), Network(subject.network, subject.num_classes), subject.attack
-    divergence = PGD(attack.norm, attack.eps, attack.step_size, attack.steps, start="ball", loss="kl")
+    divergence = PGD(attack.norm, attack.eps, attack.step, attack.steps, start="ball", loss="kl")
     made: Mapping[Scheme, Callable[[], ClassifierModule]] = {
         "standard": lambda: StandardModule(spec),
         "madry": lambda: AdversarialModule(spec, attack=attack),
@@ -215,9 +215,9 @@ def madrylab_step(model: PlainClassifier, sample: Batch, attack: PGD, every_grad
 
 def _move(attack: PGD, clean: Tensor, images: Tensor, gradient: Tensor) -> Tensor:
     if attack.norm == "linf":
-        moved = images + attack.step_size * gradient.sign()
+        moved = images + attack.step * gradient.sign()
         return (clean + (moved - clean).clamp(-attack.eps, attack.eps)).clamp(0, 1)
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    offset = images + attack.step_size * gradient / (length + 1e-10) - clean
+    offset = images + attack.step * gradient / (length + 1e-10) - clean
     projected: Tensor = clean + offset.renorm(p=2, dim=0, maxnorm=attack.eps)
     return projected.clamp(0, 1)

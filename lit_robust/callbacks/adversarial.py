@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
-from lit_robust.attacks.checks import check_choice, check_reach
+from lit_robust.attacks.checks import check_reach
 from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.attack_tally import CLEAN, SMALLER_EPS, AttackTally
@@ -17,7 +17,7 @@ from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
 from lit_robust.callbacks.wandb_record import log_curve
 from lit_robust.core.batch import Batch, EvaluationSet
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Example, Result
 from lit_robust.core.seeds import run_seed, stream_seed
@@ -67,7 +67,7 @@ class AdversarialAccuracy(EvaluationCallback):
             raise UserError(f"eps {min(eps)} is not above 0: at 0 an attack changes nothing, top1 is that accuracy.")
         if not re.fullmatch(r"\w*", name):
             raise UserError(f"The name {name!r} of an evaluation may hold letters, digits and _ only.")
-        check_choice("threat_model", threat_model, ThreatModel)
+        check_choice("threat_model", threat_model, get_args(ThreatModel))
         if (surrogate is not None) != (threat_model == "black-box"):
             raise UserError(
                 f"threat_model {threat_model} {'with a' if surrogate else 'without a'} surrogate: a black-box attack, "

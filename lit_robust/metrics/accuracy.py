@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.base import Measure, Numbers, among_classes, check_labels, numbers, same_length
+from lit_robust.metrics.base import Measure, among_classes, check_labels, numbers, same_length
 
 
 def topk_correct(logits: Numbers, labels: Numbers, top_k: Sequence[int]) -> Tensor:

@@ -4,16 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_robust.core.arrays import Numbers, as_tensor
 from lit_robust.core.errors import DataError, UserError
 
-Numbers = Tensor | ArrayLike
-"""A tensor on any device, a NumPy array, a list of Python's numbers, or one of them."""
 Kind = Literal["real", "whole", "truth"]
 Check = tuple[Tensor, Callable[[int], str]]
 """Which samples are wrong, ``[B]`` bool, and what to say of the one in a place."""
@@ -66,16 +63,7 @@ def numbers(
     Raises:
         UserError: they are not numbers, of another kind, or have other axes.
     """
-    if isinstance(values, Tensor):
-        given = values
-    else:
-        try:
-            array = np.asarray(values)
-            given = torch.tensor(array.astype(array.dtype.newbyteorder("="), order="C"), device=device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{what} is of type {type(values).__name__}: give a tensor, a NumPy array or a list of numbers."
-            ) from error
+    given = as_tensor(what, values, device)
     if given.is_complex() or (axes is not None and given.ndim != axes):
         wanted = "real numbers" if axes is None else f"real numbers in {axes} axes"
         raise UserError(f"{what} has the type {given.dtype} and the shape {list(given.shape)}: give {wanted}.")

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.base import Measure, Numbers, answered, labelled, numbers, refuse, same_length
+from lit_robust.metrics.base import Measure, answered, labelled, numbers, refuse, same_length
 
 BIN_SIZE = 100
 ECE_BINS = 15

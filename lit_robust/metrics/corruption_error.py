@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
 from lit_robust.metrics.base import (
     Measure,
-    Numbers,
     answered,
     labelled,
     numbered,

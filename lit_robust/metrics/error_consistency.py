@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.base import Computed, Measure, Numbers, numbers
+from lit_robust.metrics.base import Computed, Measure, numbers
 
 
 def error_consistency(counts: Numbers) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import check_choice
-from lit_robust.metrics.base import Measure, Numbers, finite, numbers, refuse, same_length
+from lit_robust.metrics.base import Measure, finite, numbers, refuse, same_length
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
 
 LogitScore = Literal["max_softmax", "max_logit", "energy"]

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.base import Numbers, numbers, same_length
+from lit_robust.metrics.base import numbers, same_length
 
 
 def threshold_counts(scores: Numbers, positive: Numbers) -> tuple[Tensor, Tensor]:

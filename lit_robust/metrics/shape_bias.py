@@ -6,8 +6,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import DataError, check_choice
-from lit_robust.metrics.base import Measure, Numbers, answered, numbered, numbers, on_device, refuse, same_length
+from lit_robust.metrics.base import Measure, answered, numbered, numbers, on_device, refuse, same_length
 
 Aggregation = Literal["mean", "max", "sum"]
 

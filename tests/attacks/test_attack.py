@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -77,6 +78,53 @@ def test_targets_are_classes_too_and_every_class_is_one() -> None:
         PGD(eps=0.5).towards(five_logits, IMAGES, LABELS, torch.tensor([7, 2]))
     assert len(PGD(eps=0.5).towards(five_logits, IMAGES, torch.tensor([0, 4]), torch.tensor([4, 0])).success) == 2
     assert within_classes(five_logits, LABELS[:0], "label") is five_logits
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_arrays_and_lists_are_taken_as_tensors_are(attack: Attack) -> None:
+    expected = attack(five_logits, IMAGES, LABELS, generator=torch.Generator().manual_seed(0))
+    kinds = [
+        (IMAGES.numpy(), LABELS.numpy()),
+        (IMAGES.double().numpy(), LABELS.numpy().astype(np.int32)),
+        (IMAGES.numpy().astype(">f4"), [0, 1]),
+        (IMAGES.tolist(), (0, 1)),
+    ]
+    for images, labels in kinds:
+        found = attack(five_logits, images, labels, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(found.images, expected.images)
+        assert torch.equal(found.success, expected.success)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        ((IMAGES * 255).byte().numpy(), [0, 1], "Images are torch.uint8, attacks take float32"),
+        (IMAGES.numpy(), [0.0, 1.0], "Labels are torch.float64"),
+        (IMAGES.numpy(), ["cat", "dog"], "labels is of type list: give a tensor, a NumPy array or a list of numbers"),
+        (object(), [0, 1], "images is of type object: give a tensor"),
+    ],
+)
+def test_other_arrays_and_lists_are_refused_by_name(images: Any, labels: Any, sentence: str) -> None:
+    for attack in (PGD(eps=0.5), APGD(steps=3), CachePaperAttack()):
+        with pytest.raises(UserError, match=sentence):
+            attack(five_logits, images, labels, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=sentence):
+        PGD(eps=0.5).perturb(five_logits, images, labels)
+
+
+def test_numbers_of_numpy_are_settings_and_words_are_none() -> None:
+    assert PGD("linf", np.float32(0.03), steps=np.int64(3)).protocol()["eps"] == pytest.approx(0.03)
+    for wrong, sentence in (
+        (lambda: PGD(norm="L2"), "PGD norm is 'L2': choose one of l1, l2, linf"),  # type: ignore[arg-type]
+        (lambda: PGD(norm=2), "PGD norm is 2: choose one of"),  # type: ignore[arg-type]
+        (lambda: PGD(steps=2.5), "PGD steps is 2.5: give a whole number, 0 or more"),  # type: ignore[arg-type]
+        (lambda: PGD(eps=[0.5]), r"PGD eps is \[0.5\]: give a number"),  # type: ignore[arg-type]
+        (lambda: APGD(rho="high"), "APGD rho is 'high': give a number"),  # type: ignore[arg-type]
+        (lambda: FAB(beta=None), "FAB beta is None: give a number"),  # type: ignore[arg-type]
+        (lambda: Square(queries=True), "Square queries is True: give a whole number"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            wrong()
 
 
 def five_logits(images: Tensor) -> Tensor:

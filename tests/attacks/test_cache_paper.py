@@ -54,7 +54,7 @@ def test_same_images_as_the_loop(network: nn.Module, images: Tensor, eps_unit: s
 def test_given_back_clean_where_it_fails(network: nn.Module, images: Tensor) -> None:
     with torch.no_grad():
         labels = network(images).argmax(1)
-    result = CachePaperAttack(eps=1e-4)(network, images, labels, generator=generators(8))
+    result = CachePaperAttack(eps=1e-4, step_size=1e-4)(network, images, labels, generator=generators(8))
     assert torch.equal(result.images, images)
     assert not result.success.any()
     assert result.steps.tolist() == [10] * 8

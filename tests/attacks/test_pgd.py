@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_robust.attacks import PGD, Attack
+from lit_robust.attacks import PGD, Attack, CachePaperAttack
 from lit_robust.core.errors import UserError
 
 LINF = PGD(norm="linf", eps=8 / 255, step_size=2 / 255, steps=5)
@@ -257,6 +257,42 @@ def test_a_step_beyond_black_to_white_is_told_by_the_eps_of_the_sweep() -> None:
         attack.with_eps(4)
 
 
+@pytest.mark.parametrize(("steps", "share"), [(0, 1.25), (1, 1.25), (5, 0.5), (20, 0.125)])
+def test_a_step_size_that_is_not_given_follows_eps_and_steps(steps: int, share: float) -> None:
+    for norm, eps in (("l1", 12.0), ("l2", 3.0), ("linf", 8 / 255)):
+        attack = PGD(norm, eps, steps=steps)  # type: ignore[arg-type]
+        assert attack.protocol()["step_size"] == attack.step == pytest.approx(share * eps)
+        # Another eps and other steps have another one, whatever led to them.
+        assert attack.with_eps(eps / 2).step == pytest.approx(share * eps / 2)
+        assert attack.with_eps(0.0).with_eps(eps).step == attack.step
+        assert replace(attack, steps=10).step == pytest.approx(0.25 * eps)
+
+
+def test_a_step_size_that_is_not_given_raises_the_loss_as_far_as_a_given_one(
+    network: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    short = {"norm": "linf", "eps": 8 / 255, "steps": 5}
+    own = PGD(**short)(network, images, labels)  # type: ignore[arg-type]
+    given = PGD(step_size=4 / 255, **short)(network, images, labels)  # type: ignore[arg-type]
+    assert torch.equal(own.images, given.images)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "step"), [("l1", 12.0, 24.01), ("l2", 0.1, 0.5), ("linf", 8 / 255, 0.5), ("linf", 0.01, 0.0201)]
+)
+def test_a_step_that_crosses_the_whole_ball_is_refused(norm: Any, eps: float, step: float) -> None:
+    with pytest.raises(UserError, match=rf"step_size is {step:g} at {norm} eps {eps:g}: a step above 2 eps = "):
+        PGD(norm, eps, step)
+    with pytest.raises(UserError, match="above 2 eps"):
+        replace(PGD(norm, step, step), eps=eps)
+    assert PGD(norm, eps, 2 * eps).step == 2 * eps
+    assert PGD(norm, 0.0, 0.5).step == 0.5, "at eps 0 no step leads anywhere"
+    with pytest.raises(
+        UserError, match="CachePaperAttack step_size is 0.00784314 at linf eps 0.003: a step above 2 eps"
+    ):
+        CachePaperAttack(eps=0.003)
+
+
 def test_protocol_is_plain_and_tells_all_settings_apart() -> None:
     protocol = PGD().protocol()
     assert json.loads(json.dumps(protocol)) == protocol
@@ -289,10 +325,10 @@ def test_protocol_is_plain_and_tells_all_settings_apart() -> None:
         ({"restarts": 0}, "restarts is 0"),
         ({"restarts": 2}, "start to ball"),
         ({"norm": "l3"}, "choose one of l1, l2, linf"),
-        ({"start": "random"}, "choose one of none, sphere, ball"),
-        ({"loss": "mse"}, "choose one of cross_entropy, margin, dlr, kl"),
-        ({"keep": "worst"}, "choose one of last, best, first"),
-        ({"target": "likely"}, "choose one of none, random, least_likely"),
+        ({"start": "random"}, "hoose one of none, sphere, ball"),
+        ({"loss": "mse"}, "hoose one of cross_entropy, margin, dlr, kl"),
+        ({"keep": "worst"}, "hoose one of last, best, first"),
+        ({"target": "likely"}, "hoose one of none, random, least_likely"),
         ({"loss": "kl"}, "set start to ball and target to none"),
         ({"norm": "linf", "eps": 0.03, "start": "sphere"}, "sphere is for norm l2"),
         ({"norm": "l1", "start": "sphere"}, "in l1 use ball"),

@@ -145,7 +145,7 @@ def test_gray_box_attacks_the_backbone_and_tests_the_whole(toy, tmp_path, traine
 def test_a_surrogate_belongs_to_black_box(threat_model, surrogate):
     with pytest.raises(UserError, match="set both or neither"):
         AdversarialAccuracy(ATTACK, threat_model=threat_model, surrogate=surrogate)
-    with pytest.raises(UserError, match="choose one of white-box, memory-surrogate, gray-box, black-box"):
+    with pytest.raises(UserError, match="hoose one of white-box, memory-surrogate, gray-box, black-box"):
         AdversarialAccuracy(ATTACK, threat_model="red-box")
 
 

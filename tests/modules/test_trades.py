@@ -29,13 +29,14 @@ def test_a_step_is_the_formula_s(tmp_path, monkeypatch):
     module = TradesModule(NETWORK, SETTINGS, ATTACK, beta=3.0)
     network = copy.deepcopy(module.model)
     kept = []
-    perturb = PGD.perturb
+    search = PGD.search
 
     def remember(self, model, images, labels, *, generator=None):
-        kept.append(perturb(self, model, images, labels, generator=generator))
-        return kept[-1]
+        found = search(self, model, images, labels, generator=generator)
+        kept.append(found.images)
+        return found
 
-    monkeypatch.setattr(PGD, "perturb", remember)
+    monkeypatch.setattr(PGD, "search", remember)
     fit(module, tmp_path, limit_train_batches=1)
 
     batch = next(iter(Loader()))
