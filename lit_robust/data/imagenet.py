@@ -51,7 +51,7 @@ class ImageNetDataModule(ShardDataModule):
         Raises:
             UserError: one is missing, or they have other classes.
         """
-        for split in ("train", "val") if stage == "fit" else ("val",):
+        for split in self.fit_splits() if stage == "fit" else ("val",):
             if split not in self._splits:
                 self._splits[split] = self.open(split)
         if len(self._splits) == 2:

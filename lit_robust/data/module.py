@@ -62,6 +62,11 @@ class RobustDataModule(LightningDataModule, ABC):
         """Return what gives the name of each sample of a test set by its number; None where it is not known."""
         return None
 
+    def fit_splits(self) -> tuple[str, ...]:
+        """Return the splits that ``fit`` reads: ``val``, too, unless the module in training has nothing to validate."""
+        module = getattr(self.trainer, "lightning_module", None)
+        return ("train", "val") if getattr(module, "validates_fit", True) else ("train",)
+
     @property
     def training_set(self) -> TrainingSet:
         """The training samples' labels, and how `train_once` prepares them; known after ``setup`` for ``fit``."""

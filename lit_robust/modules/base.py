@@ -33,10 +33,15 @@ AnyModule = TypeVar("AnyModule", bound="ClassifierModule")
 class ClassifierModule(LightningModule, ABC):
     """A classifier with everything but the training scheme; a scheme adds its ``training_step``.
 
+    Attributes:
+        validates_fit: whether ``fit`` validates, and so reads a validation split.
+
     Args:
         network: which network, with which weights.
         optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
     """
+
+    validates_fit = True
 
     def __init__(self, network: Network, optimisation: Optimisation) -> None:
         super().__init__()

@@ -54,6 +54,8 @@ class CacheModule(ClassifierModule):
 
     keeps_its_state = True  # Keys that are written stay written: a stopped `fit` needs no checkpoint to go on.
 
+    validates_fit = False  # There is nothing to validate before the memory is whole.
+
     def __init__(
         self,
         network: Network,
@@ -145,7 +147,6 @@ class CacheModule(ClassifierModule):
         data.train_once(left if len(left) else np.array([0]))
         self.trainer.fit_loop.max_epochs = 1
         warnings.filterwarnings("ignore", message=".*configure_optimizers.* returned .None.")
-        # There is nothing to validate before the memory is whole.
         self.trainer.limit_val_batches = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]

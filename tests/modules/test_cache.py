@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_the_memory_holds_every_training_image_once(built, toy, weights):
     assert memory.manifest.images["split"] == "train"
     assert memory.manifest.dimensions == 64
     assert not part_folder(built / "memory").exists()
+
+
+def test_a_fit_needs_no_validation_split(built, toy, weights, tmp_path):
+    (tmp_path / "data" / "imagenet").mkdir(parents=True)
+    for file in (toy / "imagenet").glob("*-train-*"):
+        shutil.copy(file, tmp_path / "data" / "imagenet")
+    options = settings(tmp_path / "run", tmp_path / "data", weights)
+    assert main(["fit", *options]) == 0
+    np.testing.assert_array_equal(open_memory(tmp_path / "run" / "memory").labels, open_memory(built / "memory").labels)
 
 
 def test_accuracies_of_all_threat_models(built, toy, weights, tmp_path):

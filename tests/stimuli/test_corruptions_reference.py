@@ -20,6 +20,7 @@ from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, FrostPictures
 from lit_robust.stimuli.corruptions.draws import Draws
 from lit_robust.stimuli.corruptions.edges import canny, distance_to
 from lit_robust.stimuli.corruptions.frost import frost
+from lit_robust.stimuli.corruptions.motion import motion_filter
 from lit_robust.stimuli.corruptions.registry import _WITHOUT_FROST
 
 SIDE = 224
@@ -59,7 +60,7 @@ def zoomed(image, factor):
 
 
 def motion(image, radius, deviation, angle):
-    """ImageMagick's way, one place of the line after the other; rounded to 8 bits."""
+    """ImageMagick's way, one place of the line after the other; rounded to 16 bits and cut to 8."""
     width = 2 * radius + 1
     weights = np.exp(-0.5 * (np.arange(width) / deviation) ** 2)
     weights /= weights.sum()
@@ -69,7 +70,42 @@ def motion(image, radius, deviation, angle):
         right = math.ceil(step * math.cos(math.radians(angle)) - 0.5)
         down = math.ceil(step * math.sin(math.radians(angle)) - 0.5)
         total += weight * image[(rows + down).clip(0, SIDE - 1), (columns + right).clip(0, SIDE - 1)]
-    return np.floor(total + 0.5)
+    return np.floor(total * 257 + 0.5) // 257
+
+
+# What ImageMagick 6.9.11 (Q16) makes of a picture of 5 by 6 pixels: radius, deviation and angle, and all pixels.
+IMAGEMAGICK = {
+    (10, 3, 30.0): [
+        [119, 140, 134, 87, 129, 150],
+        [125, 170, 164, 173, 164, 128],
+        [116, 98, 135, 156, 150, 177],
+        [154, 150, 101, 83, 82, 112],
+        [159, 160, 117, 105, 53, 27],
+    ],
+    (12, 4, -100.0): [
+        [0, 47, 135, 93, 69, 152],
+        [6, 56, 146, 107, 85, 124],
+        [33, 40, 136, 148, 83, 129],
+        [45, 61, 117, 180, 78, 134],
+        [56, 83, 102, 215, 80, 139],
+    ],
+    (20, 15, -17.5): [
+        [168, 178, 183, 184, 194, 199],
+        [172, 184, 191, 193, 190, 182],
+        [183, 171, 181, 172, 171, 177],
+        [157, 162, 161, 167, 168, 174],
+        [167, 176, 177, 186, 174, 168],
+    ],
+}
+
+
+@pytest.mark.parametrize("setting", IMAGEMAGICK)
+def test_motion_is_imagemagicks(setting):
+    rows, columns = np.mgrid[:5, :6]
+    image = torch.from_numpy((37 * rows * rows + 91 * columns + 13 * columns * rows) % 256).float()
+    radius, deviation, angle = setting
+    found = motion_filter(image[None, None], radius, deviation, torch.tensor([angle]))
+    assert found[0, 0].tolist() == IMAGEMAGICK[setting]
 
 
 def gaussian_noise(x, severity, draws):

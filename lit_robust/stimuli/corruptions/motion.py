@@ -12,6 +12,7 @@ RADIUS_AND_DEVIATION = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))
 LARGEST_ANGLE = 45.0
 
 FAINTEST = 1e-6
+HALF_OF_16_BITS = 0.5 / 257  # Half a step of 16 bits, in grey levels of 8.
 
 
 def line_taps(radius: int, deviation: float, angle: float) -> dict[tuple[int, int], float]:
@@ -68,12 +69,12 @@ def motion_filter(images: Tensor, radius: int, deviation: float, angles: Tensor)
         angles: ``[B]`` in degrees, clockwise from the right.
 
     Returns:
-        ``[B, C, H, W]`` float32, rounded to whole numbers as an 8-bit picture holds them.
+        ``[B, C, H, W]`` float32, whole numbers: ImageMagick rounds to 16 bits, and drops what 8 bits do not hold.
     """
     out = [
         smear(image, line_taps(radius, deviation, angle)) for image, angle in zip(images, angles.tolist(), strict=True)
     ]
-    return torch.stack(out).round_()
+    return torch.stack(out).add_(HALF_OF_16_BITS).floor_()
 
 
 def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
