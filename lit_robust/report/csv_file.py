@@ -18,9 +18,9 @@ HEADER = (
 def csv_text(runs: Mapping[str, RunResults]) -> str:
     """Return every value, one a line, as the results files have them: fractions, nothing rounded.
 
-    Columns are run, dataset, metric, value (empty where undefined), unit, count, low and high (the ends of a 95 %
-    interval, or empty), partial (``yes`` or empty), published (its source, or empty), warnings (sentences), and the
-    facets and the protocol as JSON.
+    A word that a spreadsheet would run as a formula has an apostrophe before it. Columns are run, dataset, metric,
+    value (empty where undefined), unit, count, low and high (the ends of a 95 % interval, or empty), partial (``yes``
+    or empty), published (its source, or empty), warnings (sentences), and the facets and the protocol as JSON.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -33,6 +33,17 @@ def csv_text(runs: Mapping[str, RunResults]) -> str:
             warnings = " ".join(f"{warning.rstrip('.')}." for warning in result.warnings)
             source = result.protocol.get("published", "")
             told = [warnings, json.dumps(dict(result.facets)), json.dumps(dict(result.protocol))]
-            measured = [label, result.dataset, result.metric, value, result.unit, result.count]
-            writer.writerow([*measured, *interval, partial, source, *told])
+            names = [inert(label), inert(result.dataset), inert(result.metric)]
+            measured = [value, inert(result.unit), result.count, *interval, partial]
+            writer.writerow([*names, *measured, *map(inert, [str(source), *told])])
     return text.getvalue()
+
+
+def inert(word: str) -> str:
+    """Return a word that no spreadsheet takes for a formula.
+
+    Example:
+        >>> inert("=1+1"), inert("top1")
+        ("'=1+1", 'top1')
+    """
+    return f"'{word}" if word.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else word

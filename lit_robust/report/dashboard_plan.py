@@ -92,7 +92,7 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
         panels[section].append(panel)
     if doubted := [result for result in results if result.warnings]:
         panels[section_of(doubted[0])].append(Panel("table", "Warnings", ("test/warnings",)))
-    modules = {run.model.get("module") for run in runs}
+    modules = {str(run.model.get("module")) for run in runs}
     if MEMORY_MODULE in modules:
         panels[MEMORY] += _memory_panels(results, titles)
     lines = THROUGHPUT if modules == {MEMORY_MODULE} else LEARNING | THROUGHPUT

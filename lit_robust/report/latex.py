@@ -3,6 +3,7 @@
 import re
 from itertools import groupby
 
+from lit_robust.core.errors import printable
 from lit_robust.report.table import MISSING, Cell, Column, Table, parts
 
 _ESCAPES = {
@@ -80,5 +81,5 @@ def escaped(text: str) -> str:
         >>> print(escaped("a_b & 5 %"))
         a\_b \& 5 \%
     """
-    words = " ".join(text.split())
+    words = printable(" ".join(text.split()))
     return re.sub("|".join(map(re.escape, _ESCAPES)), lambda found: _ESCAPES[found[0]], words)

@@ -51,7 +51,9 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
     if suffix not in WRITERS:
         raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(WRITERS)}.")
     measured = load_runs(runs)
-    write_text(output, WRITERS[suffix]([*measured, *published_runs(published, measured)]))
+    text = WRITERS[suffix]([*measured, *published_runs(published, measured)])
+    # The name of a folder, and so of a run, may hold bytes that are no text.
+    write_text(output, text.encode("utf-8", "backslashreplace").decode())
     return output
 
 

@@ -1,7 +1,9 @@
 """Precision against recall of anomaly detection, where a run kept the curve."""
 
 from collections.abc import Mapping
+from reprlib import repr as short
 
+from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.plot import PARTIAL_MEANS, WIDTH, Plot
 from lit_robust.report.protocol import is_partial
@@ -12,11 +14,19 @@ KEY = "precision_recall"
 
 
 def curve_of(result: Result) -> list[tuple[float, float]]:
-    """Return the recall and precision pairs that a value keeps in its protocol, by recall; empty if it has none."""
-    kept = result.protocol.get(KEY)
-    if not isinstance(kept, list):
-        return []
-    return sorted((float(recall), float(precision)) for recall, precision in kept)
+    """Return the recall and precision pairs that a value keeps in its protocol, by recall; empty if it has none.
+
+    Raises:
+        UserError: what it keeps is not pairs of numbers.
+    """
+    kept = result.protocol.get(KEY) or []
+    try:
+        return sorted((float(recall), float(precision)) for recall, precision in kept)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{result.key} has a {KEY} of {short(kept)}, which is not pairs of numbers: write the results file again "
+            "with `lit-robust test`."
+        ) from None
 
 
 def precision_recall_plots(runs: Mapping[str, RunResults]) -> list[Plot]:

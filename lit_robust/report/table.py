@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from lit_robust.core.errors import printable
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
 from lit_robust.report.titles import dataset_title, eps_title, is_detail, metric_title, order, series_title, value_text
@@ -240,7 +241,7 @@ def words(table: Table, cell: Cell | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", printable(" ".join(text.split())))
 
 
 def _line(cells: list[str]) -> str:

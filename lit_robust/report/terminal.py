@@ -1,5 +1,6 @@
 """The comparison for a terminal: one line a measure, one column a run."""
 
+from lit_robust.core.errors import printable
 from lit_robust.report.table import Table, words
 
 
@@ -12,9 +13,10 @@ def terminal(table: Table) -> str:
         values = [words(table, row[number]) for row in table.rows.values()]
         lines.append([column.dataset if column.dataset != dataset else "", title, *values])
         dataset = column.dataset
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     text = ["  ".join([*_left(line[:2], widths), *_right(line[2:], widths[2:])]).rstrip() for line in lines]
-    return "\n".join([*text, *table.sentences()])
+    return "\n".join([*text, *map(printable, table.sentences())])
 
 
 def _left(cells: list[str], widths: list[int]) -> list[str]:

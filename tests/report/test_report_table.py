@@ -12,6 +12,7 @@ import pytest
 from naming import named
 
 from lit_robust.core.results import Result, RunResults
+from lit_robust.report import write_report
 from lit_robust.report.csv_file import csv_text
 from lit_robust.report.latex import latex
 from lit_robust.report.page import page
@@ -269,3 +270,21 @@ def test_csv_gives_every_value_back_exactly():
 )  # fmt: skip
 def test_values_for_readers(value, unit, text):
     assert value_text(value, unit) == text
+
+
+def test_no_word_of_the_csv_is_a_formula():
+    told = named("imagenet", "top1", -0.25, "fraction", 9, {"published": "=cmd|' /C calc'!A0"})
+    (row,) = csv.DictReader(StringIO(csv_text({"@run": RunResults({}, {}, [told])})))
+    assert (row["run"], row["published"]) == ("'@run", "'=cmd|' /C calc'!A0")
+    assert row["value"] == "-0.25"  # a number stays one
+
+
+def test_names_reach_a_terminal_escaped(tmp_path):
+    table = compare({"a\nb\x1b[2J\ud800": RunResults({}, {}, [top1(restricted="c\x07")])})
+    assert all(line.isprintable() for line in terminal(table).split("\n"))
+    assert r"a\nb\x1b[2J\ud800" in terminal(table)
+    RunResults({"name": "a\udc80"}, {}, [top1()]).save(tmp_path)
+    for suffix in ("html", "md", "tex", "csv"):
+        assert r"a\udc80" in write_report([tmp_path], tmp_path / f"r.{suffix}").read_text("utf-8").replace(
+            r"\textbackslash{}", "\\"
+        ).replace(r"\\", "\\")
