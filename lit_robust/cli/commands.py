@@ -124,13 +124,16 @@ def data_shard(
     print(f"Packed into {output}: {packed}.")
 
 
-def data_verify(path: Path, *, decode: bool = False, workers: Count = 2, label: str = "auto") -> None:
-    """Check shards: every header, the counts of info files, numbers of shards, keys and labels.
+def data_verify(
+    path: Path, *, quick: bool = False, decode: bool = False, workers: Count = 2, label: str = "auto"
+) -> None:
+    """Check shards: every header, the counts and digests of info files, numbers of shards, keys and labels.
 
     It lists all that is wrong, and ends with exit code 2 where anything is.
 
     Args:
         path: folder of one set, or a folder with sets below it
+        quick: read headers and labels alone, and compare no digests of whole shards
         decode: decode every image, too
         workers: processes that decode
         label: where classes come from: auto (cls, or the json field that the info file names), cls, json:FIELD, or
@@ -141,7 +144,7 @@ def data_verify(path: Path, *, decode: bool = False, workers: Count = 2, label: 
     from lit_robust.shards.verify import report_text, verify_shards
 
     classes = {wnid: number for number, wnid in enumerate(imagenet_wnids())} if label == "wordnet" else None
-    reports = verify_shards(path, LabelRule(label, classes), decode, workers)
+    reports = verify_shards(path, LabelRule(label, classes), decode, workers, quick)
     print(report_text(reports))
     if count := sum(report.count for report in reports):
         raise DataError(f"{path} has {count} defects, listed above: copy, download or write these shards again.")

@@ -1,33 +1,67 @@
 """Fetching one file by the program that its scheme asks for, and telling why it could not be had."""
 
+import errno
+import io
+import os
 import re
+import select
+import signal
+import subprocess
 import tempfile
-from contextlib import ExitStack
-from typing import BinaryIO, Literal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from lit_robust.core.errors import UserError
+from lit_robust.core.files import open_regular
 from lit_robust.shards.address import PIPE, local_path, shown
 
 PIECE = 1 << 20
-# A server that falls silent must not be waited for without end. --globoff: brackets in a root are letters of its path.
+WINDOW = 30.0  # seconds over which the speed of a fetch is taken
+# --globoff: brackets in a root are letters of its path. Three attempts, which wait for 7 s in all, fit into a window.
 CURL = [
-    *["curl", "--fail", "--silent", "--show-error", "--location", "--globoff", "--connect-timeout", "30"],
-    *["--retry", "5", "--speed-limit", "1", "--speed-time", "60", "--config", "-"],
+    "curl",
+    "--fail",
+    "--silent",
+    "--show-error",
+    "--location",
+    "--globoff",
+    "--no-buffer",
+    "--retry",
+    "3",
+    "--config",
+    "-",
 ]
 # As curl, aws and gsutil write it.
 STATUS = re.compile(r"(?:error: |\(|Exception: )([45]\d\d)\b")
 REPOSITORY = re.compile(r"(?:(datasets|spaces|models)/)?([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 LONGEST_WORDS = 300
 
-Kind = Literal["missing", "refused", "unreachable", "unknown"]
+Kind = Literal["missing", "refused", "unreachable", "slow", "unknown"]
+KINDS: dict[int, Kind] = {errno.ENOENT: "missing", errno.EACCES: "refused"}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a server is waited for.
+
+    Attributes:
+        min_speed: bytes a second that must come, over any 30 s; 0 waits for the slowest.
+        max_seconds: for one file, all attempts together.
+    """
+
+    min_speed: int = 10_000
+    max_seconds: int = 1800
 
 
 class FetchError(OSError):
     """A file that could not be had.
 
     Attributes:
-        kind: whether it is not there, access to it was refused, its address cannot be reached, or nobody told.
+        kind: whether it is not there, access to it was refused, its address cannot be reached, it came too
+            slowly, or nobody told.
     """
 
     def __init__(self, words: str, kind: Kind) -> None:
@@ -35,7 +69,7 @@ class FetchError(OSError):
         self.kind: Kind = kind
 
 
-def copy_to(target: BinaryIO, url: str, root: str, path: str) -> None:
+def copy_to(target: io.FileIO, url: str, root: str, path: str, patience: Patience, begun: float) -> None:
     """Write the file at an address into another.
 
     Args:
@@ -43,31 +77,35 @@ def copy_to(target: BinaryIO, url: str, root: str, path: str) -> None:
         url: the address, see `lit_robust.shards.address.address`.
         root: that it lies below.
         path: of the file below the root.
+        patience: with the program that fetches it.
+        begun: the monotonic clock's time when the first attempt began.
 
     Raises:
-        FetchError: it could not be had.
+        FetchError: it could not be had, or not in time.
         UserError: ``target``'s disk is full, or the address has a form that its scheme does not have.
     """
     if urlsplit(root).scheme == "file":
         try:
-            with local_path(root, path).open("rb") as source:
-                _copy(source, target, url)
-        except FileNotFoundError as error:
-            raise FetchError(str(error.strerror), "missing") from error
-        except PermissionError as error:
-            raise FetchError(str(error.strerror), "refused") from error
+            source = open_regular(local_path(root, path))
+        except OSError as error:
+            raise FetchError(str(error.strerror), KINDS.get(error.errno or 0, "unknown")) from error
+        with os.fdopen(source, "rb") as file:
+            while piece := file.read(PIECE):
+                _write(target, piece, url)
         return
-    _run(url, target)
+    _run(url, target, patience, begun)
 
 
-def unnamed_file() -> BinaryIO:
+def unnamed_file() -> io.FileIO:
     """Return a file that the system removes when nobody holds it any more, a killed process included.
+
+    It has no buffer: a full disk is noticed at the write that finds it full, and not when the file is closed.
 
     Raises:
         UserError: the folder for temporary files cannot be written.
     """
     try:
-        return tempfile.TemporaryFile()
+        return tempfile.TemporaryFile(buffering=0)
     except OSError as error:
         raise UserError(
             f"No temporary file can be made ({error.strerror}): set TMPDIR to a folder with room, and allow more open "
@@ -75,25 +113,76 @@ def unnamed_file() -> BinaryIO:
         ) from error
 
 
-def _run(url: str, target: BinaryIO) -> None:
-    from webdataset.gopen import Pipe
-
+def _run(url: str, target: io.FileIO, patience: Patience, begun: float) -> None:
     words, settings = _command(url)
-    with ExitStack() as stack:
-        errors, given = stack.enter_context(unnamed_file()), stack.enter_context(unnamed_file())
-        given.write(settings.encode())
-        given.seek(0)
+    with unnamed_file() as errors:
         try:
-            with Pipe(words, mode="rb", shell=isinstance(words, str), stdin=given, stderr=errors) as stream:
-                # Closing waits for the program behind the stream, and raises OSError where it failed.
-                _copy(stream, target, url)
+            # A shell and what it starts end together, so they are a group of their own.
+            program = subprocess.Popen(
+                words,
+                shell=isinstance(words, str),
+                start_new_session=isinstance(words, str),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         except FileNotFoundError as error:
             raise UserError(f"{shown(url)} is fetched by {words[0]}, which is not here: install it.") from error
-        except OSError as error:
-            if error.errno is not None:  # The system's, and not the program's.
-                raise
+        assert program.stdin is not None
+        assert program.stdout is not None
+        try:
+            with suppress(BrokenPipeError):  # Of a program that ended at once its exit status tells more.
+                program.stdin.write(settings.encode())
+                program.stdin.close()
+            _copy_in_time(program.stdout, target, url, patience, begun)
+            status = program.wait()
+        finally:
+            if program.poll() is None:
+                _end(program, isinstance(words, str))
+            program.stdout.close()
+            with suppress(BrokenPipeError):
+                program.stdin.close()
+        if status:
             errors.seek(0)
-            raise _fetch_error(errors.read().decode("utf-8", "replace"), url, str(error)) from error
+            raise _fetch_error(errors.read().decode("utf-8", "replace"), url, status)
+
+
+def _copy_in_time(source: IO[bytes], target: io.FileIO, url: str, patience: Patience, begun: float) -> None:
+    """Copy until the source ends.
+
+    Raises:
+        FetchError: fewer bytes came than must, or the time is over.
+    """
+    last = begun + patience.max_seconds
+    window, received = time.monotonic() + WINDOW, 0
+    while True:
+        ready, _, _ = select.select([source], [], [], max(min(window, last) - time.monotonic(), 0))
+        if ready:
+            piece = os.read(source.fileno(), PIECE)
+            if not piece:
+                return
+            _write(target, piece, url)
+            received += len(piece)
+        now = time.monotonic()
+        if now >= last:
+            raise FetchError(f"it was not there after {patience.max_seconds} s, reading.max_seconds", "slow")
+        if now >= window:
+            if received < patience.min_speed * WINDOW:
+                raise FetchError(
+                    f"{received} bytes came in {WINDOW:g} s, fewer than reading.min_speed asks for, "
+                    f"{patience.min_speed} a second",
+                    "slow",
+                )
+            window, received = now + WINDOW, 0
+
+
+def _end(program: "subprocess.Popen[bytes]", is_group: bool) -> None:
+    with suppress(ProcessLookupError):
+        if is_group:
+            os.killpg(program.pid, signal.SIGKILL)
+        else:
+            program.kill()
+    program.wait()
 
 
 def _command(url: str) -> tuple[list[str] | str, str]:
@@ -130,22 +219,22 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _copy(source: BinaryIO, target: BinaryIO, url: str) -> None:
-    while piece := source.read(PIECE):
-        try:
-            target.write(piece)
-        except OSError as error:
-            raise UserError(
-                f"The file {shown(url)} does not fit into {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a "
-                "folder with room for a few shards a worker."
-            ) from error
+def _write(target: io.FileIO, piece: bytes, url: str) -> None:
+    rest = memoryview(piece)
+    try:
+        while rest:
+            rest = rest[target.write(rest) :]
+    except OSError as error:
+        raise UserError(
+            f"The file {shown(url)} does not fit into {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a "
+            "folder with room for a few shards a worker."
+        ) from error
 
 
-def _fetch_error(said: str, url: str, ended: str) -> FetchError:
+def _fetch_error(said: str, url: str, status: int) -> FetchError:
     """Return what a program's last words, or its exit status, tell."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    status = re.search(r"exit (-?\d+)", ended)
-    words = shown(lines[-1])[:LONGEST_WORDS] if lines else f"exit status {status[1] if status else 'unknown'}"
+    words = shown(lines[-1])[:LONGEST_WORDS] if lines else f"exit status {status}"
     code = STATUS.search(said)
     if code and code[1] in ("401", "403", "407"):
         return FetchError(words, "refused")

@@ -24,6 +24,7 @@ class Listing:
         split: name of the split as the info file spells it; None for all tars of a folder.
         files: paths relative to ``folder``.
         lengths: samples in each tar, where an info file tells.
+        digests: sha256 of each tar, where an info file tells.
         count: samples in all, where an info file tells.
         num_classes: how many classes there are, where an info file tells.
         class_names: name of each class, where an info file tells.
@@ -37,6 +38,7 @@ class Listing:
     split: str | None
     files: tuple[str, ...]
     lengths: tuple[int, ...] | None = None
+    digests: tuple[str, ...] | None = None
     count: int | None = None
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -117,6 +119,7 @@ class ShardFolder:
             split=split,
             files=claim.files,
             lengths=claim.lengths,
+            digests=claim.digests,
             count=claim.count,
             num_classes=claim.num_classes,
             class_names=claim.class_names,
@@ -159,7 +162,13 @@ class ShardFolder:
         if not used and "nshards.txt" not in counts_used:
             problems += gaps(self.folder, files)
         return Listing(
-            self.folder, split, tuple(files), lengths, count, info=(*used, *counts_used), problems=tuple(problems)
+            self.folder,
+            split,
+            tuple(files),
+            lengths,
+            count=count,
+            info=(*used, *counts_used),
+            problems=tuple(problems),
         )
 
     def _totals(self, files: Sequence[str], problems: list[str]) -> tuple[tuple[str, ...], int | None]:

@@ -27,6 +27,7 @@ class SplitClaim:
     Attributes:
         files: its tars in order, as paths relative to the info file's folder.
         lengths: samples in each.
+        digests: sha256 of the bytes of each, in hexadecimal.
         count: samples in all.
         num_classes: how many classes there are.
         class_names: name of each class.
@@ -36,6 +37,7 @@ class SplitClaim:
 
     files: tuple[str, ...]
     lengths: tuple[int, ...] | None = None
+    digests: tuple[str, ...] | None = None
     count: int | None = None
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -145,6 +147,7 @@ def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
         claim = SplitClaim(
             files=tuple(_inside(file) for file in _words(entry["filenames"])),
             lengths=tuple(map(_number, entry["shard_lengths"])) if "shard_lengths" in entry else None,
+            digests=tuple(map(_sha256, entry["shard_sha256"])) if "shard_sha256" in entry else None,
             count=_number(entry["num_samples"]) if "num_samples" in entry else None,
             num_classes=None if num_classes is None else _number(num_classes),
             class_names=None if class_names is None else _words(class_names),
@@ -155,8 +158,9 @@ def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
         )
         if not claim.files or len(set(claim.files)) < len(claim.files):
             raise ValueError("filenames is empty or names a file twice")
-        if claim.lengths is not None and len(claim.lengths) != len(claim.files):
-            raise ValueError(f"{len(claim.lengths)} shard_lengths for {len(claim.files)} filenames")
+        for what, given in (("shard_lengths", claim.lengths), ("shard_sha256", claim.digests)):
+            if given is not None and len(given) != len(claim.files):
+                raise ValueError(f"{len(given)} {what} for {len(claim.files)} filenames")
         if None not in (claim.lengths, claim.count) and sum(claim.lengths or ()) != claim.count:
             raise ValueError(f"shard_lengths sum to {sum(claim.lengths or ())}, num_samples is {claim.count}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -225,6 +229,12 @@ def _digits(text: str) -> int:
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is not a whole number of at least 0")
+    return value
+
+
+def _sha256(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError(f"{str(value)[:80]!r} is not a sha256 in hexadecimal")
     return value
 
 

@@ -85,7 +85,7 @@ def list_remote_split(remote: Remote, split: str) -> Listing:
         try:
             text = remote.text(file)
         except FetchError as error:
-            if error.kind == "unreachable":
+            if error.kind in ("unreachable", "slow"):
                 raise UserError(
                     f"{remote.shown(file)} cannot be reached: check the address and the connection ({error})."
                 ) from error
@@ -136,7 +136,15 @@ def _remote_listing(info: Info, below: str, names: Sequence[str]) -> Listing | N
                 )
             files = tuple(below + file for file in claim.files)
             return Listing(
-                folder, name, files, claim.lengths, claim.count, claim.num_classes, claim.class_names, claim.categories
+                folder=folder,
+                split=name,
+                files=files,
+                lengths=claim.lengths,
+                digests=claim.digests,
+                count=claim.count,
+                num_classes=claim.num_classes,
+                class_names=claim.class_names,
+                categories=claim.categories,
             )
         listed = sorted((file for file in info.lengths if below or names_split(file, name)), key=numbered)
         if listed:

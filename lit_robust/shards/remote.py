@@ -6,17 +6,20 @@ archive.
 """
 
 import errno
+import hashlib
+import io
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import BinaryIO, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.address import PIPE, SCHEMES, address, check_root, is_url, shown
-from lit_robust.shards.fetch import FetchError, copy_to, unnamed_file
+from lit_robust.shards.fetch import PIECE, FetchError, Patience, copy_to, unnamed_file
 from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.scan import Handler, ShardScan, refuse, scan_open, skip
 from lit_robust.shards.tar import read_exactly
@@ -37,11 +40,13 @@ class Remote:
             in which ``{}`` stands for the file's path below the root.
         below: subfolder of the root.
         allow_pipes: run the command of a ``pipe:``.
+        patience: with the server.
     """
 
     root: str = field(repr=False)
     below: str = ""
     allow_pipes: bool = False
+    patience: Patience = Patience()
 
     def __post_init__(self) -> None:
         check_root(self.root)
@@ -73,39 +78,46 @@ class Remote:
             DataError: it is no text.
         """
         with unnamed_file() as target:
-            self._copy(file, target)
+            self._copy(file, target, time.monotonic())
             target.seek(0)
             try:
                 return target.read().decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(f"{self.shown(file)} is no UTF-8 text ({error.reason}): upload it again.") from error
 
-    def shard(self, file: str, count: int, rule: LabelRule, on_error: Literal["error", "skip"]) -> "FetchedShard":
+    def shard(
+        self, file: str, count: int, sha256: str | None, rule: LabelRule, on_error: Literal["error", "skip"]
+    ) -> "FetchedShard":
         """Fetch a shard and check it.
 
         Args:
             file: its path in this folder.
             count: samples that it must hold.
+            sha256: of its bytes, in hexadecimal; None where its info file does not say.
             rule: how labels are found; a resolved one.
             on_error: ``skip`` takes what can be read of a defective shard.
 
         Raises:
             UserError: access to it is refused, or this machine has no room for it.
-            DataError: it cannot be had whole in three attempts, is defective, or holds another number of samples.
+            DataError: it cannot be had whole in three attempts or in time, is defective, or holds another number of
+                samples.
         """
+        begun = time.monotonic()
         for attempt in range(ATTEMPTS):
             try:
-                found = self._fetch(file, rule, refuse)
+                found = self._fetch(file, begun, sha256, rule, refuse)
                 break
             except FetchError as error:
                 if error.kind == "refused":
                     raise refused(self.shown(file), error) from error
+                if time.monotonic() > begun + self.patience.max_seconds:
+                    raise DataError(f"{self.shown(file)} cannot be read: {error}; allow more, or copy it.") from error
                 if attempt + 1 == ATTEMPTS:
                     raise self._given_up(f"{self.shown(file)} cannot be read ({error})") from error
             except DataError as error:
                 if attempt + 1 == ATTEMPTS:
                     if on_error == "skip":
-                        return self._fetch(file, rule, skip)
+                        return self._fetch(file, begun, sha256, rule, skip)
                     raise self._given_up(str(error)) from error
             except OSError as error:
                 if error.errno in OWN_FAULTS:
@@ -124,18 +136,23 @@ class Remote:
     def _path(self, file: str) -> str:
         return str(PurePosixPath(self.below) / file)
 
-    def _copy(self, file: str, target: BinaryIO) -> None:
+    def _copy(self, file: str, target: io.FileIO, begun: float) -> None:
         path = self._path(file)
-        copy_to(target, address(self.root, path), self.root, path)
+        copy_to(target, address(self.root, path), self.root, path, self.patience, begun)
 
     def _given_up(self, reason: str) -> DataError:
         return DataError(f"{reason} [after {ATTEMPTS} attempts: check the address and the connection]")
 
-    def _fetch(self, file: str, rule: LabelRule, on_defect: Handler) -> "FetchedShard":
+    def _fetch(
+        self, file: str, begun: float, sha256: str | None, rule: LabelRule, on_defect: Handler
+    ) -> "FetchedShard":
         target = unnamed_file()
         try:
-            self._copy(file, target)
-            return FetchedShard(self.shown(file), target, rule, on_defect)
+            self._copy(file, target, begun)
+            found = FetchedShard(self.shown(file), target, rule, on_defect)
+            if sha256 is not None and not found.scan.defects and _sha256(target) != sha256:
+                raise DataError(f"{self.shown(file)} has not the sha256 that its info file says: upload both again.")
+            return found
         except BaseException:
             target.close()
             raise
@@ -144,6 +161,14 @@ class Remote:
 def refused(where: str, error: FetchError) -> UserError:
     """Return the error about a file that is not for everyone."""
     return UserError(f"Access to {where} was refused ({error}): check the account, token or rights for it.")
+
+
+def _sha256(file: io.FileIO) -> str:
+    digest = hashlib.sha256()
+    file.seek(0)
+    while piece := file.read(PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 class FetchedShard:
@@ -159,8 +184,7 @@ class FetchedShard:
         DataError: it is defective.
     """
 
-    def __init__(self, where: str, file: BinaryIO, rule: LabelRule, on_defect: Handler) -> None:
-        file.flush()
+    def __init__(self, where: str, file: io.FileIO, rule: LabelRule, on_defect: Handler) -> None:
         self.where = where
         self._file = file
         self._size = os.fstat(file.fileno()).st_size

@@ -1,7 +1,9 @@
 """Checking sets of shards from end to end: everything that is wrong with them, not only the first thing."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.listing import list_all
 from lit_robust.shards.merge import Arrays, claimed_classes, dali_files, merge_scans
 from lit_robust.shards.pixels import broken_images
-from lit_robust.shards.scan import scan_shards, skip
+from lit_robust.shards.scan import THREADS, scan_shards, skip
+from lit_robust.shards.write import file_digest
 
 NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -38,6 +41,7 @@ class SplitReport:
         agrees: whether they promise what the shards hold.
         missing: sentences about missing shards and about info files that contradict each other.
         defects: what is wrong inside the shards, in their order; shards are relative to ``folder``.
+        unseen: what could be wrong without being seen, half a sentence; empty where digests were compared.
     """
 
     folder: Path
@@ -51,6 +55,7 @@ class SplitReport:
     agrees: bool = True
     missing: tuple[str, ...] = ()
     defects: tuple[Defect, ...] = ()
+    unseen: str = ""
 
     @property
     def count(self) -> int:
@@ -59,15 +64,16 @@ class SplitReport:
 
 
 def verify_shards(
-    path: Path, label: LabelRule, decode: bool = False, workers: int = 2, progress: bool = True
+    path: Path, label: LabelRule, decode: bool = False, workers: int = 2, quick: bool = False, progress: bool = True
 ) -> list[SplitReport]:
-    """Read the headers of every tar of a set, or of all sets below a folder, and compare them with the info files.
+    """Read every tar of a set, or of all sets below a folder, and compare them with the info files.
 
     Args:
         path: folder of a set, or above several; links to folders are followed.
         label: where classes come from.
         decode: decode every image too.
         workers: processes that decode.
+        quick: read headers and labels alone; without it, the bytes of every tar whose digest the info file has.
         progress: draw progress bars for what takes over 2 s.
 
     Returns:
@@ -82,7 +88,7 @@ def verify_shards(
     if not found:
         raise UserError(f"There are no shards in {path}: give a folder with tars in it or below it.")
     return [
-        _verify_split(one, label, decode, workers, progress) if isinstance(one, Listing) else one
+        _verify_split(one, label, decode, workers, quick, progress) if isinstance(one, Listing) else one
         for one in tqdm(found, "verifying", unit="split", delay=2, disable=not progress)
     ]
 
@@ -113,13 +119,18 @@ def _splits(root: Path) -> Iterator[Listing | SplitReport]:
                 yield one
 
 
-def _verify_split(listing: Listing, label: LabelRule, decode: bool, workers: int, progress: bool) -> SplitReport:
+def _verify_split(
+    listing: Listing, label: LabelRule, decode: bool, workers: int, quick: bool, progress: bool
+) -> SplitReport:
     there = _without_missing(listing)
     rule = label.resolve(listing.label_field)
     scans = scan_shards([listing.folder / file for file in there.files], rule, skip, progress)
     merged = merge_scans(there, scans, skip, claimed_classes(there, rule))
     broken = broken_images(listing.folder, there.files, merged.arrays, workers, progress) if decode else []
     defects = [*merged.defects, *_unlabelled(there, merged.arrays), *broken]
+    if not quick:
+        told = {defect.shard for defect in defects}
+        defects += [defect for defect in _altered(there, progress) if defect.shard not in told]
     order = {file: place for place, file in enumerate(there.files)}
     labels = merged.arrays["label"]
     return SplitReport(
@@ -134,6 +145,32 @@ def _verify_split(listing: Listing, label: LabelRule, decode: bool, workers: int
         agrees=merged.agrees and not listing.problems,
         missing=listing.problems,
         defects=tuple(sorted(defects, key=lambda one: (order.get(one.shard, -1), one.offset))),
+        unseen=_unseen(there, quick),
+    )
+
+
+def _altered(listing: Listing, progress: bool) -> list[Defect]:
+    """Return a defect for each shard whose bytes are not those that the info file has the digest of."""
+    if listing.digests is None:
+        return []
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(file_digest, [listing.folder / file for file in listing.files])
+        bar = tqdm(found, "comparing digests", len(listing.files), unit="shard", delay=2, disable=not progress)
+        return [
+            Defect(file, 0, f"its bytes are not those whose sha256 {listing.info[0]} has")
+            for file, digest, said in zip(listing.files, bar, listing.digests, strict=True)
+            if digest != said
+        ]
+
+
+def _unseen(listing: Listing, quick: bool) -> str:
+    if listing.digests is not None:
+        return "digests were not compared, as --quick is given" if quick else ""
+    if listing.lengths is not None:
+        return "no digests, so damage within an image or a class number may not be seen"
+    return (
+        "neither counts nor digests, so damage within an image or a class number may not be seen, nor small samples "
+        "that are lost at a shard's end, up to 10 KiB"
     )
 
 
@@ -143,6 +180,7 @@ def _without_missing(listing: Listing) -> Listing:
         listing,
         files=tuple(listing.files[place] for place in places),
         lengths=None if listing.lengths is None else tuple(listing.lengths[place] for place in places),
+        digests=None if listing.digests is None else tuple(listing.digests[place] for place in places),
         count=listing.count if len(places) == len(listing.files) else None,
     )
 
@@ -189,6 +227,8 @@ def report_text(reports: Sequence[SplitReport]) -> str:
     for report in reports:
         found = [f"{report.folder / one.shard} at byte {one.offset}: {one.what}" for one in report.defects]
         lines += map(printable, [*report.missing, *found])
+    for unseen, count in Counter(report.unseen for report in reports if report.unseen).items():
+        lines.append(f"{count} of {len(reports)} splits: {unseen}")
     return "\n".join([*lines, f"{sum(report.count for report in reports)} defects"])
 
 

@@ -1,5 +1,6 @@
 """Writing the shards of a split: the same bytes for the same samples, all of them or none."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,8 @@ class ShardWriter:
             self._extras["categories"] = {name: [int(n) for n in ids] for name, ids in categories.items()}
         self._keys: set[str] = set()
         self._lengths: list[int] = []
+        self._digests: list[str] = []
+        self._digest = hashlib.sha256()
         self._written: list[Path] = []
         self._file: BinaryIO | None = None
         self._stack = ExitStack()
@@ -121,6 +124,7 @@ class ShardWriter:
         return self._file
 
     def _append(self, file: BinaryIO, content: bytes) -> None:
+        self._digest.update(content)
         try:
             file.write(content)
         except OSError as error:
@@ -134,14 +138,16 @@ class ShardWriter:
         self._stack.close()
         self._written.append(path)
         self._lengths.append(self._count)
-        self._count = 0
+        self._digests.append(self._digest.hexdigest())
+        self._digest, self._count = hashlib.sha256(), 0
 
     def _finish(self) -> None:
         if self._file is not None:
             self._end_shard()
         if not self._written:
             raise UserError(f"No samples were given for {self.split!r} in {self.folder}: check the source.")
-        write_entry(self.folder, self.split, [shard.name for shard in self._written], self._lengths, self._extras)
+        names = [shard.name for shard in self._written]
+        write_entry(self.folder, self.split, names, self._lengths, self._digests, self._extras)
         unfinished_mark(self.folder, self.stem).unlink(missing_ok=True)
 
     def _remove(self) -> None:
@@ -203,8 +209,19 @@ def remove_leftovers(folder: Path, name: str) -> None:
             file.unlink(missing_ok=True)
 
 
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_entry(
-    folder: Path, split: str, names: Sequence[str], lengths: Sequence[int], extras: Mapping[str, Any]
+    folder: Path,
+    split: str,
+    names: Sequence[str],
+    lengths: Sequence[int],
+    digests: Sequence[str],
+    extras: Mapping[str, Any],
 ) -> None:
     """Put a split into the folder's info file; its other content stays.
 
@@ -213,9 +230,16 @@ def write_entry(
         split: name of the split.
         names: of the tars, in order.
         lengths: samples in each.
+        digests: sha256 of each, in hexadecimal; `data verify` compares them, and what reads a stream.
         extras: what else the split's entry shall say, such as ``num_classes``.
     """
-    entry = {"name": split, "filenames": list(names), "shard_lengths": list(lengths), "num_samples": sum(lengths)}
+    entry = {
+        "name": split,
+        "filenames": list(names),
+        "shard_lengths": list(lengths),
+        "shard_sha256": list(digests),
+        "num_samples": sum(lengths),
+    }
     # Two splits that are finished at a time must both stand there.
     with alone_in(folder):
         path, info = read_info(folder)

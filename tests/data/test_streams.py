@@ -1,9 +1,14 @@
 """Streams that do not go well: refused, secret, oddly named, unreachable, and with samples that are lost."""
 
+import contextlib
 import io
 import json
 import logging
 import os
+import pickle
+import threading
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +22,8 @@ from lit_robust.data.loading.samples import EvaluationSamples, TrainingSamples
 from lit_robust.data.loading.splits import Reading, Share, open_split
 from lit_robust.data.loading.streams import StreamSource
 from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
-from lit_robust.shards import ShardWriter
+from lit_robust.shards import ShardIndex, ShardWriter, fetch
+from lit_robust.shards import remote as remote_module
 from lit_robust.shards.labels import CLS
 from lit_robust.shards.remote import Remote
 
@@ -173,6 +179,102 @@ def test_an_info_file_that_is_no_text(tmp_path):
         open_split(url, "set", "val", Reading())
 
 
+def trickle(handler):
+    """Answer three bytes at a time, until nobody listens any more."""
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while not handler.server.ended.wait(0.05):
+            handler.wfile.write(b"abc")
+
+
+def silence(handler):
+    handler.server.ended.wait(60)
+
+
+@pytest.mark.parametrize("answer", [silence, trickle])
+def test_a_server_that_is_silent_or_slow_is_not_waited_for(tmp_path, monkeypatch, answer):
+    write(tmp_path / "set")
+    with serving(tmp_path, lambda path: answer if path.endswith(".tar") else None) as (url, _):
+        split = open_split(url, "set", "val", Reading())
+        monkeypatch.setattr(fetch, "WINDOW", 0.2)
+        with pytest.raises(DataError, match=r"bytes came in 0.2 s, .*\[after 3 attempts"):
+            split.remote.shard(split.files[0], 6, None, CLS, "error")
+    with serving(tmp_path, lambda path: answer) as (url, _):
+        message = r"cannot be reached.* bytes came in 0.2 s, fewer than reading.min_speed asks for, 10000 a second"
+        with pytest.raises(UserError, match=message):
+            open_split(url, "set", "val", Reading())
+
+
+def test_a_shard_that_takes_too_long_in_all(tmp_path):
+    write(tmp_path / "set")
+    with serving(tmp_path, lambda path: trickle if path.endswith(".tar") else None) as (url, served):
+        split = open_split(url, "set", "val", Reading(min_speed=0, max_seconds=1))
+        served.clear()
+        with pytest.raises(DataError, match=r"it was not there after 1 s, reading.max_seconds"):
+            split.remote.shard(split.files[0], 6, None, CLS, "error")
+        assert len(served) == 1
+
+
+def test_what_a_silent_shell_started_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "WINDOW", 0.2)
+    remote = Remote(f"pipe:sleep 60 & echo $! > {tmp_path}/started; wait; true {{}}", "set", allow_pipes=True)
+    with pytest.raises(fetch.FetchError, match="0 bytes came in 0.2 s"):
+        remote.text("x")
+    # What was killed stays for a moment, until somebody takes its status.
+    started = Path("/proc") / (tmp_path / "started").read_text().strip() / "stat"
+    for _ in range(1000):
+        if not started.exists() or started.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("what the shell started is still there")
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}"])
+def test_a_full_disk_is_not_blamed_on_the_connection(tmp_path, monkeypatch, form):
+    write(tmp_path / "set")
+    with serving(tmp_path) as (url, _):
+        split = open_split(url if form == "{}" else f"file:{tmp_path}", "set", "val", Reading())
+        monkeypatch.setattr(remote_module, "unnamed_file", lambda: io.FileIO("/dev/full", "r+"))
+        for fetched in (lambda: evaluated(split), lambda: split.remote.text("_info.json")):
+            with pytest.raises(UserError, match=r"does not fit into .*No space left.*: set TMPDIR to a folder"):
+                fetched()
+
+
+def test_one_tar_under_two_names_is_refused(tmp_path):
+    """Of equal count; whichever processes fetch them."""
+    write(tmp_path / "set", count=24)
+    info = json.loads((tmp_path / "set" / "_info.json").read_text())
+    del info["splits"]["val"]["shard_sha256"]
+    (tmp_path / "set" / "_info.json").write_text(json.dumps(info))
+    shards = sorted((tmp_path / "set").glob("*.tar"))
+    shards[3].write_bytes(shards[0].read_bytes())
+    with serving(tmp_path) as (url, _):
+        split = open_split(url, "set", "val", Reading())
+        message = r"set-val-0000.tar and http.*set-val-0003.tar hold the same samples, so others are missing"
+        with pytest.raises(DataError, match=message):
+            evaluated(split)
+        # Two processes of one loader, as a worker has its own copy of the source but for the memory that they share.
+        source, _ = split.evaluation(Share(4, 0, 1))
+        other = pickle.loads(ForkingPickler.dumps(source))
+        source._fetched(0)
+        with pytest.raises(DataError, match=message):
+            other._fetched(3)
+
+
+def test_digests_are_compared_where_the_info_file_has_some(tmp_path):
+    write(tmp_path / "set")
+    shard = sorted((tmp_path / "set").glob("*.tar"))[1]
+    index = ShardIndex.open(tmp_path / "set", "val")
+    content = bytearray(shard.read_bytes())
+    content[int(index.offset[7]) + int(index.length[7]) - 1] ^= 1
+    shard.write_bytes(content)
+    with serving(tmp_path) as (url, _):
+        for reading in (Reading(), SKIP):
+            with pytest.raises(DataError, match=r"set-val-0001.tar has not the sha256 that its info file says"):
+                evaluated(open_split(url, "set", "val", reading), reading.on_error)
+
+
 def test_a_sample_without_a_class(tmp_path, caplog):
     write(tmp_path / "set", label=lambda number: None if number in (3, 4) else b"%d" % number)
     with serving(tmp_path) as (url, _):
@@ -245,7 +347,7 @@ def test_a_huge_block_is_looked_through_once(tmp_path):
     looks = []
     lanes = Lanes(12, 10**12 // 64)
     plan = BlockShuffle(batch_size=64, rank=0, world=1, lengths=lengths, block=10**12, seed=0, lanes=lanes)
-    source = Instant(Remote(f"file:{tmp_path}"), ["x"] * 1000, lengths, plan, lanes, None, CLS, "error")
+    source = Instant(Remote(f"file:{tmp_path}"), ["x"] * 1000, lengths, None, plan, lanes, None, CLS, "error")
     source._shards_of = lambda *block: (looks.append(block), StreamSource._shards_of(source, *block))[1]
     for request, _ in zip(plan.requests(0), range(600), strict=False):
         source.fetch(request)

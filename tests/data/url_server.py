@@ -17,27 +17,32 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def do_GET(self):
         self.served.append(self.path)
-        status = self.answer(self.path)
-        if status is None:
+        answer = self.answer(self.path)
+        if answer is None:
             super().do_GET()
+        elif isinstance(answer, int):
+            self.send_error(answer)
         else:
-            self.send_error(status)
+            answer(self)
 
 
 @contextmanager
 def serving(folder, answer=lambda path: None):
     """Yield the folder's URL, and the list of paths that were asked for.
 
-    What ``answer`` returns for a path is the HTTP status of an error; None serves the file.
+    What ``answer`` returns for a path is the HTTP status of an error, or a function of the handler that answers; None
+    serves the file.
     """
     served: list[str] = []
     handler = type("Handler", (Quiet,), {"served": served, "answer": staticmethod(answer)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    server.ended = threading.Event()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", served
     finally:
+        server.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

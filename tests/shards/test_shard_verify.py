@@ -7,7 +7,7 @@ from shard_making import encoded, entries, pixels, write_tar
 
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
-from lit_robust.shards import ShardWriter
+from lit_robust.shards import ShardIndex, ShardWriter
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.verify import verify_shards
 
@@ -51,6 +51,9 @@ def test_sound_shards(root, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert " ".join(lines[1].split()) == f"{root}/imagenet train 3 10 51 kB 3 3 to 4 0 _info.json agrees 0"
     assert lines[-1] == "0 defects"
+    assert "splits: " not in "".join(lines)
+    assert main(["data", "verify", str(root), "--quick"]) == 0
+    assert "4 of 4 splits: digests were not compared, as --quick is given" in capsys.readouterr().out
 
 
 def damage(path, at, content):
@@ -159,3 +162,57 @@ def test_no_shards(tmp_path, capsys):
     assert main(["data", "verify", str(tmp_path)]) == 2
     assert main(["data", "verify", str(tmp_path / "none")]) == 2
     assert "no folder" in capsys.readouterr().err
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_digests_show_what_no_reader_can_see(root, capsys):
+    """A class that is another by one bit; and last samples that became zeros, which pass as padding."""
+    folder = root / "imagenet"
+    shards = sorted(folder.glob("*train*.tar"))
+    before = verify_shards(folder, AUTO, quick=True)[0]
+    flip(shards[0], ShardIndex.open(folder, "train").offset[1] - 1024)
+    write_tar(folder / "x.part", entries(4)).rename(shards[2])
+    train, val = verify(folder)
+    assert [(one.shard, one.what) for one in train.defects] == [
+        (shards[0].name, "its bytes are not those whose sha256 _info.json has"),
+        (shards[2].name, "it holds 4 samples, but the info file says 2"),
+    ]
+    assert (before.count, train.unseen, val.count) == (0, "", 0)
+    write_tar(folder / "x.part", entries(2)).rename(shards[2])
+    assert [one.shard for one in verify(folder)[0].defects] == [shards[0].name, shards[2].name]
+    assert verify_shards(folder, AUTO, quick=True, progress=False)[0].count == 0
+    assert main(["data", "verify", str(folder)]) == 2
+    assert f"{shards[0]} at byte 0: its bytes are not those" in capsys.readouterr().out
+
+
+def test_what_cannot_be_seen_without_digests_or_counts_is_told(tmp_path, capsys):
+    for name, info in (("bare", None), ("counted", {"filenames": ["x-val-0.tar"], "shard_lengths": [3]})):
+        (tmp_path / name).mkdir()
+        path = write_tar(tmp_path / name / "x-val-0.tar", [(f"{n}.{e}", b"1") for n in "abc" for e in ("jpg", "cls")])
+        if info:
+            (tmp_path / name / "_info.json").write_text(json.dumps({"splits": {"val": info}}))
+        content = path.read_bytes()
+        path.write_bytes(content[: 4 * 1024] + bytes(len(content) - 4 * 1024))
+    bare, counted = verify(tmp_path)
+    assert (bare.samples, bare.count, counted.count) == (2, 0, 1)
+    assert counted.defects[0].what == "it holds 2 samples, but the info file says 3"
+    assert main(["data", "verify", str(tmp_path)]) == 2
+    said = capsys.readouterr().out
+    assert "1 of 2 splits: neither counts nor digests, so damage within an image" in said
+    assert "nor small samples that are lost at a shard's end" in said
+    assert "1 of 2 splits: no digests, so damage" in said
+
+
+@pytest.mark.parametrize("digests", [["0" * 63], ["0" * 64] * 3, [7], "0" * 64, ["G" * 64]])
+def test_digests_that_are_none(root, digests):
+    path = root / "imagenet" / "_info.json"
+    info = json.loads(path.read_text())
+    info["splits"]["val"]["shard_sha256"] = digests
+    path.write_text(json.dumps(info))
+    (report, *_) = verify(root)
+    assert "_info.json, split 'val', is malformed (" in report.missing[0]

@@ -194,7 +194,7 @@ def test_the_tars_of_a_killed_writer_are_not_read(tmp_path):
 def test_splits_that_end_at_the_same_time_all_stand_in_the_info_file(tmp_path):
     names = [f"split{number}" for number in range(16)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: write_module.write_entry(tmp_path, name, ["x.tar"], [1], {}), names))
+        list(pool.map(lambda name: write_module.write_entry(tmp_path, name, ["x.tar"], [1], ["0" * 64], {}), names))
     assert set(json.loads((tmp_path / "_info.json").read_text())["splits"]) == set(names)
 
 

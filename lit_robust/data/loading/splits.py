@@ -26,6 +26,7 @@ from lit_robust.data.loading.streams import StreamSource, TrainingStream
 from lit_robust.data.settings import check_at_least, check_choice, check_given
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
+from lit_robust.shards.fetch import Patience
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.listing import list_remote_split
 from lit_robust.shards.remote import Remote, is_url
@@ -51,6 +52,8 @@ class Reading:
             rank; a network's step then sees what of its batch could be read, and a warning counts the rest.
         allow_pipes: run the shell command of a root that begins with ``pipe:``.
         start_method: how worker processes start; null takes Python's default.
+        min_speed: bytes a second that must come from a URL, over any 30 s; 0 waits for the slowest server.
+        max_seconds: for one shard from a URL, its three attempts together.
     """
 
     shuffle: Literal["global", "block"] = "global"
@@ -59,6 +62,8 @@ class Reading:
     on_error: Literal["error", "skip"] = "error"
     allow_pipes: bool = False
     start_method: Literal["fork", "forkserver", "spawn"] | None = None
+    min_speed: int = Patience.min_speed
+    max_seconds: int = Patience.max_seconds
 
     def __post_init__(self) -> None:
         check_choice("reading.shuffle", self.shuffle, ("global", "block"))
@@ -66,7 +71,8 @@ class Reading:
         check_given(**{"reading.label": self.label, "reading.allow_pipes": self.allow_pipes})
         if self.start_method is not None:
             check_choice("reading.start_method", self.start_method, ("fork", "forkserver", "spawn"))
-        check_at_least(1, **{"reading.block": self.block})
+        check_at_least(1, **{"reading.block": self.block, "reading.max_seconds": self.max_seconds})
+        check_at_least(0, **{"reading.min_speed": self.min_speed})
 
     def lanes(self, batch_size: int) -> Lanes:
         """Return the lanes of an order in blocks."""
@@ -172,6 +178,7 @@ class StreamSplit(Split):
         remote: its folder.
         files: paths of its shards in the folder.
         lengths: ``[S]`` samples in each shard.
+        digests: ``[S]`` sha256 of each shard, where its info file says.
         rule: how labels are found; a resolved one.
         on_error: what to do about a defective shard.
     """
@@ -179,6 +186,7 @@ class StreamSplit(Split):
     remote: Remote
     files: Sequence[str]
     lengths: Numbers
+    digests: Sequence[str] | None
     rule: LabelRule
     on_error: Literal["error", "skip"]
 
@@ -207,7 +215,17 @@ class StreamSplit(Split):
         return self._source(StreamSource, plan, lanes), plan
 
     def _source(self, kind: type[StreamSource], plan: Plan, lanes: Lanes) -> StreamSource:
-        return kind(self.remote, self.files, self.lengths, plan, lanes, self.num_classes, self.rule, self.on_error)
+        return kind(
+            self.remote,
+            self.files,
+            self.lengths,
+            self.digests,
+            plan,
+            lanes,
+            self.num_classes,
+            self.rule,
+            self.on_error,
+        )
 
 
 def workers_for(lanes: int, num_workers: int) -> int:
@@ -238,7 +256,8 @@ def open_split(root: str, name: str, split: str, reading: Reading) -> Split:
         DataError: they are defective, or a sample has no class.
     """
     if is_url(root):
-        return open_stream(Remote(root, name, reading.allow_pipes), split, reading)
+        patience = Patience(reading.min_speed, reading.max_seconds)
+        return open_stream(Remote(root, name, reading.allow_pipes, patience), split, reading)
     return open_table(Path(root) / name, split, reading)
 
 
@@ -322,6 +341,7 @@ def open_stream(remote: Remote, split: str, reading: Reading) -> StreamSplit:
         remote=remote,
         files=listing.files,
         lengths=np.array(listing.lengths, dtype=np.int64),
+        digests=listing.digests,
         rule=label_rule(reading.label).resolve(None),
         on_error=reading.on_error,
     )

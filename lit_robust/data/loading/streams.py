@@ -1,5 +1,6 @@
 """Samples from shards behind a URL, in an order that keeps to few shards at a time."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from itertools import chain
 from typing import Literal
 
 import numpy as np
+import torch
 
 from lit_robust.core.errors import DataError
 from lit_robust.data.loading.order import Lanes, Numbers, Plan, Request
@@ -45,6 +47,7 @@ class StreamSource(Source):
         remote: the folder behind a URL.
         files: paths of the shards in it.
         lengths: ``[S]`` samples in each shard.
+        digests: ``[S]`` sha256 of each shard; None where its info file does not say.
         plan: the order of this rank.
         lanes: of the plan.
         num_classes: labels must be below; None where unknown.
@@ -57,6 +60,7 @@ class StreamSource(Source):
         remote: Remote,
         files: Sequence[str],
         lengths: Numbers,
+        digests: Sequence[str] | None,
         plan: Plan,
         lanes: Lanes,
         num_classes: int | None,
@@ -66,12 +70,16 @@ class StreamSource(Source):
         self.remote = remote
         self.files = files
         self.lengths = lengths
+        self.digests = digests
         self.plan = plan
         self.lanes = lanes
         self.num_classes = num_classes
         self.rule = rule
         self.on_error = on_error
         self._starts = np.cumsum(lengths) - lengths
+        # What the shards hold that any process of this loader has fetched, by the keys; all of them see it.
+        self._contents = torch.zeros(len(files), dtype=torch.int64)
+        self._contents.share_memory_()  # type: ignore[no-untyped-call]
         self._reset()
 
     def _reset(self) -> None:
@@ -81,8 +89,8 @@ class StreamSource(Source):
         self._numbers: tuple[int, Numbers] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        kept = ("remote", "files", "lengths", "plan", "lanes", "num_classes", "rule", "on_error", "_starts")
-        return {name: getattr(self, name) for name in kept}
+        own = ("_process", "_lanes", "_pool", "_numbers")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -168,8 +176,21 @@ class StreamSource(Source):
         """Return the wait for a shard, which begins to be fetched."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="shards")
+        return self._pool.submit(self._fetched, shard)
+
+    def _fetched(self, shard: int) -> FetchedShard:
+        sha256 = None if self.digests is None else self.digests[shard]
         count = int(self.lengths[shard])
-        return self._pool.submit(self.remote.shard, self.files[shard], count, self.rule, self.on_error)
+        found = self.remote.shard(self.files[shard], count, sha256, self.rule, self.on_error)
+        if len(found):
+            digest = hashlib.sha256(b"\0".join(found.scan.keys)).digest()
+            contents = self._contents.numpy()
+            contents[shard] = int.from_bytes(digest[:8], "little") >> 1 or 1
+            same = np.flatnonzero(contents == contents[shard])
+            if len(same) > 1:
+                names = " and ".join(self.remote.shown(self.files[one]) for one in same[:2].tolist())
+                raise DataError(f"{names} hold the same samples, so others are missing: upload each under its name.")
+        return found
 
     def _shards_of(self, epoch: int, places: range) -> list[int]:
         """Return the shards that batches need, in the order in which they need them."""

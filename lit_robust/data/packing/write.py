@@ -24,6 +24,7 @@ from lit_robust.shards.scan import scan_shard, skip
 from lit_robust.shards.write import (
     any_shard,
     check_absent,
+    file_digest,
     remove_leftovers,
     shard_name,
     shard_stem,
@@ -250,7 +251,10 @@ class Packer:
         if missing or not finished:
             write_text(plan.mark, json.dumps({"by": "lit-robust data shard", DIGEST: plan.digest}) + "\n")
             self._write(plan, missing)
-            write_entry(plan.folder, plan.split, [shard.name for shard in plan.shards], lengths, plan.extras)
+            names = [shard.name for shard in plan.shards]
+            with ThreadPoolExecutor(self.workers) as pool:
+                digests = list(pool.map(file_digest, [plan.folder / name for name in names]))
+            write_entry(plan.folder, plan.split, names, lengths, digests, plan.extras)
         plan.mark.unlink(missing_ok=True)
         return len(missing)
 
