@@ -17,12 +17,14 @@ from typing import Any, cast
 import torch
 import torch.distributed
 from lightning_fabric.plugins import TorchCheckpointIO
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import atomic_path
+from lit_robust.core.results import FILE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,34 @@ def newest_checkpoint(folders: Sequence[Path]) -> Path | None:
     """Return the checkpoint in these folders that was written last; null where there is none."""
     files = [file for folder in folders for file in folder.glob("*.ckpt")]
     return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+def check_folder(root: Path, folders: Sequence[Path], checkpoint: str | None) -> None:
+    """Refuse to train where another run's checkpoints or results lie, which the new ones would not replace.
+
+    Lightning would write ``last-v1.ckpt`` beside the other run's ``last.ckpt``.
+
+    Args:
+        root: the run's folder.
+        folders: of its checkpoints.
+        checkpoint: from which the training goes on; null for a new one.
+
+    Raises:
+        UserError: something of another run is there.
+    """
+    requeued = SLURMEnvironment.detect() and any(root.glob("hpc_ckpt_*"))  # Lightning goes on from it by itself.
+    if checkpoint in ("best", "last", "hpc") or (checkpoint is None and requeued):
+        return
+    if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(root.resolve()):
+        return
+    newest = newest_checkpoint([root, *folders])
+    if newest is None and not (root / FILE_NAME).is_file():
+        return
+    goes_on = f"go on with that run by --ckpt_path {newest}, or " if newest is not None else ""
+    raise UserError(
+        f"{root} holds another run's {newest.name if newest else FILE_NAME}: {goes_on}give this one a folder of its "
+        "own, by --trainer.default_root_dir."
+    )
 
 
 class SaveOnSignal(Callback):

@@ -143,7 +143,22 @@ class EvaluationCallback(Callback, ABC):
         self.left_out = self.lacks(getattr(data, "missing_sets", {})) != ""
         if self.left_out or self.finished:
             return
-        sets: Mapping[str, EvaluationSet] = getattr(data, "evaluation_sets", {})
+        self.check(trainer)
+        sets: Mapping[str, EvaluationSet] = data.evaluation_sets
+        self.followed = [
+            FollowedSet.start(restricted(sets[name], trainer), list(sets).index(name), pl_module.device)
+            for name in self.sets
+            if name in sets
+        ]
+        self._describe([one.described for one in self.followed])
+        self.last_number = max(one.number for one in self.followed)
+        self.prepare(pl_module, self.described)
+        if self.half is not None:
+            put_back(self.half, self.counters, self.followed)
+
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where the data, which are set up, do not have its set, or another callback evaluates it."""
+        sets: Mapping[str, EvaluationSet] = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
         if self.dataset not in sets:
             names = ", ".join(sets) or "no test set"
             raise UserError(
@@ -156,19 +171,10 @@ class EvaluationCallback(Callback, ABC):
                 f"Two callbacks evaluate {self.label}: give one another name, where it takes one, or test with it in "
                 "a run of its own."
             )
-        self.followed = [
-            FollowedSet.start(restricted(sets[name], trainer), list(sets).index(name), pl_module.device)
-            for name in self.sets
-            if name in sets
-        ]
-        self._describe([one.described for one in self.followed])
-        if self.needs_categories not in (None, bool(self.described.categories)):
-            has = "has" if self.described.categories else "has no"
+        categories = sets[self.dataset].categories
+        if self.needs_categories not in (None, bool(categories)):
+            has = "has" if categories else "has no"
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
-        self.last_number = max(one.number for one in self.followed)
-        self.prepare(pl_module, self.described)
-        if self.half is not None:
-            put_back(self.half, self.counters, self.followed)
 
     def _describe(self, sets: Sequence[EvaluationSet]) -> None:
         self.described: EvaluationSet = sets[0]

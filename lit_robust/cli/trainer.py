@@ -15,16 +15,22 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_robust import callbacks, data, modules
-from lit_robust.callbacks.checkpoints import FILE, SaveOnSignal, newest_checkpoint, write_whole_checkpoints
+from lit_robust.callbacks.checkpoints import (
+    FILE,
+    SaveOnSignal,
+    check_folder,
+    keeps_its_state,
+    write_whole_checkpoints,
+)
 from lit_robust.cli.options import read_fractions
 from lit_robust.cli.recipes import with_recipes
 from lit_robust.core.errors import UserError
@@ -77,8 +83,17 @@ class RobustCLI(LightningCLI):
             help="images of each test set for a quick look, drawn once and for all; its results are marked as partial",
         )
 
+    def before_fit(self) -> None:
+        """Find mistakes."""
+        self._check()
+
+    def before_validate(self) -> None:
+        """Find mistakes."""
+        self._check()
+
     def before_predict(self) -> None:
         """Do not gather all probabilities in memory: the prediction file is written batch by batch."""
+        self._check()
         self.config_init["predict"]["return_predictions"] = False
 
     def before_test(self) -> None:
@@ -89,6 +104,22 @@ class RobustCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, callbacks.Resumption):
                 callback.settings = settings
+        self._check()
+
+    def _check(self) -> None:
+        """Find what does not fit the data before a logger starts, which would leave a run behind; Lightning does so."""
+        command, trainer, data = self.config.subcommand, self.trainer, self.datamodule
+        trainer.state.fn = TrainerFn(command)
+        trainer.datamodule, data.trainer, self.model.trainer = data, trainer, trainer  # type: ignore[attr-defined]
+        data.setup(command)
+        self.model.check(command)
+        if command == "fit" and not keeps_its_state(self.model):
+            data.train_dataloader()
+        if command == "test":
+            missing = data.missing_sets
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, callbacks.EvaluationCallback) and not callback.lacks(missing):
+                    callback.check(trainer)
 
     def after_test(self) -> None:
         """Print the results, and where they are."""
@@ -185,34 +216,6 @@ class RobustCLI(LightningCLI):
                     folders |= {Path(arguments[key])} if key == "dirpath" else set()
         if self.config.subcommand == "fit":
             check_folder(root, sorted(folders), checkpoint)
-
-
-def check_folder(root: Path, folders: Sequence[Path], checkpoint: str | None) -> None:
-    """Refuse to train where another run's checkpoints or results lie, which the new ones would not replace.
-
-    Lightning would write ``last-v1.ckpt`` beside the other run's ``last.ckpt``.
-
-    Args:
-        root: the run's folder.
-        folders: of its checkpoints.
-        checkpoint: from which the training goes on; null for a new one.
-
-    Raises:
-        UserError: something of another run is there.
-    """
-    requeued = SLURMEnvironment.detect() and any(root.glob("hpc_ckpt_*"))  # Lightning goes on from it by itself.
-    if checkpoint in ("best", "last", "hpc") or (checkpoint is None and requeued):
-        return
-    if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(root.resolve()):
-        return
-    newest = newest_checkpoint([root, *folders])
-    if newest is None and not (root / FILE_NAME).is_file():
-        return
-    goes_on = f"go on with that run by --ckpt_path {newest}, or " if newest is not None else ""
-    raise UserError(
-        f"{root} holds another run's {newest.name if newest else FILE_NAME}: {goes_on}give this one a folder of its "
-        "own, by --trainer.default_root_dir."
-    )
 
 
 def _asks_for_one(limit: str, args: ArgsType) -> bool:

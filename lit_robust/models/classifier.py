@@ -37,6 +37,14 @@ class Classifier(nn.Module):
         # Convolutions are fastest with channels last, on CPUs and GPUs; where images are so already this is free.
         return logits_of(self.network(normalised.contiguous(memory_format=torch.channels_last)))
 
+    def layer(self, name: str) -> nn.Module:
+        """Return the sub-module of the network with a dotted name; raise a UserError where there is none."""
+        layers: dict[str, nn.Module] = dict(self.network.named_modules())
+        if name not in layers or not name:
+            names = ", ".join(child for child, _ in self.network.named_children())
+            raise UserError(f"The network has no layer {name!r}: its first-level layers are {names}.")
+        return layers[name]
+
     def features(self, images: Tensor, layer: str) -> Tensor:
         """Return what the sub-module named ``layer`` gives out for ``images``, before later modules change it in place.
 
@@ -49,10 +57,6 @@ class Classifier(nn.Module):
         Raises:
             UserError: the network has no such layer, never calls it, or it gives no single tensor.
         """
-        layers = dict(self.network.named_modules())
-        if layer not in layers or not layer:
-            names = ", ".join(name for name, _ in self.network.named_children())
-            raise UserError(f"The network has no layer {layer!r}: its first-level layers are {names}.")
         last: list[Tensor] = []
 
         def keep(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -64,7 +68,7 @@ class Classifier(nn.Module):
             # In-place ReLUs and sums write into what they are given.
             last[:] = [output.clone()]
 
-        handle = layers[layer].register_forward_hook(keep)
+        handle = self.layer(layer).register_forward_hook(keep)
         try:
             self(images)
         finally:

@@ -167,6 +167,14 @@ class ClassifierModule(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse data whose classes are not the network's."""
+        self.check(stage)
+
+    def check(self, stage: str) -> None:
+        """Raise a UserError where the data do not fit; the command line asks for it before any logger starts.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; the data are set up for it.
+        """
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and hasattr(data, "check_classes"):
             data.check_classes(self.network.num_classes)

@@ -124,12 +124,25 @@ class CacheModule(ClassifierModule):
             return
         # One rank reads all keys for all.
         memory = open_memory(self.memory_folder, self.check_digest and self.trainer.is_global_zero)
-        memory.manifest.check(
-            self.memory_folder, self._backbone(), self.cache.layer, self.cache.transform, self.network.num_classes
-        )
         with torch.inference_mode(False):
             self.cache.open(memory, self.retrieval, self.trainer.strategy.root_device)
         self.memory = memory
+
+    def check(self, stage: str) -> None:
+        """Raise a UserError where the data, the layer or the memory do not fit.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; the data are set up for it.
+        """
+        super().check(stage)
+        self.classifier.layer(self.cache.layer)
+        if stage == "fit":
+            check_place(self.memory_folder)
+            return
+        manifest = open_memory(self.memory_folder, check_digest=False).manifest
+        manifest.check(
+            self.memory_folder, self._backbone(), self.cache.layer, self.cache.transform, self.network.num_classes
+        )
 
     def _begin(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -138,7 +151,6 @@ class CacheModule(ClassifierModule):
                 "A memory is built from a data module such as ImageNetDataModule: give fit one instead of a loader."
             )
         self._training: TrainingSet = data.training_set
-        check_place(self.memory_folder)
         if self.trainer.is_global_zero:
             self._lock = ExitStack()
             self._lock.enter_context(building_alone(self.memory_folder))

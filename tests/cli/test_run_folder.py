@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
@@ -127,6 +128,37 @@ def test_a_mistake_leaves_no_folder(toy, tmp_path, capsys):
     assert f"Cannot write {tmp_path}/file/run (Not a directory): choose another folder." in said(capsys)[-1]
     assert main(words("fit", tmp_path / "run", tmp_path / "nowhere")) == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe", "more", "expected"),
+    [
+        ("fit", "standard", ["--model.network.num_classes=5"], "The network has 5 classes"),
+        ("fit", "standard", ["--data.batch_size=1000"], "holds 101 training images, fewer than one batch of 1000"),
+        ("fit", "standard", ["--data.root=/nowhere"], "There is no folder /nowhere/imagenet"),
+        ("validate", "standard", ["--model.network.num_classes=5"], "The network has 5 classes"),
+        ("predict", "standard", ["--model.network.num_classes=5"], "The network has 5 classes"),
+        ("test", "standard", ["--model.network.num_classes=5"], "The network has 5 classes"),
+        ("test", "standard", ["--trainer.callbacks.dataset=imagenet-o"], "evaluates 'imagenet-o', but the data have"),
+        ("test", "standard", [f"--trainer.callbacks+={EVALUATION['class_path']}"], "Two callbacks evaluate"),
+        ("fit", "cache", ["--model.network.weights=null", "--model.layer=layer9"], "layer9"),
+        ("test", "cache", ["--model.network.weights=null", "--model.memory=/nowhere"], "/nowhere"),
+        ("test", "standard", ["--model.network.weights=/nowhere.pt"], "There is no weights file /nowhere.pt"),
+    ],
+)
+def test_a_mistake_is_found_before_a_logger_starts(toy, tmp_path, capsys, monkeypatch, command, recipe, more, expected):
+    class Started(CSVLogger):
+        @property
+        def experiment(self):
+            raise AssertionError("a logger has started")
+
+    monkeypatch.setattr("pytorch_lightning.loggers.CSVLogger", Started)
+    logger = "--trainer.logger=pytorch_lightning.loggers.CSVLogger"
+    assert (
+        main([*words(command, tmp_path / "run", toy, recipe=recipe), logger, "--trainer.logger.save_dir=.", *more]) == 2
+    )
+    assert expected in said(capsys)[-1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
