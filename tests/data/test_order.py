@@ -152,6 +152,14 @@ def test_evaluation_counts_every_sample_once(count, world, batch_size, lanes):
         counted = np.concatenate([numbers[mask] for numbers, mask in drawn])
         assert sorted(counted.tolist()) == list(range(count))
         assert all(numbers.min() >= 0 and numbers.max() < count for numbers, _ in drawn)
+    assert kinds[0][0].batches == -(-count // (batch_size * world)), "no batch holds copies alone"
+
+
+def test_the_global_order_is_told_from_one_with_other_steps():
+    orders = [shuffles([40], batch_size, world)[0][0].order for batch_size, world in ((4, 3), (6, 2), (4, 2))]
+    # Four samples on each of three ranks and six on each of two are the same steps.
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] == {"samples": 40, "samples_a_step": 12, "seed": 3, "shuffle": "global"}
 
 
 def test_requests_go_on_where_they_are_told_to():
