@@ -38,8 +38,7 @@ from lit_robust.core.files import held_alone, write_text
 from lit_robust.core.results import FILE_NAME
 from lit_robust.data import RobustDataModule
 from lit_robust.modules import CacheModule, ClassifierModule
-from lit_robust.modules.base import module_of, read_hyperparameters
-from lit_robust.modules.synchronised_norms import SynchronisedNorms
+from lit_robust.modules.base import SynchronisedNorms, module_of, read_hyperparameters
 from lit_robust.report import compare, load_runs, terminal
 
 __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]

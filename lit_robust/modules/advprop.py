@@ -6,7 +6,7 @@ from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.models import Network
 from lit_robust.models.auxiliary_norm import add_auxiliary_norms, auxiliary_branch
-from lit_robust.modules.attacking import AttackingModule, AttackSchedule
+from lit_robust.modules.adversarial import AttackingModule, AttackSchedule
 from lit_robust.modules.optimisation import Optimisation
 
 

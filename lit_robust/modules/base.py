@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -296,3 +297,22 @@ def read_hyperparameters(file: Path) -> dict[str, Any]:
             "give it as --model.network.weights."
         )
     return dict(kept)
+
+
+class SynchronisedNorms(LayerSync):
+    """Makes batch norms take their statistics over all ranks.
+
+    Lightning's own plugin, which ``sync_batchnorm: true`` asks for, replaces every batch norm by a bare one. Some of
+    timm's hold their activation, too (``BatchNormAct2d`` of EfficientNet, RegNet and others), and would lose it.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model with its batch norms replaced; parameters and buffers are the same tensors."""
+        from timm.layers.norm_act import convert_sync_batchnorm  # It loads all of timm's networks.
+
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Return the model as it is: where no other rank is, a synchronised norm is a plain one."""
+        return model

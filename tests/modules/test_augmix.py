@@ -11,7 +11,7 @@ from test_modules import NETWORK, SETTINGS, fit
 
 from lit_robust.core.errors import UserError
 from lit_robust.modules import AugMix, AugMixModule
-from lit_robust.modules import augmix_operations as ops
+from lit_robust.modules import augmix as ops
 from lit_robust.modules.augmix import jensen_shannon
 
 

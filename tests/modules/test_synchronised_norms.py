@@ -7,7 +7,7 @@ from torch import nn
 from lit_robust.cli import main
 from lit_robust.models import Network, build_classifier
 from lit_robust.models.auxiliary_norm import add_auxiliary_norms, auxiliary_branch
-from lit_robust.modules.synchronised_norms import SynchronisedNorms
+from lit_robust.modules.base import SynchronisedNorms
 
 
 @pytest.mark.parametrize("name", ["timm/efficientnet_b0", "timm/regnety_002", "torchvision/resnet18"])

@@ -13,7 +13,7 @@ from lit_robust.attacks import PGD
 from lit_robust.attacks.pgd import Moved
 from lit_robust.core.errors import UserError
 from lit_robust.modules import AdversarialModule, AdvPropModule, TradesModule
-from lit_robust.modules.attacking import AttackSchedule
+from lit_robust.modules.adversarial import AttackSchedule
 
 
 def fit(module, tmp_path, epochs, every=50):
