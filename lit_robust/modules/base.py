@@ -4,17 +4,19 @@ import math
 import pickle
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.plugins.layer_sync import LayerSync
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_robust.core.batch import Batch
@@ -26,7 +28,14 @@ from lit_robust.models.auxiliary_norm import without_auxiliary
 from lit_robust.models.foreign.channels import three_numbers
 from lit_robust.models.foreign.containers import check_archive, is_archive
 from lit_robust.models.weights import LIGHTNING_PREFIX
-from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
+from lit_robust.modules.optimisation import (
+    SCHEDULES,
+    Optimisation,
+    build_optimizer,
+    build_schedule,
+    rate_factor,
+    warmup_factor,
+)
 
 AnyModule = TypeVar("AnyModule", bound="ClassifierModule")
 
@@ -181,9 +190,9 @@ class ClassifierModule(LightningModule, ABC):
             data.check_classes(self.network.num_classes)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return SGD and a schedule that moves every step."""
+        """Return the settings' optimiser, and a schedule that moves every step."""
         optimizer = build_optimizer(self.optimisation, self.model.parameters())
-        scheduler = LambdaLR(optimizer, self._rate_factor)
+        scheduler = build_schedule(self.optimisation, optimizer) or LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _rate_factor(self, step: int) -> float:
@@ -191,11 +200,30 @@ class ClassifierModule(LightningModule, ABC):
         # resumed run would start its epoch anew. At step 0, the only one asked for so early, no length is needed.
         if step == 0:
             return rate_factor(self.optimisation, 0.0, 1.0)
-        steps_an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         epochs = float(self.trainer.max_epochs or -1)
         if epochs < 0:
-            epochs = self.trainer.max_steps / steps_an_epoch
-        return rate_factor(self.optimisation, step / steps_an_epoch, epochs)
+            epochs = self._epochs_of(self.trainer.max_steps)
+        return rate_factor(self.optimisation, self._epochs_of(step), epochs)
+
+    def _epochs_of(self, steps: int) -> float:
+        return steps / math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take a step; in the warm-up of one of torch's schedules at a share of its rate, which goes on as it was."""
+        scheduled = [group["lr"] for group in optimizer.param_groups]
+        if self.optimisation.schedule not in SCHEDULES:
+            share = warmup_factor(self.optimisation, self._epochs_of(self.trainer.global_step))
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * share
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for group, rate in zip(optimizer.param_groups, scheduled, strict=True):
+            group["lr"] = rate
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another network in one sentence, before torch does in many.

@@ -1,49 +1,62 @@
-"""Stochastic gradient descent and its rate over the course of training."""
+"""The optimiser, any of torch's, and its learning rate over the course of training."""
 
+import inspect
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import SGD
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_choice
 
-Schedule = Literal["constant", "step", "cosine", "one_cycle"]
+SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 ONE_CYCLE_RISE = 0.3  # Share of training during which the one-cycle rate rises, as in torch's OneCycleLR.
+SGD = "torch.optim.SGD"
+OPTIMIZER_PATH, SCHEDULE_PATH = "torch.optim.", "torch.optim.lr_scheduler."
 
 
 @dataclass(frozen=True)
 class Optimisation:
-    """SGD with momentum, a rate schedule that moves every step, and label smoothing.
+    """An optimiser of torch's, a rate schedule that moves every step, and label smoothing.
 
-    The defaults are the 90-epoch ImageNet recipe of MadryLab/robustness and of torchvision's reference training.
+    The defaults are the 90-epoch ImageNet recipe of MadryLab/robustness and of torchvision's reference training. Class
+    paths are those of ``torch.optim`` alone, and arguments plain values: a checkpoint holds them, and runs nothing.
 
     Attributes:
         learning_rate: the highest rate, for the whole batch over all ranks.
-        momentum: SGD momentum, 0 to 1.
-        weight_decay: L2 penalty.
-        nesterov: Nesterov's form of momentum.
+        momentum: of SGD, 0 to 1; other optimisers have theirs in ``optimizer_args``.
+        weight_decay: L2 penalty, or what the optimiser makes of it.
+        nesterov: Nesterov's form of SGD's momentum.
         schedule: ``step`` divides at fixed epochs, ``cosine`` falls to zero over training, ``one_cycle`` rises
-            linearly for 30 % of training and falls by a cosine to zero, ``constant`` stays.
+            linearly for 30 % of training and falls by a cosine to zero, ``constant`` stays; or a class path, such as
+            ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts``, which counts steps of the optimiser.
         step_epochs: epochs between two divisions of ``step``.
         step_factor: what ``step`` multiplies the rate by.
-        warmup_epochs: epochs of linear rise from zero, before any schedule but ``one_cycle``.
+        warmup_epochs: epochs of linear rise from zero, on top of any schedule but ``one_cycle``.
         label_smoothing: share of the target spread over all classes, 0 to 1.
         norm_decay: whether biases and normalisation layers decay too, as in the papers' recipes.
+        optimizer: class path, such as ``torch.optim.AdamW``.
+        optimizer_args: further arguments of the optimiser, such as ``{betas: [0.9, 0.95]}``.
+        schedule_args: arguments of a schedule that is a class path, such as ``{T_0: 1000}``.
     """
 
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
     nesterov: bool = False
-    schedule: Schedule = "step"
+    schedule: str = "step"
     step_epochs: int = 30
     step_factor: float = 0.1
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     norm_decay: bool = True
+    optimizer: str = SGD
+    optimizer_args: dict[str, Any] = field(default_factory=dict)
+    schedule_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         finite = 0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf
@@ -61,13 +74,37 @@ class Optimisation:
                 f"step_epochs {self.step_epochs}, warmup_epochs {self.warmup_epochs} and label_smoothing "
                 f"{self.label_smoothing}: give 1 or more, 0 or more, and 0 to 1."
             )
+        check_choice("optimizer", self.optimizer, optimizers())
+        check_choice("schedule", self.schedule, (*SCHEDULES, *schedules()))
+        if self.schedule in SCHEDULES and self.schedule_args:
+            raise UserError(f"schedule_args are given, and schedule {self.schedule} takes none: name a class path.")
+        if self.optimizer != SGD or self.schedule not in SCHEDULES or self.optimizer_args:
+            # Not of the defaults, as torch imports its compiler for a first optimiser.
+            build_schedule(self, build_optimizer(self, [nn.Parameter(torch.zeros(2, 2))]))
+
+
+def optimizers() -> dict[str, type[Optimizer]]:
+    """Return torch's optimisers by their class paths."""
+    return _classes(torch.optim, OPTIMIZER_PATH, Optimizer, (Optimizer,))
+
+
+def schedules() -> dict[str, type[LRScheduler]]:
+    """Return torch's schedules by their class paths, but those of a metric or of other schedules."""
+    module = torch.optim.lr_scheduler
+    others = (LRScheduler, ReduceLROnPlateau, LambdaLR, module.MultiplicativeLR, module.ChainedScheduler)
+    return _classes(module, SCHEDULE_PATH, LRScheduler, (*others, module.SequentialLR))
+
+
+def _classes(module: Any, path: str, base: type, without: tuple[type, ...]) -> dict[str, Any]:
+    found = {name: value for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)}
+    return {path + name: value for name, value in found.items() if value not in without and name[0] != "_"}
 
 
 def rate_factor(settings: Optimisation, epoch: float, epochs: float) -> float:
     """Return what the learning rate is multiplied by.
 
     Args:
-        settings: the schedule.
+        settings: the schedule, one of ours.
         epoch: epochs trained so far, with the fraction of the current one.
         epochs: epochs of the whole training.
     """
@@ -78,7 +115,7 @@ def rate_factor(settings: Optimisation, epoch: float, epochs: float) -> float:
             return 0.04 + 0.96 * progress / ONE_CYCLE_RISE
         return 0.5 * (1 + math.cos(math.pi * (progress - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)))
     if epoch < settings.warmup_epochs:
-        return epoch / settings.warmup_epochs
+        return warmup_factor(settings, epoch)
     if settings.schedule == "step":
         return float(settings.step_factor ** math.floor(epoch / settings.step_epochs))
     if settings.schedule == "cosine":
@@ -86,16 +123,50 @@ def rate_factor(settings: Optimisation, epoch: float, epochs: float) -> float:
     return 1.0
 
 
-def build_optimizer(settings: Optimisation, parameters: Iterable[nn.Parameter]) -> SGD:
-    """Return the SGD of ``settings``; one-dimensional parameters decay only with ``norm_decay``."""
+def warmup_factor(settings: Optimisation, epoch: float) -> float:
+    """Return the warm-up's share of the rate, 0 to 1, after ``epoch`` epochs."""
+    return min(1.0, epoch / settings.warmup_epochs) if settings.warmup_epochs else 1.0
+
+
+def build_optimizer(settings: Optimisation, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Return the optimiser of ``settings``; one-dimensional parameters decay only with ``norm_decay``.
+
+    Raises:
+        UserError: the optimiser does not take the arguments, or not these parameters.
+    """
     everything = list(parameters)
     decayed = [p for p in everything if settings.norm_decay or p.ndim > 1]
     free = [p for p in everything if not settings.norm_decay and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
-    return SGD(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-    )
+    groups = [group for group in ({"params": decayed}, {"params": free, "weight_decay": 0.0}) if group["params"]]
+    kind = optimizers()[settings.optimizer]
+    given: dict[str, Any] = {"lr": settings.learning_rate}
+    if "weight_decay" in inspect.signature(kind).parameters:
+        given["weight_decay"] = settings.weight_decay
+    elif settings.weight_decay:
+        raise UserError(f"weight_decay is {settings.weight_decay}, and {settings.optimizer} has none: set it to 0.")
+    if settings.optimizer == SGD:
+        given |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    made: Optimizer = _made(kind, groups, given | settings.optimizer_args)
+    return made
+
+
+def build_schedule(settings: Optimisation, optimizer: Optimizer) -> LRScheduler | None:
+    """Return the schedule of a class path; None for one of ours.
+
+    Raises:
+        UserError: the schedule does not take the arguments.
+    """
+    if settings.schedule in SCHEDULES:
+        return None
+    made: LRScheduler = _made(schedules()[settings.schedule], optimizer, settings.schedule_args)
+    return made
+
+
+def _made(kind: type, first: object, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return kind(first, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"{kind.__name__} does not take {', '.join(f'{name} {value}' for name, value in arguments.items())} "
+            f"({error}): give the arguments that torch's documentation names."
+        ) from error

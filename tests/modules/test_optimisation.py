@@ -1,7 +1,10 @@
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, StepLR
+from test_modules import NETWORK, fit
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LambdaLR, OneCycleLR, StepLR
 
+from lit_robust.core.errors import UserError
+from lit_robust.modules import StandardModule
 from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
 
 STEPS, EPOCHS = 10, 12  # An epoch has 10 steps.
@@ -59,3 +62,87 @@ def test_only_matrices_decay_without_norm_decay():
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (3, 0.0)]
     groups = build_optimizer(Optimisation(weight_decay=0.1), network.parameters()).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(4, 0.1)]
+
+
+ADAMW = {"optimizer": "torch.optim.AdamW", "learning_rate": 1e-3, "weight_decay": 0.05, "norm_decay": False}
+
+
+def test_any_optimiser_of_torch_takes_the_steps_of_its_own():
+    for kind, arguments in ((torch.optim.AdamW, {"betas": [0.5, 0.9]}), (torch.optim.RMSprop, {"momentum": 0.3})):
+        settings = Optimisation(
+            optimizer=f"torch.optim.{kind.__name__}", learning_rate=0.1, weight_decay=0.01, optimizer_args=arguments
+        )
+        ours, theirs = torch.nn.Parameter(torch.tensor([[1.0, -2.0]])), torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
+        optimizers = build_optimizer(settings, [ours]), kind([theirs], lr=0.1, weight_decay=0.01, **arguments)
+        for step in range(3):
+            for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+                optimizer.zero_grad()
+                ((parameter - step) ** 2).sum().backward()
+                optimizer.step()
+        assert torch.equal(ours, theirs)
+
+
+def test_norms_are_free_of_adamws_decay():
+    groups = build_optimizer(Optimisation(**ADAMW), torch.nn.LayerNorm(3).parameters()).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"optimizer": "torch.optim.AdamX"}, "optimizer is 'torch.optim.AdamX', did you mean torch.optim.Adam"),
+        ({"optimizer": "os.system"}, "optimizer is 'os.system': choose one of torch.optim.Ada"),
+        ({"optimizer": "torch.optim.Optimizer"}, "optimizer is 'torch.optim.Optimizer'"),
+        ({"optimizer": "torch.optim.AdamW", "optimizer_args": {"beta": 1}}, "AdamW does not take .*beta 1.* names"),
+        ({"optimizer": "torch.optim.AdamW", "optimizer_args": {"betas": [2, 0]}}, "AdamW does not take .*names"),
+        ({"optimizer": "torch.optim.Rprop"}, "weight_decay is 0.0001, and torch.optim.Rprop has none: set it to 0"),
+        ({"optimizer_args": {"fast": True}}, "SGD does not take .*fast True"),
+        ({"schedule": "cosin"}, "schedule is 'cosin', did you mean cosine"),
+        ({"schedule": "torch.optim.lr_scheduler.ReduceLROnPlateau"}, "schedule is 'torch.optim.lr_scheduler.Reduce"),
+        ({"schedule": "torch.optim.lr_scheduler.StepLR"}, "StepLR does not take .*step_size"),
+        ({"schedule": "cosine", "schedule_args": {"T_max": 3}}, "schedule cosine takes none: name a class path"),
+    ],
+)
+def test_what_torch_does_not_have_is_refused(given, says):
+    with pytest.raises(UserError, match=says):
+        Optimisation(**given)
+
+
+def test_schedules_of_torch_step_with_every_batch_and_warm_up(tmp_path):
+    """Against torch's own schedule, times the warm-up's share; the settings come back from a checkpoint."""
+    settings = Optimisation(
+        **ADAMW,
+        schedule="torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
+        schedule_args={"T_0": 4},
+        warmup_epochs=1.5,
+    )
+    used = []
+
+    class Recorded(StandardModule):
+        def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+            before = [group["lr"] for group in optimizer.param_groups]
+            step = optimizer.step
+
+            def recorded(closure=None):
+                used.append(optimizer.param_groups[0]["lr"])
+                return step(closure)
+
+            optimizer.step = recorded
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            optimizer.step = step
+            assert [group["lr"] for group in optimizer.param_groups] == before
+
+    module = Recorded(NETWORK, settings)
+    batches = fit(module, tmp_path, max_epochs=6).num_training_batches
+    peer = rates(lambda opt: CosineAnnealingWarmRestarts(opt, T_0=4), rate=1e-3)
+    expected = [min(1, step / (1.5 * batches)) * peer[step] for step in range(6 * batches)]
+    assert used == pytest.approx(expected)
+    assert len(set(used)) > 3
+    assert Optimisation(**module.hparams["optimisation"]) == settings
+
+
+def test_hyperparameters_of_older_versions_are_read():
+    old = {"learning_rate": 0.2, "momentum": 0.8, "weight_decay": 0.0, "nesterov": True, "schedule": "one_cycle"}
+    old |= {"step_epochs": 30, "step_factor": 0.1, "warmup_epochs": 0.0, "label_smoothing": 0.0, "norm_decay": True}
+    (group,) = build_optimizer(Optimisation(**old), [torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.2, 0.8, True)
