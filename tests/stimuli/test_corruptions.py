@@ -18,8 +18,8 @@ from lit_robust.stimuli.corruptions import (
     FrostPictures,
     corrupt,
 )
-from lit_robust.stimuli.corruptions.draws import Draws
 from lit_robust.stimuli.corruptions.registry import _function
+from lit_robust.stimuli.corruptions.shared import Draws
 
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog"} | {
     "elastic_transform",

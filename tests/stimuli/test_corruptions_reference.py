@@ -17,11 +17,11 @@ from scipy import ndimage
 from skimage import color, filters
 
 from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, FrostPictures
-from lit_robust.stimuli.corruptions.draws import Draws
-from lit_robust.stimuli.corruptions.edges import canny, distance_to
-from lit_robust.stimuli.corruptions.frost import frost
-from lit_robust.stimuli.corruptions.motion import motion_filter
+from lit_robust.stimuli.corruptions.blur import motion_filter
 from lit_robust.stimuli.corruptions.registry import _WITHOUT_FROST
+from lit_robust.stimuli.corruptions.shared import Draws
+from lit_robust.stimuli.corruptions.spatter import canny, distance_to
+from lit_robust.stimuli.corruptions.weather import frost
 
 SIDE = 224
 

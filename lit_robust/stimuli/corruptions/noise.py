@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_robust.stimuli.corruptions.draws import ROUNDING, Draws, to_bytes
+from lit_robust.stimuli.corruptions.shared import ROUNDING, Draws, to_bytes
 
 GAUSSIAN_DEVIATION = (0.08, 0.12, 0.18, 0.26, 0.38)
 SHOT_PHOTONS = (60, 25, 12, 5, 3)

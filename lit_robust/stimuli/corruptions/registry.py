@@ -10,19 +10,19 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import stream_seed
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
-from lit_robust.stimuli.corruptions.blur import defocus_blur, gaussian_blur
-from lit_robust.stimuli.corruptions.colour import brightness, contrast, saturate
-from lit_robust.stimuli.corruptions.digital import jpeg_compression, pixelate
-from lit_robust.stimuli.corruptions.draws import Draws
-from lit_robust.stimuli.corruptions.elastic import elastic_transform
-from lit_robust.stimuli.corruptions.fog import fog
-from lit_robust.stimuli.corruptions.frost import FrostPictures, frost
-from lit_robust.stimuli.corruptions.glass import glass_blur
-from lit_robust.stimuli.corruptions.motion import motion_blur
+from lit_robust.stimuli.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
+from lit_robust.stimuli.corruptions.digital import (
+    brightness,
+    contrast,
+    elastic_transform,
+    jpeg_compression,
+    pixelate,
+    saturate,
+)
 from lit_robust.stimuli.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
-from lit_robust.stimuli.corruptions.snow import snow
+from lit_robust.stimuli.corruptions.shared import Draws
 from lit_robust.stimuli.corruptions.spatter import spatter
-from lit_robust.stimuli.corruptions.zoom import zoom_blur
+from lit_robust.stimuli.corruptions.weather import FrostPictures, fog, frost, snow
 
 Corruption = Callable[[Tensor, int, Draws], Tensor]
 

@@ -1,11 +1,128 @@
-"""Spatter: drops of water or mud on the lens."""
+"""Spatter: drops of water or mud on the lens; edges, distances and histograms are computed as OpenCV does."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lit_robust.stimuli.corruptions.draws import Draws, to_bytes
-from lit_robust.stimuli.corruptions.edges import box_mean, canny, distance_to, equalise, neighbours
-from lit_robust.stimuli.corruptions.filters import gaussian
+from lit_robust.stimuli.corruptions.shared import Draws, gaussian, to_bytes
+
+TANGENT = 13573 / 2**15
+"""OpenCV's fixed-point tangent of 22.5 degrees."""
+STRAIGHT, DIAGONAL, KNIGHT = 1.0, 1.4, 2.1969
+PER_STEP = (
+    (KNIGHT - 2 * STRAIGHT, STRAIGHT),
+    (2 * DIAGONAL - KNIGHT, KNIGHT - DIAGONAL),
+    (KNIGHT - DIAGONAL, 2 * DIAGONAL - KNIGHT),
+    (STRAIGHT, KNIGHT - 2 * STRAIGHT),
+)
+"""The shortest way is a mix of two neighbouring kinds of step, and its length the largest of these (across, down)."""
+
+
+def neighbours(images: Tensor, mode: str) -> list[list[Tensor]]:
+    """Return the nine shifted views of ``[B, 1, H, W]``: ``[down + 1][right + 1]`` is the pixel there."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode=mode)
+    return [[padded[..., y : y + height, x : x + width] for x in range(3)] for y in range(3)]
+
+
+def canny(images: Tensor, low: float, high: float) -> Tensor:
+    """Find edges as ``cv2.Canny`` does with its 3 x 3 derivatives and the sum of their sizes.
+
+    Args:
+        images: ``[B, 1, H, W]`` float32, whole numbers of 0 to 255.
+        low: an edge goes on where the gradient is larger.
+        high: an edge starts where the gradient is larger.
+
+    Returns:
+        ``[B, 1, H, W]`` bool.
+    """
+    n = neighbours(images, "replicate")
+    right = n[0][2] - n[0][0] + 2 * (n[1][2] - n[1][0]) + n[2][2] - n[2][0]
+    down = n[2][0] - n[0][0] + 2 * (n[2][1] - n[0][1]) + n[2][2] - n[0][2]
+    flat, steep = right.abs(), down.abs()
+    size = flat + steep
+    m = neighbours(size, "constant")
+    level = steep < flat * TANGENT
+    upright = steep > flat * (TANGENT + 2)
+    same_sign = (right < 0) == (down < 0)
+    crest = (size > m[0][2]) & (size > m[2][0]) & ~same_sign
+    crest |= (size > m[0][0]) & (size > m[2][2]) & same_sign
+    crest &= ~(level | upright)
+    crest |= (size > m[1][0]) & (size >= m[1][2]) & level
+    crest |= (size > m[0][1]) & (size >= m[2][1]) & upright
+    possible = crest & (size > low)
+    edge = crest & (size > high)
+    while True:
+        tall = F.pad(edge, (0, 0, 1, 1))
+        tall = F.pad(tall[..., :-2, :] | tall[..., 1:-1, :] | tall[..., 2:, :], (1, 1, 0, 0))
+        grown = (tall[..., :-2] | tall[..., 1:-1] | tall[..., 2:]) & possible
+        if torch.equal(grown, edge):
+            return edge
+        edge = grown
+
+
+def distance_to(marked: Tensor, limit: int) -> Tensor:
+    """Return how far the nearest marked pixel is, in OpenCV's 5 x 5 measure (``DIST_L2``), and at most ``limit``.
+
+    That measure counts steps of 1 to the side, 1.4 along the diagonal and 2.1969 of a knight. The nearest marked pixel
+    of a column is the nearest to everything else in its row, so one scan down and one across suffice.
+
+    Args:
+        marked: ``[B, 1, H, W]`` bool.
+        limit: in pixels.
+
+    Returns:
+        ``[B, 1, H, W]`` float32.
+    """
+    height, width = marked.shape[-2:]
+    far = limit + 1
+    rows = torch.arange(height, device=marked.device, dtype=torch.float32)[:, None]
+    shown = marked.float()
+    above = (shown * (rows + far)).cummax(dim=-2).values - far
+    below = height + far - (shown * (height + far - rows)).flip(-2).cummax(dim=-2).values.flip(-2)
+    vertical = torch.minimum(rows - above, below - rows).clamp_(max=far)
+    padded = F.pad(vertical, (limit, limit, 0, 0), value=float(far))
+    nearest = vertical.clamp(max=limit)
+    for across in range(1, limit):
+        left = padded[..., limit - across : limit - across + width]
+        right = padded[..., limit + across : limit + across + width]
+        down = torch.minimum(left, right)
+        length = down + across * PER_STEP[0][0]  # Its second factor is 1.
+        for per_across, per_down in PER_STEP[1:]:
+            torch.maximum(length, down.mul(per_down).add_(across * per_across), out=length)
+        torch.minimum(nearest, length, out=nearest)
+    return nearest
+
+
+def box_mean(images: Tensor) -> Tensor:
+    """Return the mean of 3 x 3 pixels, float32; outside is the mirror image without the edge."""
+    n = neighbours(images, "reflect")
+    total = n[0][0] + n[0][1] + n[0][2] + n[1][0] + n[1][1] + n[1][2] + n[2][0] + n[2][1] + n[2][2]
+    return total.div_(9)
+
+
+def equalise(images: Tensor, levels: int) -> Tensor:
+    """Spread the values so that each is the share of smaller ones, as ``cv2.equalizeHist`` does.
+
+    Args:
+        images: ``[B, 1, H, W]`` float32, whole numbers below ``levels``.
+        levels: at most 256.
+
+    Returns:
+        ``[B, 1, H, W]`` float32, whole numbers of 0 to 255; an even image stays as it is.
+    """
+    codes = images.long()
+    batch, count = len(images), images[0].numel()
+    offsets = torch.arange(batch, device=images.device)[:, None] * levels
+    histogram = torch.bincount((codes.view(batch, -1) + offsets).view(-1), minlength=batch * levels).view(batch, levels)
+    first = (histogram > 0).float().argmax(dim=1, keepdim=True)
+    lowest = histogram.gather(1, first)
+    scale = 255.0 / (count - lowest).clamp(min=1).float()
+    table = ((histogram.cumsum(1) - lowest).float() * scale).round_().clamp_(0, 255)
+    even = lowest == count
+    table = torch.where(even, first.float(), table)
+    return table.gather(1, codes.view(batch, -1)).view_as(images)
+
 
 MEAN = (0.65, 0.65, 0.65, 0.65, 0.67)
 DEVIATION = (0.3, 0.3, 0.3, 0.3, 0.4)
