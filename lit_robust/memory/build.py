@@ -158,12 +158,12 @@ def check_place(folder: Path) -> None:
     if (folder / FILE_NAME).is_file():
         raise UserError(f"There is a memory {folder} already: use it, remove it, or name another folder.")
     if folder.exists():
-        raise UserError(f"{folder} is there already, and is no memory: name another folder.")
+        raise UserError(f"{folder} is there already, and is not a memory: name another folder.")
     part = part_folder(folder)
     if part.exists() and not is_begun(folder):
         raise UserError(
-            f"{part} is there already, where the memory would be built, and is no part of one: name another folder, or "
-            "move that away."
+            f"{part} is there already, where the memory would be built, and is not part of one: name another folder, "
+            "or move that away."
         )
     for around in folder.resolve().parents:
         if (around / FILE_NAME).is_file():
@@ -218,7 +218,7 @@ def _check_room(beside: Path, manifest: Manifest) -> None:
 
 
 def is_begun(folder: Path) -> bool:
-    """Tell whether a memory was begun and not finished."""
+    """Return whether a memory was begun and not finished."""
     return (part_folder(folder) / FILE_NAME).is_file()
 
 

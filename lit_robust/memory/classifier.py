@@ -37,7 +37,7 @@ class Retrieval:
 
     Attributes:
         kind: ``continuous``, all keys take part; ``nearest``, the ``k`` most similar.
-        theta: sharpness of the similarity, exp(theta q.mu); paper 000 searches 10, 20, ... 90.
+        theta: inverse temperature of the similarity, exp(theta q.mu); paper 000 searches 10, 20, ... 90.
         k: neighbours.
         index: description of a Faiss index in the memory's folder, such as ``IVF1024,Flat``, which finds the neighbours
             approximately; null finds them exactly. The results then say which share of the exact ones it found.
@@ -249,7 +249,7 @@ class CacheClassifier(nn.Module):
         A map is ``[B, C, H, W]``, or ``[B, H, W, C]`` as in Swin; tokens are ``[B, N, C]``, a class token one of them.
 
         Raises:
-            UserError: the output is none of these, or a map whose channels cannot be told from its places.
+            UserError: the output is none of these, or a map whose channels cannot be distinguished from its places.
         """
         output = self.backbone.features(images, self.layer).float()
         if len(output) != len(images) or output.ndim not in (2, 3, 4):
@@ -273,7 +273,7 @@ class CacheClassifier(nn.Module):
         """Tell a map's layout by how its shape changes with the image's size."""
         larger = images.new_zeros(1, images.shape[1], 2 * images.shape[2], 2 * images.shape[3])
         unclear = (
-            f"The layer {self.layer!r} gives {list(shape)}, of which the channels cannot be told from the places: "
+            f"The layer {self.layer!r} gives {list(shape)}, whose channels cannot be distinguished from its places: "
             "choose another, such as the one after the pooling."
         )
         try:

@@ -94,7 +94,7 @@ def class_log_sums(
             of queries that were rounded to the keys' type.
         chunks: of the keys, which are sorted by class.
         num_classes: how many classes there are.
-        theta: sharpness, above 0.
+        theta: inverse temperature, above 0.
 
     Returns:
         ``[B, num_classes]`` fp32; minus infinity for a class without keys.
@@ -232,7 +232,7 @@ def sharded_log_sums(
         keys: this rank's part of the keys.
         chunks: of that part.
         num_classes: how many classes there are.
-        theta: sharpness, above 0.
+        theta: inverse temperature, above 0.
     """
     sums: Tensor = _ShardedLogSums.apply(queries.float() * theta, keys, chunks, num_classes)
     return sums

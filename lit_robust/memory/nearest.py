@@ -142,7 +142,7 @@ def neighbour_log_sums(
     """Return the logarithm of each class's sum of exp(theta q.mu) over given neighbours.
 
     Differentiable in the queries, the choice of neighbours held fixed, as Sitawarin and Wagner (2020) attack such
-    classifiers. A class without a neighbour has no gradient: that is no robustness.
+    classifiers. A class without a neighbour has no gradient, which is not robustness.
 
     Args:
         queries: ``[B, d]`` fp32.
@@ -150,7 +150,7 @@ def neighbour_log_sums(
         labels: int64 ``[K]``.
         rows: int64 ``[B, k]``, each query's neighbours; -1 for none, as approximate searches may give.
         num_classes: how many classes there are.
-        theta: sharpness, above 0.
+        theta: inverse temperature, above 0.
 
     Returns:
         ``[B, num_classes]`` fp32; minus infinity for a class without neighbours.
@@ -341,7 +341,7 @@ def faiss_reason(error: RuntimeError) -> str:
 
 
 def index_facts(factory: str, settings: str) -> Mapping[str, str]:
-    """Return what tells one approximate search from another, for a result's protocol."""
+    """Return what distinguishes one approximate search from another, for a result's protocol."""
     return {"index": factory, "search_settings": settings or "Faiss's own", "faiss": version_of_faiss()}
 
 

@@ -107,7 +107,7 @@ class Manifest:
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): make it a file that can be read.") from error
         except ValueError as error:
-            raise UserError(f"{file} is no memory's manifest ({error}): build the memory again.") from error
+            raise UserError(f"{file} is not a memory's manifest ({error}): build the memory again.") from error
 
     def check(self, folder: Path, backbone: Mapping[str, Any], layer: str, transform: str, num_classes: int) -> None:
         """Raise a UserError unless the memory is of this backbone, layer and class count.
@@ -157,11 +157,11 @@ def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """Return in words which value is another, such as ``key type is float32 and not float16``; empty where none is."""
     for name in dict.fromkeys([*theirs, *ours]):
         if theirs.get(name) != ours.get(name):
-            return f"{name.replace('_', ' ')} is {shown(theirs.get(name))} and not {shown(ours.get(name))}"
+            return f"{name.replace('_', ' ')} is {as_text(theirs.get(name))} and not {as_text(ours.get(name))}"
     return ""
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value for a sentence, at most 80 letters of it; of a digest its first digits."""
     if value is None:
         return "unknown"
@@ -175,7 +175,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the object that a JSON file beside a memory holds, all its numbers finite and all its text Unicode.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
         ValueError: it is too long, or holds something else.
     """
     text = read_regular(file)
@@ -216,7 +216,7 @@ def _check_types(content: Mapping[str, Any]) -> None:
     }
     for name, is_right in right.items():
         if not is_right:
-            raise ValueError(f"{name} is {shown(content[name])}")
+            raise ValueError(f"{name} is {as_text(content[name])}")
 
 
 def _is_step(step: Any) -> bool:
@@ -312,7 +312,7 @@ def _how_to_finish(manifest: Manifest) -> str:
 
 
 def all_finite(array: NDArray[Any]) -> bool:
-    """Tell whether all numbers of an array ``[K, ...]`` are finite; several threads take its pieces in turn."""
+    """Return whether all numbers of an array ``[K, ...]`` are finite; several threads take its pieces in turn."""
     content, length = array.reshape(-1), PIECE // array.itemsize
     pieces = [content[start : start + length] for start in range(0, len(content), length)]
     with ThreadPoolExecutor() as pool:
@@ -363,7 +363,7 @@ def mapped_array(file: Path, shape: tuple[int, ...], kind: str, fix: str) -> NDA
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or {fix}.") from error
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise DataError(f"{file} is cut short or no array ({printable(str(error))[:100]}): {fix}.") from error
+        raise DataError(f"{file} is cut short or not an array ({printable(str(error))[:100]}): {fix}.") from error
 
 
 def _read_header(stream: BinaryIO) -> object:

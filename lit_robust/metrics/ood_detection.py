@@ -69,7 +69,7 @@ class OodDetection(Measure):
         """Keep a batch: scores ``[B]``, high where out of distribution, and ``[B]`` bool, true out of distribution.
 
         Raises:
-            DataError: a score is no finite number.
+            DataError: a score is not a finite number.
         """
         scores = numbers("scores", scores, 1, device=self.device)
         positive = numbers("positive", positive, 1, "truth", self.device)

@@ -50,7 +50,7 @@ class AttackSchedule:
         return min(1.0, epochs / self.warmup_epochs) if self.warmup_epochs else 1.0
 
     def validates(self, epoch: int, last: bool) -> bool:
-        """Tell whether the validation after ``epoch``, counted from 0, is under attack."""
+        """Return whether the validation after ``epoch``, counted from 0, is under attack."""
         return self.validate_every > 0 and (last or (epoch + 1) % self.validate_every == 0)
 
 
@@ -67,7 +67,7 @@ class AttackingModule(ClassifierModule, ABC):
     def __init__(self, network: Network, optimisation: Optimisation, attack: PGD, schedule: AttackSchedule) -> None:
         if attack.eps == 0 or attack.steps == 0:
             raise UserError(
-                f"A training attack of eps {attack.eps:g} and {attack.steps} steps is none: give both above 0."
+                f"A training attack of eps {attack.eps:g} and {attack.steps} steps changes nothing: give both above 0."
             )
         super().__init__(network, optimisation)
         self.attack = attack

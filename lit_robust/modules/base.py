@@ -258,7 +258,7 @@ class ClassifierModule(LightningModule, ABC):
         check_fit(state, self.classifier.network, "The checkpoint", name)
 
     def describe(self) -> dict[str, Any]:
-        """Return plain values that tell which network this is: module, settings, sha256 of the weights."""
+        """Return plain values that identify the network: module, settings, sha256 of the weights."""
         return {
             "module": type(self).__name__,
             "network": self.network.name,
@@ -301,7 +301,7 @@ def read_hyperparameters(file: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is damaged, or no checkpoint of Lightning's or of ours.
     """
-    what = "is no checkpoint, or not whole" if file.is_file() else "does not exist"
+    what = "is not a checkpoint, or not whole" if file.is_file() else "does not exist"
     none = f"The checkpoint {file} {what}: give a file that `lit-robust fit` wrote."
     if not is_archive(file):
         raise UserError(none)

@@ -242,7 +242,7 @@ class CacheModule(ClassifierModule):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return plain values that tell which network and which memory this is, and how it is asked."""
+        """Return plain values that identify the network and the memory, and say how it is asked."""
         described = super().describe()
         if self.memory is None:
             return described

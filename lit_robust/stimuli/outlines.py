@@ -28,7 +28,7 @@ _HOUSE = ((0.0, 1.1), (0.95, 0.25), (0.62, 0.25), (0.62, -0.9), (-0.62, -0.9), (
 
 
 def inside(name: str, x: Plane, y: Plane) -> Mask:
-    """Tell which points lie inside an outline.
+    """Return which points lie inside an outline.
 
     Every outline has its middle near the origin, reaches about 1 from it (at most 1.4), and covers an area of 1.7 to
     2.3, so that neither place nor size names it.

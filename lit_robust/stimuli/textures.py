@@ -20,7 +20,7 @@ _HALF_DIAGONAL = 0.70710678
 
 
 def bright(name: str, u: Plane, v: Plane) -> Mask:
-    """Tell which points of a pattern are bright.
+    """Return which points of a pattern are bright.
 
     Args:
         name: one of ``TRAINED`` or ``NOVEL``.

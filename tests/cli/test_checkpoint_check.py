@@ -49,7 +49,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 def test_an_archive_of_others_is_no_checkpoint(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.ckpt", "w") as archive:
         archive.writestr("a", "b")
-    with pytest.raises(UserError, match=r"w\.ckpt is no checkpoint, or not whole"):
+    with pytest.raises(UserError, match=r"w\.ckpt is not a checkpoint, or not whole"):
         read_hyperparameters(tmp_path / "w.ckpt")
 
 

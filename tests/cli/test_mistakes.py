@@ -131,7 +131,7 @@ def test_weights_of_another_network(words, tmp_path, capsys):
 def test_checkpoint_that_is_none(words, tmp_path, capsys):
     file = tmp_path / "page.ckpt"
     file.write_text("<html>404</html>")
-    assert "is no checkpoint, or not whole" in sentence(["test", *words, "--ckpt_path", str(file)], capsys)
+    assert "is not a checkpoint, or not whole" in sentence(["test", *words, "--ckpt_path", str(file)], capsys)
 
 
 def test_checkpoint_of_another_network(words, tmp_path, capsys):

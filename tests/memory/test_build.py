@@ -80,7 +80,7 @@ def test_a_part_of_another_memory_is_not_gone_on_with(tmp_path):
         samples_done(tmp_path / "m", labels[:10])
 
 
-def test_an_unfinished_memory_is_no_memory(tmp_path):
+def test_an_unfinished_memory_is_not_opened(tmp_path):
     _, labels = clustered(count=20)
     begin_memory(tmp_path / "m", manifest_of(20, 12), labels)
     with pytest.raises(UserError, match="There is no memory in"):
@@ -118,8 +118,8 @@ def other_shape(file):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (cut, "is cut short or no array"),
-        (empty, "is cut short or no array"),
+        (cut, "is cut short or not an array"),
+        (empty, "is cut short or not an array"),
         (other_shape, r"holds {'descr': '<f4', 'fortran_order': False, 'shape': \(3, 4\)}, where the manifest says"),
         (lambda file: file.unlink(), "is missing"),
     ],
@@ -272,9 +272,9 @@ def test_files_of_others_stay(tmp_path):
     (tmp_path / "mine.part" / KEYS).write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name, says in (
-        ("mine", "where the memory would be built, and is no part of one"),
-        ("empty", "is there already, and is no memory: name another folder"),
-        ("file", "is there already, and is no memory: name another folder"),
+        ("mine", "where the memory would be built, and is not part of one"),
+        ("empty", "is there already, and is not a memory: name another folder"),
+        ("file", "is there already, and is not a memory: name another folder"),
     ):
         with pytest.raises(UserError, match=says):
             begin_memory(tmp_path / name, manifest_of(20, 12), labels)

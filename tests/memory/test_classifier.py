@@ -74,8 +74,8 @@ def test_tokens_are_averaged():
 @pytest.mark.parametrize(
     ("shape", "any_size", "says"),
     [
-        ((2, 4, 4, 4), False, "of which the channels cannot be told from the places: choose another"),
-        ((2, 2, -1, 8), True, "of which the channels cannot be told from the places: choose another"),
+        ((2, 4, 4, 4), False, "whose channels cannot be distinguished from its places: choose another"),
+        ((2, 2, -1, 8), True, "whose channels cannot be distinguished from its places: choose another"),
         ((8, 4, 2, 2), False, r"gives \[8, 4, 2, 2\]: choose one of features a sample"),
         ((8, 4, 4), False, r"gives \[8, 4, 4\]: choose one of features a sample"),
         ((2, 2, 2, 4, 4), False, r"gives \[2, 2, 2, 4, 4\]: choose one of features a sample"),

@@ -196,7 +196,7 @@ def test_neither_a_fit_nor_a_memory_is_written_over(tmp_path):
     begin_memory(tmp_path / "bb", memory.manifest.unfinished(), labels)
     (tmp_path / "mine.part").mkdir()
     (tmp_path / "mine.part" / "thesis.txt").write_text("long")
-    for name, says in (("bb", "another run began"), ("mine", "no part of one"), ("m/inner", "inside the memory")):
+    for name, says in (("bb", "another run began"), ("mine", "not part of one"), ("m/inner", "inside the memory")):
         with pytest.raises(UserError, match=says):
             cluster(memory, tmp_path / name, 2, "raw", 0)
         with pytest.raises(UserError, match=says):

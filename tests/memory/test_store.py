@@ -9,21 +9,21 @@ from memories import BACKBONE, clustered, rewrite, write_memory
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.memory import open_memory, project, store
-from lit_robust.memory.store import FILE_NAME, KEYS, LABELS, NORMS, PROJECTION, shown
+from lit_robust.memory.store import FILE_NAME, KEYS, LABELS, NORMS, PROJECTION, as_text
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is no memory's manifest"),
+        ("{", "is not a memory's manifest"),
         ('{"schema": 9}', "has schema 9, not 3"),
         ("{}", "it has no schema"),
         ("[]", "it is not an object"),
         ("[" * 100_000, "it is nested too deeply"),
-        ('{"schema": 1' + "0" * 5000 + "}", "is no memory's manifest"),
+        ('{"schema": 1' + "0" * 5000 + "}", "is not a memory's manifest"),
         ('{"schema": 3, "count": 1e400}', "it holds the number 1e400"),
         ('{"schema": 3, "count": NaN}', "it holds the number NaN"),
-        ('{"schema": 3, "layer": "\\ud800"}', "is no memory's manifest"),
+        ('{"schema": 3, "layer": "\\ud800"}', "is not a memory's manifest"),
         ('{"schema": 3}' + " " * (1 << 24), "16777216 are the most"),
     ],
     ids=lambda given: given[:20],
@@ -79,11 +79,11 @@ def test_fields_that_are_not_what_they_must_be(tmp_path, name, value):
     del content["manifest_sha256"]
     content["schema"] = 2
     file.write_text(json.dumps({**content, name: value}))
-    with pytest.raises(UserError, match=f"is no memory's manifest \\({name} is"):
+    with pytest.raises(UserError, match=f"is not a memory's manifest \\({name} is"):
         open_memory(memory.folder)
     del content[name]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"is no memory's manifest .*{name}"):
+    with pytest.raises(UserError, match=f"is not a memory's manifest .*{name}"):
         open_memory(memory.folder)
 
 
@@ -107,10 +107,10 @@ def test_a_changed_manifest_is_found_out(tmp_path, name):
 
 
 def test_long_and_unprintable_values_are_shortened_and_escaped():
-    assert shown("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
-    assert shown("x" * 81) == "x" * 77 + "..."
-    assert shown("x" * 80) == "x" * 80
-    assert shown("ab" * 32) == "abababababab..."
+    assert as_text("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
+    assert as_text("x" * 81) == "x" * 77 + "..."
+    assert as_text("x" * 80) == "x" * 80
+    assert as_text("ab" * 32) == "abababababab..."
 
 
 LABELS_OF = np.arange(300) // 60
@@ -181,7 +181,7 @@ def header(text, version=1):
 def test_broken_headers(tmp_path, head, name):
     memory = write_memory(tmp_path / "m", *clustered())
     (memory.folder / name).write_bytes(head + bytes(64))
-    with pytest.raises(DataError, match=f"{name} (is cut short or no array|holds ).*: copy the whole memory, or"):
+    with pytest.raises(DataError, match=f"{name} (is cut short or not an array|holds ).*: copy the whole memory, or"):
         open_memory(memory.folder, check_digest=False)
 
 
@@ -198,7 +198,7 @@ def test_bytes_behind_an_array_are_refused(tmp_path):
     memory = write_memory(tmp_path / "m", *clustered())
     with (memory.folder / KEYS).open("ab") as file:
         file.write(bytes(4))
-    with pytest.raises(DataError, match="keys.npy is cut short or no array"):
+    with pytest.raises(DataError, match="keys.npy is cut short or not an array"):
         open_memory(memory.folder, check_digest=False)
 
 

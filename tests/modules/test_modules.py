@@ -140,7 +140,7 @@ def test_a_checkpoint_is_of_the_class_that_it_names(tmp_path):
     with pytest.raises(UserError, match=r"AdversarialModule', which is not an imported StandardModule"):
         StandardModule.load_from_checkpoint(tmp_path / "module.ckpt")
     (tmp_path / "text.ckpt").write_text("weights\n")
-    with pytest.raises(UserError, match=r"text\.ckpt is no checkpoint, or not whole: give a file"):
+    with pytest.raises(UserError, match=r"text\.ckpt is not a checkpoint, or not whole: give a file"):
         ClassifierModule.load_from_checkpoint(tmp_path / "text.ckpt")
 
 
