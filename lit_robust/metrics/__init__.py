@@ -1,6 +1,6 @@
 """Measures: a pure function each, and a torchmetrics class around it whose states are sums or kept scores."""
 
-from lit_robust.metrics.accuracy import TopKAccuracy, topk_correct
+from lit_robust.metrics.accuracy import RobustAccuracy, TopKAccuracy, topk_correct
 from lit_robust.metrics.base import among_classes, check_labels
 from lit_robust.metrics.calibration import (
     Calibration,
@@ -13,7 +13,6 @@ from lit_robust.metrics.corruption_error import CorruptionError, corruption_erro
 from lit_robust.metrics.error_consistency import ErrorConsistency, error_consistency
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
-from lit_robust.metrics.robust_accuracy import RobustAccuracy
 from lit_robust.metrics.shape_bias import ShapeBias, category_probabilities, shape_bias
 
 __all__ = [

@@ -232,8 +232,10 @@ def test_labels_out_of_range_are_refused(label):
 def test_labels_and_classes_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="label 0, which is none of the 2 classes of the set"):
         TopKAccuracy((1,), (1, 2)).update(torch.eye(4), torch.tensor([1, 0, 2, 1]))
-    with pytest.raises(DataError, match="names class 988, but the network has 10 classes"):
-        among_classes(torch.zeros(1, 10), imagenet_subset("imagenet-a"))
+    for classes, wrong in ((imagenet_subset("imagenet-a"), 988), ((0, 10), 10), ((-1, 2), -1)):
+        with pytest.raises(DataError, match=f"names class {wrong}, but the network has 10 classes"):
+            among_classes(torch.zeros(1, 10), classes)
+    assert among_classes(torch.zeros(1, 10), (0, 9)).isfinite().sum() == 2
 
 
 def test_numbers_are_copied_once():
