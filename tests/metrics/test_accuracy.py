@@ -31,6 +31,12 @@ def test_nan_never_helps():
     assert topk_correct(logits, torch.tensor([0, 0]), (1,)).tolist() == [0]
 
 
+def test_one_and_five_answers_are_counted_by_default():
+    metric = TopKAccuracy()
+    metric.update(torch.arange(7.0).expand(7, 7), torch.arange(7))
+    assert metric.compute().tolist() == [1 / 7, 5 / 7]
+
+
 def test_empty_batches_count_nothing():
     metric = TopKAccuracy((1,))
     metric.update(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))

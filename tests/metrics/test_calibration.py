@@ -82,6 +82,13 @@ def test_ece_at_the_edges_of_bins():
     assert float(expected_calibration_error(confidence, correct)) == pytest.approx((1 - 1 / 15) / 3, abs=1e-12)
 
 
+def test_neighbouring_bins_of_ece_stay_apart_at_both_ends():
+    # Gaps of opposite sign, which would cancel in one bin.
+    for confidence, correct in (([0.01, 0.1], [True, False]), ([0.99, 0.92], [False, True])):
+        gaps = [abs(value - right) for value, right in zip(confidence, correct, strict=True)]
+        assert float(expected_calibration_error(confidence, correct)) == pytest.approx(sum(gaps) / 2, abs=1e-12)
+
+
 def test_equal_confidences_share_their_accuracy_in_any_order():
     confidence, correct = samples(500, seed=4)
     confidence = (confidence * 8).round() / 8
