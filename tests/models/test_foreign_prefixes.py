@@ -189,6 +189,7 @@ PLACES = {
     "swa_state_dict": lambda s, o: {"state_dict": o, "swa_state_dict": s},
     "model_state_dict": lambda s, o: {"unaveraged_model_state_dict": o, "model_state_dict": s},
     "state_dict": lambda s, o: {"state_dict": {**prefixed("model.", o), **prefixed("ema_model.module.", s)}},
+    "a model inside itself": lambda s, o: {"state_dict": {**o, **prefixed("ema.", s)}},
     "of two, that of the network": lambda s, o: {"backbone": s, "detector": prefixed("net.", STATE)},
 }  # fmt: skip
 
@@ -205,6 +206,12 @@ def test_the_copy_that_counts_is_found_wherever_it_stands(tmp_path, source, capl
     if holds_two:
         raw = build_classifier(Network(NAME, 5, str(tmp_path / "w.pt"), copy="raw"))
         assert all(torch.equal(tensor, other(state)[name]) for name, tensor in raw.network.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["optimizer", "optimizer_states", "lr_schedulers", "callbacks", "scaler"])
+def test_the_states_of_what_trains_a_network_are_no_copies(tmp_path, key):
+    torch.save({"params": STATE, key: [{"momentum": other(STATE)}]}, tmp_path / "w.pt")
+    assert read_weights(tmp_path / "w.pt").key == "params"
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -348,3 +355,11 @@ def test_settings_of_others_under_our_names(tmp_path, source, caplog):
         loaded = build_classifier(Network(NAME, 5, str(tmp_path / "w.ckpt")))
     assert torch.equal(loaded.mean, source.mean)
     assert "the mean in its settings is no list of three numbers" in caplog.text
+
+
+def test_normalisers_that_differ_are_refused(tmp_path, source):
+    state = {**prefixed("model.", source.network.state_dict()), **normaliser("normalize"), **normaliser("other")}
+    state["other.std"] = state["other.std"] + 1e-3
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="two normalisers that differ, normalize.mean and another"):
+        build_classifier(Network(NAME, 5, str(tmp_path / "w.pt")))
