@@ -6,7 +6,7 @@ import pytest
 
 from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.data.packing.classes import given_numbers, labels_of, parse_labels, stem
+from lit_robust.data.packing.classes import given_numbers, labels_of, number_classes, parse_labels, stem
 from lit_robust.data.packing.layouts import READERS, find_images
 from lit_robust.data.packing.recognise import Layout, cell_of, find_root, read_categories
 from lit_robust.data.packing.sources import Tree
@@ -331,6 +331,48 @@ def test_broken_files_are_named_with_the_place(text, expected):
 
 def test_stems_keep_dots_that_begin_no_ending():
     assert [stem(name) for name in ("x/a.b.JPEG", "a.b", "a")] == ["a.b", "a.b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "known", "numbers", "rule"),
+    [
+        (["0", "1", "2"], "auto", (), [0, 1, 2], "numbered as their names say"),
+        (["0", "1"], "sorted", (), [0, 1], "numbered as their names say"),
+        (
+            ["1", "10", "9"],
+            "auto",
+            (),
+            [0, 2, 1],
+            "numbered in the order of their numbers: 1 is class 0, 10 is class 2",
+        ),
+        (["3", "9"], "imagenet", (), [3, 9], "numbered as their names say, ImageNet's 1,000"),
+        (["ape", "bear"], "sorted", (), [0, 1], "numbered by their sorted names"),
+        ([WNIDS[3], WNIDS[9]], "imagenet", (), [3, 9], "numbered as ImageNet's 1,000"),
+        ([WNIDS[3], WNIDS[9]], "auto", (), [0, 1], "numbered by their sorted names"),
+        (WNIDS, "auto", (), list(range(1000)), "numbered as ImageNet's 1,000"),
+        (WNIDS[::2], "sorted", (), list(range(500)), "numbered by their sorted names"),
+        (["dog"], "auto", ["cat", "dog"], [1], "numbered as the 2 of the other split"),
+        ([WNIDS[9]], "auto", ["cat", imagenet_names()[9]], [1], "numbered as the 2 of the other split"),
+        (["9"], "auto", ["2", "9", "10"], [1], "numbered as the 3 of the other split"),
+    ],
+)
+def test_class_numbers(classes, labels, known, numbers, rule):
+    found = number_classes(classes, labels, known)
+    assert [found.numbers[name] for name in classes] == numbers
+    assert found.rule == rule
+
+
+@pytest.mark.parametrize(
+    ("classes", "known", "expected"),
+    [
+        (["01", "1"], (), "The classes '01' and '1' are one number: rename one"),
+        (["02", "1", "2"], (), "The classes '02' and '2' are one number: rename one"),
+        (["ant", "dog", "fox"], ["cat", "dog"], "'ant' is none of the other split's 2 classes: remove or rename it"),
+    ],
+)
+def test_class_numbers_that_are_refused(classes, known, expected):
+    with pytest.raises(UserError, match=expected):
+        number_classes(classes, "auto", known)
 
 
 def test_numbers_stay():
