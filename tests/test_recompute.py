@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from shutil import copytree, ignore_patterns, rmtree
 
 import pytest
@@ -309,14 +310,13 @@ def test_another_runs_results_are_not_replaced(tested, decisions, tmp_path, caps
 
 def test_another_networks_results_beside_the_predictions_are_told(tested, tmp_path):
     copytree(tested, tmp_path / "run")
-    file = tmp_path / "run" / "results.json"
-    content = json.loads(file.read_text())
-    file.write_text(json.dumps(content | {"model": {**content["model"], "weights_sha256": "another"}}))
+    found = RunResults.load(tmp_path / "run")
+    replace(found, model={**found.model, "weights_sha256": "another"}).save(tmp_path / "run")
     with pytest.raises(UserError, match="are of another network than its results.json"):
         recompute(tmp_path / "run", tmp_path / "again", Choices(), "")
     assert not (tmp_path / "again").exists()
     # Who says nothing says nothing else.
-    file.write_text(json.dumps(content | {"model": {}}))
+    replace(found, model={}).save(tmp_path / "run")
     recompute(tmp_path / "run", tmp_path / "again", Choices(), "")
 
 

@@ -213,7 +213,9 @@ class RobustCLI(LightningCLI):
                 if arguments.get(key) is not None:
                     arguments[key] = str(root / arguments[key])
                     folders |= {Path(arguments[key])} if key == "dirpath" else set()
-        if self.config.subcommand == "fit":
+            if trainer.fast_dev_run and arguments.get("save_last"):
+                arguments["save_last"] = False  # Lightning would save one at the end, against its own word.
+        if self.config.subcommand == "fit" and not trainer.fast_dev_run:
             check_folder(root, sorted(folders), checkpoint)
 
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
@@ -89,12 +90,14 @@ class AttackingModule(ClassifierModule, ABC):
         return found.images
 
     def _watch(self, unmoved: Tensor) -> None:
-        """Log the share of images that the attack never moved, and warn once; no step waits for the device."""
+        """Log and count the images that the attack never moved; no step waits for the device."""
         self.log("train/unmoved", unmoved.float().mean(), batch_size=len(unmoved))
         self._unmoved = self._unmoved.to(self.device) + unmoved.sum()
         self._watched += len(unmoved)
-        # There the loggers wait for the device anyway.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Warn once of an attack that moves too little, where the loggers wait for the device anyway."""
+        if self._watched and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._warn_of(float(self._unmoved) / self._watched, "training")
             self._unmoved, self._watched = torch.zeros_like(self._unmoved), 0
 

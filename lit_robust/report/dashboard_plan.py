@@ -33,6 +33,7 @@ LEARNING = {
     "Training accuracy": ("train/accuracy", "train/monitored_adversarial_accuracy"),
     "Validation accuracy": ("val/top1", "val/top5"),
     "Validation accuracy under attack": ("val/adversarial_top1",),
+    "Images that the attack never moved": ("train/unmoved", "val/unmoved"),
     # LearningRateMonitor's; the second where norms and biases are a group of their own, at the same rate.
     "Learning rate": ("lr-SGD", "lr-SGD/pg1"),
 }

@@ -40,6 +40,7 @@ def test_the_command_line_uses_them(toy, tmp_path, monkeypatch, capsys):
     words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "1"]
     assert main(words) == 0
     assert len(made) == 1
+    assert not list(tmp_path.rglob("*.ckpt")), "a run to see whether all works leaves no checkpoint"
     monkeypatch.setenv("MASTER_PORT", "0")  # Lightning's port of these ranks goes with the test.
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "ddp_spawn"]
     assert main([*words, *ranks]) == 2
