@@ -17,7 +17,7 @@ from wandb_reader import read_run
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
 from lit_robust.data.packing.toy import toy_sets
-from lit_robust.models.resnet_small import resnet_tiny
+from lit_robust.models.network import resnet_tiny
 from lit_robust.stimuli.figures import CLASS_NAMES
 
 CONFIGS = Path(__file__).parents[1] / "configs"

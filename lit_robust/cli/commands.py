@@ -237,7 +237,7 @@ def convert(
         copy: which copy of the weights to take of a checkpoint that holds several: averaged, raw, or one by its name
     """
     from lit_robust.models.foreign import convert as converting
-    from lit_robust.models.foreign.channels import channels_of_option
+    from lit_robust.models.foreign.checkpoint import channels_of_option
 
     means, deviations = channels_of_option("--mean", mean), channels_of_option("--std", std)
     print(converting.convert(source, output, network, num_classes, means, deviations, copy))

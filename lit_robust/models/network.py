@@ -1,26 +1,95 @@
-"""Networks by name: torchvision's, timm's, a small one of ours, and any of the user's by its import path."""
+"""Networks by name that normalise inside: torchvision's, timm's, a small one, and the user's own by import path."""
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_robust.core.errors import UserError, nearest
-from lit_robust.models.classifier import Classifier
-from lit_robust.models.foreign.channels import Channels, in_pixel_units
-from lit_robust.models.foreign.checkpoint import names_file
+from lit_robust.core.logits import logits_of
+from lit_robust.models.foreign.checkpoint import Channels, in_pixel_units, names_file
 from lit_robust.models.foreign.reading import check_normaliser, check_said
-from lit_robust.models.resnet_small import resnet_small, resnet_tiny
 from lit_robust.models.weights import load_weights
 
-OURS: dict[str, Callable[[int], nn.Module]] = {"resnet_small": resnet_small, "resnet_tiny": resnet_tiny}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] to logits, with the channel normalisation as the first layer.
+
+    Attacks and corruptions work on what goes in here, so eps is always in pixel units of [0, 1].
+
+    Args:
+        network: takes normalised images ``[B, 3, H, W]`` and returns logits ``[B, num_classes]``, alone or as
+            ``logits_of`` finds them.
+        mean: per-channel mean, in [0, 1] pixel units.
+        std: per-channel standard deviation, in [0, 1] pixel units.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
+        super().__init__()
+        self.network = network
+        self.normalisation = mean, std
+        # Not in the state dict: they belong to the network's description, which a checkpoint keeps by itself.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1]."""
+        normalised = (images - self.mean) / self.std
+        # Convolutions are fastest with channels last, on CPUs and GPUs; where images are so already this is free.
+        return logits_of(self.network(normalised.contiguous(memory_format=torch.channels_last)))
+
+    def layer(self, name: str) -> nn.Module:
+        """Return the sub-module of the network with a dotted name; raise a UserError where there is none."""
+        layers: dict[str, nn.Module] = dict(self.network.named_modules())
+        if name not in layers or not name:
+            names = ", ".join(child for child, _ in self.network.named_children())
+            raise UserError(f"The network has no layer {name!r}: its first-level layers are {names}.")
+        return layers[name]
+
+    def features(self, images: Tensor, layer: str) -> Tensor:
+        """Return what the sub-module named ``layer`` gives out for ``images``, before later modules change it in place.
+
+        A module that the network calls several times, such as a residual block's one ReLU, gives its last output.
+
+        Args:
+            images: float ``[B, 3, H, W]`` in [0, 1].
+            layer: dotted name inside the network, such as ``avgpool`` or ``layer4.1``.
+
+        Raises:
+            UserError: the network has no such layer, never calls it, or it gives no single tensor.
+        """
+        last: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor):
+                raise UserError(
+                    f"The layer {layer!r} gives a {type(output).__name__}, not one tensor: choose another, such as the "
+                    "one around it."
+                )
+            # In-place ReLUs and sums write into what they are given.
+            last[:] = [output.clone()]
+
+        handle = self.layer(layer).register_forward_hook(keep)
+        try:
+            self(images)
+        finally:
+            handle.remove()
+        if not last:
+            raise UserError(
+                f"The network never calls its layer {layer!r} by itself: choose another, such as the one around it."
+            )
+        return last[0]
 
 
 @dataclass(frozen=True)
@@ -209,3 +278,60 @@ def _called(path: str, num_classes: int, arguments: Mapping[str, Any], entry: st
     if not isinstance(network, nn.Module):
         raise UserError(f"{path} returned a {type(network).__name__}: return a torch.nn.Module.")
     return network
+
+
+class SmallResNet(nn.Module):
+    """A 3x3 stem, stages of basic blocks that halve the image and double the width, mean pool, one linear layer.
+
+    The CIFAR form of He et al. 2016 (section 4.2) with wider later stages; the blocks are torchvision's.
+
+    Args:
+        num_classes: number of logits.
+        widths: channels of each stage; every stage but the first halves height and width.
+        blocks: basic blocks a stage.
+    """
+
+    def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128, 256), blocks: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU(inplace=True)
+        stages = [
+            _stage(before, width, blocks, stride=1 if number == 0 else 2)
+            for number, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
+        ]
+        self.layers = nn.Sequential(*stages)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits ``[B, num_classes]`` of normalised images ``[B, 3, H, W]``."""
+        hidden = self.layers(self.relu(self.bn1(self.conv1(images))))
+        logits: Tensor = self.fc(self.avgpool(hidden).flatten(1))
+        return logits
+
+
+def _stage(before: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    from torchvision.models.resnet import BasicBlock  # It loads all of torchvision's networks.
+
+    shortcut = None
+    if stride != 1 or before != width:
+        shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    first = BasicBlock(before, width, stride, shortcut)
+    return nn.Sequential(first, *[BasicBlock(width, width) for _ in range(blocks - 1)])
+
+
+def resnet_small(num_classes: int) -> SmallResNet:
+    """Four stages of one block, widths 32 to 256: 1.2 million parameters."""
+    return SmallResNet(num_classes, widths=(32, 64, 128, 256), blocks=1)
+
+
+def resnet_tiny(num_classes: int) -> SmallResNet:
+    """Four stages of one block, widths 16 to 128: 0.3 million parameters, for the demo and for tests."""
+    return SmallResNet(num_classes, widths=(16, 32, 64, 128), blocks=1)
+
+
+OURS: dict[str, Callable[[int], nn.Module]] = {"resnet_small": resnet_small, "resnet_tiny": resnet_tiny}

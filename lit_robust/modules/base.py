@@ -25,8 +25,8 @@ from lit_robust.core.precision import full_precision
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Classifier, Network, build_classifier, check_fit, weights_digest
 from lit_robust.models.auxiliary_norm import without_auxiliary
-from lit_robust.models.foreign.channels import three_numbers
-from lit_robust.models.foreign.containers import check_archive, is_archive
+from lit_robust.models.foreign.checkpoint import three_numbers
+from lit_robust.models.foreign.reader import check_archive, is_archive
 from lit_robust.models.weights import LIGHTNING_PREFIX
 from lit_robust.modules.optimisation import (
     SCHEDULES,

@@ -13,7 +13,7 @@ from stop_callback import StopAt
 from lit_robust.callbacks import ErrorConsistencyEvaluation
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
-from lit_robust.models.resnet_small import resnet_tiny
+from lit_robust.models.network import resnet_tiny
 
 PGD = {"class_path": "lit_robust.attacks.PGD", "init_args": {"eps": 0.5, "step_size": 0.5, "steps": 1, "start": "ball"}}
 CALLBACKS = [

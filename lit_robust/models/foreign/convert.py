@@ -13,8 +13,7 @@ from torch import Tensor
 from lit_robust import __version__
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_tensors, write_text
-from lit_robust.models.foreign.channels import Channels
-from lit_robust.models.foreign.checkpoint import open_checkpoint
+from lit_robust.models.foreign.checkpoint import Channels, open_checkpoint
 from lit_robust.models.foreign.naming import check_unwrapped
 from lit_robust.models.foreign.reading import Weights, check_normaliser, check_said, read_weights
 from lit_robust.models.network import Network, build_classifier, check_channels

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from lit_robust.core.errors import UserError
-from lit_robust.models.foreign.channels import Channels, in_pixel_units, three_numbers
 from lit_robust.models.foreign.checkpoint import (
+    Channels,
     Checkpoint,
     Preprocessing,
     check_layouts,
+    in_pixel_units,
     names_file,
     open_checkpoint,
+    three_numbers,
 )
 from lit_robust.models.foreign.naming import Naming, plain_names
 

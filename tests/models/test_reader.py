@@ -19,8 +19,7 @@ import torch
 
 from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.checkpoint import open_checkpoint
-from lit_robust.models.foreign.containers import LEGACY_MAGIC, LEGACY_PROTOCOL, read_restricted
-from lit_robust.models.foreign.restricted import Inert, RestrictedUnpickler
+from lit_robust.models.foreign.reader import LEGACY_MAGIC, LEGACY_PROTOCOL, Inert, RestrictedUnpickler, read_restricted
 
 CONTAINERS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
