@@ -1,6 +1,7 @@
 """The whole way on tiny data, by the command line a user types: data, fit, test, predict, report."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -152,8 +153,10 @@ def test_limited_test_is_marked_partial(runs, toy, tmp_path):
     third = ["--trainer.limit_test_batches", "0.34", "--data.eval_batch_size", "8"]
     small = ["--trainer.callbacks", clean, *IMAGENET, *third]
     assert main(["test", *settings, *small, "--ckpt_path", last]) == 0
-    top1 = next(r for r in RunResults.load(tmp_path).results if r.metric == "top1")
+    found = RunResults.load(tmp_path)
+    top1 = next(r for r in found.results if r.metric == "top1")
     assert (top1.count, top1.protocol["partial"], top1.protocol["full_count"]) == (16, True, 41)
+    assert found.run["checkpoint_sha256"] == hashlib.sha256(Path(last).read_bytes()).hexdigest()
 
 
 def test_a_limit_of_one_batch_is_one_batch(runs, toy, tmp_path):

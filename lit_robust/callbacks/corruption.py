@@ -7,7 +7,6 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torchmetrics import Metric
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.followed import left_out
@@ -69,7 +68,7 @@ class CorruptionEvaluation(EvaluationCallback):
                 that ``clean`` names.
         """
         data = module.trainer.datamodule  # type: ignore[attr-defined]
-        if self.other_described is None and self.clean not in (CLEAN, *getattr(data, "missing_sets", {})):
+        if self.clean not in self.described_sets and self.clean not in (CLEAN, *getattr(data, "missing_sets", {})):
             names = ", ".join(name for name in data.evaluation_sets if name != self.dataset) or "no other set"
             raise UserError(
                 f"{self.label} has errors relative to {self.clean!r}, but the data have {names}: add that data module, "
@@ -85,8 +84,9 @@ class CorruptionEvaluation(EvaluationCallback):
             )
         for warning in self._misfits("mce", described):
             rank_zero_warn(f"{self.label}: {warning}; set baseline to the one that fits, or to null.")
-        self.is_relative = self.baseline is not None and self.other_described is not None
-        if self.is_relative and self._is_restricted(described) != self._is_restricted(self.other_described):
+        clean = self.described_sets.get(self.clean)
+        self.is_relative = self.baseline is not None and clean is not None
+        if self.is_relative and self._is_restricted(described) != self._is_restricted(clean):
             self.is_relative = False
             rank_zero_warn(
                 f"{self.label}: relative_mce is left out, as only one of {self.dataset} and {self.clean} is "
@@ -95,19 +95,17 @@ class CorruptionEvaluation(EvaluationCallback):
         self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
         self.clean_metric = TopKAccuracy((1,)).to(module.device)
 
-    @property
-    def counters(self) -> Mapping[str, Metric]:
-        """The counts of the cells and of the clean set."""
-        return {"cells": self.metric, "clean": self.clean_metric}
-
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        """Count a batch."""
+        """Count a batch of the corrupted set."""
         assert batch.group is not None
         self.metric.update(logits, batch.label, batch.group)
 
-    def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        """Count a batch of the clean set."""
-        self.clean_metric.update(logits, batch.label)
+    def update_from(self, dataset: str, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch of the corrupted set, or of the clean one."""
+        if dataset == self.clean:
+            self.clean_metric.update(logits, batch.label)
+        else:
+            self.update(module, batch, logits)
 
     def compute(self) -> list[Result]:
         """Return what the tested cells allow: see ``summarise`` for the names.
@@ -158,7 +156,7 @@ class CorruptionEvaluation(EvaluationCallback):
 
     def _clean(self) -> tuple[float | None, dict[str, Any]]:
         """Return the clean error, if there is one that fits, and what a protocol says of it."""
-        clean = self.other_described
+        clean = self.described_sets.get(self.clean)
         if clean is None or not self.is_relative:
             return None, {}
         top1 = float(self.clean_metric.compute())

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import Metric
 
 from lit_robust.callbacks.followed import FollowedSet
-from lit_robust.callbacks.halfway import Halfway, put_back
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.shown import Shown, noting, show
 from lit_robust.core.batch import Batch, EvaluationSet
@@ -40,7 +38,6 @@ class EvaluationCallback(Callback, ABC):
         self.finished = False
         # What it found before an interruption; see Resumption.
         self.stored: Found | None = None
-        self.half: Halfway | None = None
         self.results: list[Result] = []
         self.examples: list[Example] = []
         self.shown: list[Shown] = []
@@ -73,22 +70,17 @@ class EvaluationCallback(Callback, ABC):
         return f"{type(self).__name__} on {self.dataset}"
 
     @property
-    def counters(self) -> Mapping[str, Metric]:
-        """What an evaluation of two sets counts with, by name; known after `prepare`."""
-        return {}
-
-    @property
     def inputs_sha256(self) -> str:
         """Digest of files that its results depend on beside settings, network and data; empty where there are none."""
         return ""
 
-    def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        """Count a batch of valid samples of the second set, where there is one; as `update`."""
-        raise NotImplementedError
+    def update_from(self, dataset: str, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch of valid samples of one of `sets`; an evaluation of several sets tells them apart here."""
+        self.update(module, batch, logits)
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """Names of the test loaders that it follows: its own, and a second one that the data may lack."""
+        """Names of the test loaders that it follows: its own, and others, which the data may lack."""
         return (self.dataset,)
 
     def result(
@@ -153,8 +145,6 @@ class EvaluationCallback(Callback, ABC):
         self._describe([one.described for one in self.followed])
         self.last_number = max(one.number for one in self.followed)
         self.prepare(pl_module, self.described)
-        if self.half is not None:
-            put_back(self.half, self.counters, self.followed)
 
     def check(self, trainer: Trainer) -> None:
         """Raise a UserError where the data, which are set up, do not have its set, or another callback evaluates it."""
@@ -177,8 +167,8 @@ class EvaluationCallback(Callback, ABC):
             raise UserError(f"{self.label} cannot be evaluated, as that set {has} categories: choose another dataset.")
 
     def _describe(self, sets: Sequence[EvaluationSet]) -> None:
-        self.described: EvaluationSet = sets[0]
-        self.other_described: EvaluationSet | None = sets[1] if len(sets) > 1 else None
+        self.described_sets = {described.name: described for described in sets}
+        self.described = self.described_sets[self.dataset]
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -196,14 +186,14 @@ class EvaluationCallback(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Hand the valid part of its sets' batches to ``update`` and ``update_other``."""
+        """Hand the valid part of its sets' batches, and the set's name, to ``update_from``."""
         if self.left_out or self.finished:
             return
-        for one, update in zip(self.followed, (self.update, self.update_other), strict=False):
+        for one in self.followed:
             if dataloader_idx == one.number:
                 kept, logits = valid_part(batch, outputs, one.described.name, trainer)
                 one.count(batch, kept)
-                update(pl_module, kept, logits)
+                self.update_from(one.described.name, pl_module, kept, logits)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the results, after computing those of the last set; show again what was stored."""

@@ -7,7 +7,6 @@ from typing import Literal, Protocol, cast, get_args
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import Metric
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.followed import LIMITS, left_out
@@ -76,7 +75,7 @@ class OodEvaluation(EvaluationCallback):
         super().on_test_start(trainer, pl_module)
         if self.left_out or self.finished or self.known is None:
             return
-        if self.other_described is None:
+        if self.known not in self.described_sets:
             raise UserError(
                 f"{self.label} takes images of known classes from {self.known}, which the data have not: add that data "
                 "module, or set known to null."
@@ -108,18 +107,16 @@ class OodEvaluation(EvaluationCallback):
                 )
         self.metrics = {score: OodDetection().to(module.device) for score in self.scores}
 
-    @property
-    def counters(self) -> Mapping[str, Metric]:
-        """The scores kept so far, by their names."""
-        return {score: metric for score, metric in self.metrics.items()}
-
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Keep a batch's scores."""
         assert batch.group is not None
         self._count(module, batch, logits, batch.group == OUT_OF_DISTRIBUTION)
 
-    def update_other(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
-        """Keep the scores of a batch's images in distribution."""
+    def update_from(self, dataset: str, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Keep the scores of a batch of its set, or of the images of known classes in the other one."""
+        if dataset == self.dataset:
+            self.update(module, batch, logits)
+            return
         classes = torch.tensor(self.described.classes, device=batch.label.device)
         wanted = torch.isin(batch.label, classes) if self.described.classes else torch.ones_like(batch.valid)
         self._count(module, batch.select(wanted), logits[wanted], torch.zeros_like(batch.valid[wanted]))
@@ -164,13 +161,13 @@ class OodEvaluation(EvaluationCallback):
                 result = self.result(
                     f"{name}{end}", computed[name], "fraction", told, positives + negatives, facets=facets
                 )
-                results.append(result if self.other_described is None else self._with_known(result, negatives))
+                results.append(result if self.known is None else self._with_known(result, negatives))
         return results
 
     def _with_known(self, result: Result, count: int) -> Result:
         """Return a result whose images in distribution, ``count`` of them, are another set's: they have the labels."""
-        known = self.other_described
-        assert known is not None
+        assert self.known is not None
+        known = self.described_sets[self.known]
         classes = {name: known.protocol[name] for name in ("num_classes",) if name in known.protocol}
         facts = {name: value for name, value in known.protocol.items() if name not in LIMITS}
         told = {**result.protocol, **classes, "in_distribution": {"count": count, **facts}}

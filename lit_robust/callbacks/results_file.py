@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 import lit_robust
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.wandb_record import keep_evaluation
+from lit_robust.core.files import file_sha256
 from lit_robust.core.results import RunResults
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
@@ -44,7 +45,9 @@ class ResultsFile(Callback):
         self.command = command
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the time."""
+        """Note the time, and which checkpoint is tested."""
+        file = Path(trainer.ckpt_path or "")
+        self.checkpoint_sha256 = file_sha256(file) if trainer.is_global_zero and file.is_file() else None
         self.started = datetime.now(UTC)
         self._clock = time.monotonic()
 
@@ -59,6 +62,7 @@ class ResultsFile(Callback):
             "name": folder.name,
             "command": self.command,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "checkpoint_sha256": self.checkpoint_sha256,
             "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 1),

@@ -13,7 +13,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 import lit_robust
 from lit_robust.callbacks.evaluation import EvaluationCallback, Found
-from lit_robust.callbacks.halfway import counted, read_half, sets_through, write_half
 from lit_robust.callbacks.restriction import restricted
 from lit_robust.callbacks.results_file import description
 from lit_robust.callbacks.shown import read_shown, write_shown
@@ -28,9 +27,9 @@ class Resumption(Callback):
     """Stores what every evaluation found as soon as its sets are through, and does not evaluate it again after a stop.
 
     ``unfinished-test/`` of the run's folder holds it until the test has ended: values, and the tables, curves and
-    images that loggers were shown, who are shown them again; of an evaluation of two sets also what it has counted of
-    the one that is through. It counts only where settings, network, test sets and files of recorded decisions are the
-    same; a set none of whose evaluations need it any more is not read at all. A callback that is no
+    images that loggers were shown, who are shown them again. An evaluation of several sets takes all of them again
+    unless it was finished. What is stored counts only where settings, network, test sets and files of recorded
+    decisions are the same; a set none of whose evaluations need it any more is not read at all. A callback that is no
     ``EvaluationCallback`` sees the sets that are read.
 
     Args:
@@ -58,25 +57,21 @@ class Resumption(Callback):
         self.identity = self._identity(trainer, module)
         evaluations = _evaluations(trainer)
         stored: dict[str, Found] = trainer.strategy.broadcast(self._read() if trainer.is_global_zero else {})
-        halves = trainer.strategy.broadcast(self._halves(trainer) if trainer.is_global_zero else {})
         missing = getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
         for evaluation in evaluations:
             if evaluation.dataset not in missing and (reason := evaluation.lacks(missing)):
                 log.warning("%s is left out: %s.", evaluation.label, reason)
         left = [one for one in evaluations if one.label not in stored and not one.lacks(missing)]
-        needed = {name for one in left for name in one.sets if name not in halves.get(one.label, ())}
+        needed = {name for one in left for name in one.sets}
         known = {name for evaluation in evaluations for name in evaluation.sets}
         finished = (known - needed) & loaders.keys()
         if len(finished) == len(loaders):
             # Lightning runs no hook of a test without batches; a stop between the last set and the results file.
-            stored, halves, finished = {}, {}, set()
-        for number, evaluation in enumerate(evaluations):
+            stored, finished = {}, set()
+        for evaluation in evaluations:
             evaluation.stored = stored.get(evaluation.label)
-            done = halves.get(evaluation.label)
-            place = self.folder / str(number)
-            evaluation.half = read_half(place, trainer.global_rank, done) if done and not evaluation.stored else None
         self.kept = set(stored)
-        if stored or halves:
+        if stored:
             read = [name for name in loaders if name not in finished]
             log.info("An interrupted test goes on with %s.", ", ".join(read))
         if finished:
@@ -103,26 +98,6 @@ class Resumption(Callback):
             shutil.rmtree(self.folder)
             return {}
         return {one.run["label"]: (one.results, one.examples, read_shown(place)) for place, one in files.items()}
-
-    def _halves(self, trainer: Trainer) -> dict[str, tuple[str, ...]]:
-        """Return label of each evaluation to the sets of its two that are through."""
-        places = {one.label: self.folder / str(number) for number, one in enumerate(_evaluations(trainer))}
-        found = {label: sets_through(place, trainer.world_size, self.identity) for label, place in places.items()}
-        return {label: done for label, done in found.items() if done}
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Store what evaluations of two sets have counted when another set begins, each rank its own."""
-        if not self.settings or batch_idx > 0:
-            return
-        for number, evaluation in enumerate(_evaluations(trainer)):
-            if evaluation.finished or evaluation.left_out or len(evaluation.followed) < 2:
-                continue
-            half = counted(evaluation.counters, evaluation.followed, dataloader_idx)
-            if half is not None and (evaluation.half is None or evaluation.half.done != half.done):
-                write_half(half, self.folder / str(number), trainer.global_rank, self.identity)
-                evaluation.half = half
 
     def on_test_batch_end(
         self,

@@ -3,12 +3,13 @@
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonpath
 from pathlib import Path
 
 from lit_robust.core.errors import UserError
-from lit_robust.core.results import RunResults
+from lit_robust.core.files import file_sha256
+from lit_robust.core.results import FILE_NAME, RunResults
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -49,20 +50,35 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     """Read runs, in the given order.
 
     Args:
-        paths: run folders, or results files.
+        paths: run folders, or results files. The values of one that is older than a checkpoint beside it have a
+            warning, unless that is the checkpoint that was tested.
 
     Raises:
         UserError: no path is given, or one is not a run.
     """
     if not paths:
         raise UserError("No run is named: give at least one folder that `lit-robust test` wrote into.")
-    found = [RunResults.load(path) for path in paths]
     folders = [path if path.is_dir() else path.parent for path in paths]
+    found = [_dated(RunResults.load(path), path) for path in paths]
     names = [
         str(results.run.get("name") or folder.resolve().name) for results, folder in zip(found, folders, strict=True)
     ]
     labels = unique_labels(names, folders)
     return [Run(*entry) for entry in zip(labels, folders, found, strict=True)]
+
+
+def _dated(found: RunResults, path: Path) -> RunResults:
+    """Return a run's results, with a warning where a checkpoint beside them is newer, and not the tested one."""
+    file = path / FILE_NAME if path.is_dir() else path
+    tested, written = found.run.get("checkpoint_sha256"), file.stat().st_mtime_ns
+    checkpoints = sorted(one for place in (file.parent, file.parent / "checkpoints") for one in place.glob("*.ckpt"))
+    newer = [one for one in checkpoints if one.is_file() and one.stat().st_mtime_ns > written]
+    other = next((one for one in newer if tested is None or file_sha256(one) != tested), None)
+    if other is None:
+        return found
+    name = other.relative_to(file.parent).as_posix()
+    warning = f"the results are older than {name} beside them, and may be of another network: test again"
+    return replace(found, results=[replace(r, warnings=(*r.warnings, warning)) for r in found.results])
 
 
 def unique_labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:

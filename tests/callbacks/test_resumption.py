@@ -17,7 +17,7 @@ from lit_robust.models.network import resnet_tiny
 
 PGD = {"class_path": "lit_robust.attacks.PGD", "init_args": {"eps": 0.5, "step_size": 0.5, "steps": 1, "start": "ball"}}
 CALLBACKS = [
-    # Its clean set comes last here: it cannot be finished before, and is kept halfway.
+    # Its clean set comes last here: it cannot be finished before, and takes both of its sets again.
     {"class_path": "CorruptionEvaluation", "init_args": {"dataset": "imagenet-c-like", "baseline": None}},
     {"class_path": "OodEvaluation"},
     {"class_path": "AdversarialAccuracy", "init_args": {"dataset": "imagenet-a", "attack": PGD, "examples": 2}},
@@ -111,8 +111,8 @@ def test_a_test_goes_on_at_the_set_it_was_in(recipe, tmp_path, monkeypatch):
         "CorrectSamples on imagenet-a",
     }
     stop(recipe, stopped, "imagenet", monkeypatch)
-    # Relative errors need the clean set, too: what was counted of the corrupted one is kept.
-    assert run(recipe, stopped) == ["imagenet"]
+    # Relative errors need the clean set, too, which has not come: the corrupted one is read again.
+    assert run(recipe, stopped) == ["imagenet-c-like", "imagenet"]
     assert told(stopped) == whole
     lists = [(folder / "correct-imagenet-a.json").read_text() for folder in (tmp_path / "whole", stopped)]
     assert lists[0] == lists[1]

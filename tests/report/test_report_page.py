@@ -1,6 +1,8 @@
 """The page as a browser's parser sees it."""
 
 import csv
+import hashlib
+import os
 import re
 import struct
 import zlib
@@ -277,3 +279,24 @@ def test_the_tool_takes_published_names(tmp_path, capsys):
     assert all(bool(row["published"]) == (row["run"] != "standard") for row in rows)
     assert "Geirhos" in next(row["published"] for row in rows if row["run"] == "Humans")
     capsys.readouterr()
+
+
+def test_results_older_than_a_checkpoint_beside_them_say_so(tmp_path):
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"weights")
+    tested = hashlib.sha256(b"weights").hexdigest()
+    file = RunResults({"checkpoint_sha256": tested}, {}, [named("imagenet", "top1", 0.6, "fraction", 3, {})]).save(
+        tmp_path
+    )
+
+    def warned(*, seconds: int) -> list[str]:
+        os.utime(checkpoint, ns=(0, file.stat().st_mtime_ns + seconds * 10**9))
+        assert [run.found.results for run in load_runs([file])] == [run.found.results for run in load_runs([tmp_path])]
+        return [warning for run in load_runs([tmp_path]) for result in run.found.results for warning in result.warnings]
+
+    assert warned(seconds=-5) == warned(seconds=5) == []  # The tested one, whenever it was copied.
+    checkpoint.write_bytes(b"other weights")
+    assert warned(seconds=-5) == []
+    (warning,) = warned(seconds=5)
+    assert warning.startswith("the results are older than checkpoints/last.ckpt beside them")
