@@ -10,21 +10,16 @@ import lit_robust
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
 from lit_robust.core.results import RunResults
-from lit_robust.report.accuracy_curves import accuracy_plots
-from lit_robust.report.corruption_errors import corruption_error_plots
-from lit_robust.report.csv_file import csv_text
-from lit_robust.report.gallery import gallery
-from lit_robust.report.heatmap import heat_maps
-from lit_robust.report.latex import latex
-from lit_robust.report.markup import joined, legend, results_table, swatch_style
-from lit_robust.report.models import memory_models
-from lit_robust.report.plot import Plot
-from lit_robust.report.precision_recall import precision_recall_plots
+from lit_robust.report.html import gallery, joined, legend, memory_models, record, results_table, swatch_style
+from lit_robust.report.plots.accuracy import accuracy_plots
+from lit_robust.report.plots.corruptions import corruption_error_plots, heat_maps
+from lit_robust.report.plots.drawing import Plot
+from lit_robust.report.plots.precision_recall import precision_recall_plots
+from lit_robust.report.plots.shape_bias import shape_bias_plots
 from lit_robust.report.published import published_runs
-from lit_robust.report.record import record
 from lit_robust.report.runs import Run, load_runs
-from lit_robust.report.shape_figure import shape_bias_plots
-from lit_robust.report.table import Table, compare, compare_observers, markdown
+from lit_robust.report.table import Table, compare, compare_observers
+from lit_robust.report.text import csv_text, latex, markdown
 from lit_robust.report.titles import dataset_title, is_attacked
 
 MOST_COLUMNS = 8  # fit on an upright sheet of A4 and on a screen of 1280 px
@@ -149,3 +144,20 @@ def _figure(plot: Plot, labels: list[str]) -> str:
         f'<figure class="plot"><h3>{escape(plot.title)}</h3>{plot.svg}{legend(plot.labels, labels)}'
         f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
     )
+
+
+def report(runs: list[Path], output: Path = Path("report.html"), published: Sequence[str] = ()) -> None:
+    """Compare runs on one self-contained page, or in a table, and print where it stands.
+
+    Args:
+        runs: run folders that ``lit-robust test`` wrote into, or results files.
+        output: file to write: ``.html`` for the page with plots and images, ``.md`` or ``.tex`` for the
+            table, ``.csv`` for every value as a fraction, one a line.
+        published: published networks to show beside the runs, such as ``resnet50``; ``all`` alone for every one that
+            shares a column with them.
+
+    Raises:
+        UserError: no run is named, one cannot be read, a published network is not known, or the output has another
+            suffix.
+    """
+    print(write_report(runs, output, published))

@@ -1,12 +1,10 @@
 """Runs side by side: one row a run, one column a measure, and a mark wherever two values do not compare."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from lit_robust.core.errors import printable
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
 from lit_robust.report.titles import dataset_title, eps_title, is_detail, metric_title, order, series_title, value_text
@@ -224,25 +222,8 @@ def _reading_order(column: tuple[tuple[str, str, int], Mapping[str, Result]]) ->
     return rank, name, dataset, *rest
 
 
-def markdown(table: Table) -> str:
-    """Return the table in Markdown, percentages with one decimal, the notes as a list beneath."""
-    heads = ["Run", *(f"{column.dataset}: {column.title} ({column.unit})" for column in table.columns)]
-    lines = [_line(heads), f"| --- |{' ---: |' * len(table.columns)}"]
-    for label, row in table.rows.items():
-        lines.append(_line([label, *(words(table, cell) for cell in row)]))
-    return "\n".join([*lines, "", *(f"- {_escaped(note)}" for note in table.sentences())]).rstrip("\n") + "\n"
-
-
 def words(table: Table, cell: Cell | None) -> str:
     """Return what stands in a cell: the value, its notes' marks, and whether it is partial."""
     if cell is None:
         return MISSING
     return " ".join([cell.text, *map(table.mark, cell.notes), *(["(partial)"] if cell.partial else [])])
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", printable(" ".join(text.split())))
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(map(_escaped, cells))} |"

@@ -36,7 +36,7 @@ from lit_robust.data import (
 )
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
-from lit_robust.report.dashboard_plan import plan
+from lit_robust.report.dashboard import plan
 
 SMALL = {"eval_batch_size": 16, "num_workers": 0}
 WHOLE = {"evaluation": EvaluationCrop(resize=None, crop=None), **SMALL}

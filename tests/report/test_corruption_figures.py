@@ -8,9 +8,13 @@ import pytest
 from naming import named
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.corruption_errors import corruption_error_plots
-from lit_robust.report.corruptions import corrupted_sets, corruption_values, in_order
-from lit_robust.report.heatmap import heat_maps
+from lit_robust.report.plots.corruptions import (
+    corrupted_sets,
+    corruption_error_plots,
+    corruption_values,
+    heat_maps,
+    in_order,
+)
 from lit_robust.report.table import compare
 
 NAMES = ("gaussian_noise", "fog", "saturate")

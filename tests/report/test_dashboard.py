@@ -18,8 +18,7 @@ from lit_robust.core.results import Example, Result, RunResults
 from lit_robust.data import EvaluationCrop, ImageNetDataModule, TrainingCrop
 from lit_robust.models import Network
 from lit_robust.report import dashboard
-from lit_robust.report.dashboard import build_workspace
-from lit_robust.report.dashboard_plan import plain_plan, plan
+from lit_robust.report.dashboard import build_workspace, plain_plan, plan
 
 
 def result(dataset: str, metric: str, **protocol: object) -> Result:

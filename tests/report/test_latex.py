@@ -7,8 +7,8 @@ from naming import named
 
 from lit_robust.core.results import RunResults
 from lit_robust.report import write_report
-from lit_robust.report.latex import escaped, latex
 from lit_robust.report.table import compare
+from lit_robust.report.text import escaped, latex
 
 
 def table_of(label: str = "a_b & c") -> str:

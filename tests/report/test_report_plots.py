@@ -9,11 +9,11 @@ import pytest
 from naming import named
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.accuracy_curves import accuracy_plots, curves
-from lit_robust.report.corruption_errors import corruption_error_plots
-from lit_robust.report.precision_recall import precision_recall_plots
-from lit_robust.report.shape_figure import biases, shape_bias_plots
-from lit_robust.report.svg import mark_swatch, run_style, swatch
+from lit_robust.report.plots.accuracy import accuracy_plots, curves
+from lit_robust.report.plots.corruptions import corruption_error_plots
+from lit_robust.report.plots.drawing import mark_swatch, run_style, swatch
+from lit_robust.report.plots.precision_recall import precision_recall_plots
+from lit_robust.report.plots.shape_bias import biases, shape_bias_plots
 
 
 def attacked(eps: float, value: float, steps: int = 3, norm: str = "l2") -> Result:

@@ -13,13 +13,11 @@ from naming import named
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report import write_report
-from lit_robust.report.csv_file import csv_text
-from lit_robust.report.latex import latex
 from lit_robust.report.page import page
 from lit_robust.report.protocol import differences, facts, usual
 from lit_robust.report.runs import Run
-from lit_robust.report.table import compare, compare_observers, markdown, parts
-from lit_robust.report.terminal import terminal
+from lit_robust.report.table import compare, compare_observers, parts
+from lit_robust.report.text import csv_text, latex, markdown, terminal
 from lit_robust.report.titles import metric_title, value_text
 
 

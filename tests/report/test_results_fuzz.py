@@ -10,7 +10,7 @@ import pytest
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result, RunResults
 from lit_robust.report import compare, load_runs, terminal, write_report
-from lit_robust.report.dashboard_plan import plan
+from lit_robust.report.dashboard import plan
 
 ATTACK = {"name": "PGD", "norm": "l2", "eps": 0.5, "step_size": 0.1, "steps": 3}
 FACETS = {"measure": "adversarial_accuracy", "series": "adversarial_accuracy_l2", "norm": "l2", "eps": 0.5}

@@ -5,9 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.plot import HOLLOW, WIDTH, Plot
+from lit_robust.report.plots.drawing import (
+    HOLLOW,
+    INK,
+    PAPER,
+    RULE,
+    WIDTH,
+    Plot,
+    new_figure,
+    plot_settings,
+    run_style,
+    to_svg,
+)
 from lit_robust.report.protocol import is_partial, is_published
-from lit_robust.report.svg import INK, PAPER, RULE, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import dataset_title, value_text
 
 OVERALL = "all"

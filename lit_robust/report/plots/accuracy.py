@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.plot import HOLLOW, WIDTH, Plot
+from lit_robust.report.plots.drawing import HOLLOW, PAPER, WIDTH, Plot, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.protocol import attack_settings, is_partial, is_published, plain, points_of_difference
-from lit_robust.report.svg import PAPER, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import NORM_TITLES, dataset_title, is_attacked, threat_model
 
 

@@ -5,9 +5,8 @@ from reprlib import repr as short
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.plot import PARTIAL_MEANS, WIDTH, Plot
+from lit_robust.report.plots.drawing import PARTIAL_MEANS, WIDTH, Plot, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.protocol import is_partial
-from lit_robust.report.svg import new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.titles import dataset_title, metric_title, value_text
 
 KEY = "precision_recall"

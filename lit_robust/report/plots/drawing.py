@@ -1,7 +1,9 @@
-"""matplotlib figures as SVG text that can stand inside a page, next to others of its kind."""
+"""How every plot of the page is drawn: its manner, and matplotlib figures as SVG text that can stand inside a page."""
 
 import re
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +11,28 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
+WIDTH = 480.0
+PARTIAL_MEANS = "measured on a part of the test set only."
+HOLLOW = f" What is drawn hollow is partial: {PARTIAL_MEANS}"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with what must be said of it.
+
+    Attributes:
+        title: what it shows.
+        caption: how it was measured and how to read it.
+        svg: the plot, an ``svg`` element.
+        labels: label of each run in it, to what a legend adds after the name.
+    """
+
+    title: str
+    caption: str
+    svg: str
+    labels: Mapping[str, str]
+
 
 # matplotlib cannot write CSS variables: these colours, which nothing else uses, are put in their places afterwards.
 INK, RULE, PAPER = "#010203", "#040506", "#070809"

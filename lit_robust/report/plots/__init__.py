@@ -1,0 +1,1 @@
+"""Plots of the page, one file a kind."""
