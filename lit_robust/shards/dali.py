@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lit_robust.core.errors import DataError
+from lit_robust.core.files import read_regular
 from lit_robust.shards.scan import IMAGE_EXTENSIONS, ShardScan
 
 FIELDS = {"v1.0": 3, "v1.1": 3, "v1.2": 4}
@@ -16,7 +17,7 @@ FIELDS = {"v1.0": 3, "v1.1": 3, "v1.2": 4}
 def read_dali(path: Path) -> tuple[int, Mapping[int, int]]:
     """Read an index; see `parse_dali`."""
     try:
-        return parse_dali(str(path), path.read_text(encoding="utf-8"))
+        return parse_dali(str(path), read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
 

@@ -31,6 +31,17 @@ class DefectError(DataError):
     found = Defect("", 0, "")
 
 
+class CompressedError(DefectError):
+    """A DefectError about a shard that is compressed, which no other attempt to read it changes."""
+
+
+def compressed_error(where: Path | str, kind: str, mend: str) -> CompressedError:
+    """Return the error that names a compressed shard, by what it is compressed, and the command that unpacks it."""
+    error = CompressedError(f"{where} is compressed by {kind}, so no sample can be read by its place: {mend}.")
+    error.found = Defect(str(where), 0, f"it is compressed by {kind}: {mend}")
+    return error
+
+
 def defect_error(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> DefectError:
     """Return the error that names a shard, a byte in it, and what is wrong there."""
     error = DefectError(f"{where} is defective at byte {offset}, {what}: {mend}.")

@@ -1,16 +1,20 @@
 """The tars and the info files of one folder, put together."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from lit_robust.core.errors import DataError
+from lit_robust.core.files import read_regular
 from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, is_known, may_be_info, parse_info
 
 UNFINISHED = ".unfinished"  # A hidden file of this ending, and of the tars' names before it, tells of a writer.
 ALIASES = {"val": "validation", "validation": "val"}
+UNPACKING = {"gz": "gunzip", "bz2": "bunzip2", "xz": "unxz", "zst": "unzstd --rm"}
+COMPRESSED = re.compile(rf"([^.].*)\.t(?:ar\.)?(?:{'|'.join(UNPACKING)})")
 SPLIT_WORDS = ("train", "validation", "val", "test")
 LARGEST_LIST = 1 << 26  # bytes; a list of 100,000 shards has about a tenth
 
@@ -61,12 +65,15 @@ class ShardFolder:
         unfinished: first parts of the names of tars whose split is, or was, being written.
         infos: what the info files say.
         claims: splits that an info file of timm's form has.
+        compressed: names of compressed tars that do not lie here unpacked, too.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         names = sorted((file.name for file in folder.iterdir() if not file.is_dir()), key=numbered)
         self.tars = [name for name in names if name.endswith(".tar") and not name.startswith(".")]
+        packed = {name: match[1] for name in names if (match := COMPRESSED.fullmatch(name))}
+        self.compressed = [name for name, stem in packed.items() if f"{stem}.tar" not in self.tars]
         self.unfinished = [
             name[1 : -len(UNFINISHED)] for name in names if name.startswith(".") and name.endswith(UNFINISHED)
         ]
@@ -143,6 +150,7 @@ class ShardFolder:
             for stem in self.unfinished
             if any(file.startswith(f"{stem}-") for file in files)
         ]
+        problems += [self.unpacking(name) for name in self.compressed if names_split(name, split)]
         for file in files:
             if len(set(said.get(file, {}).values())) > 1:
                 counts = " and ".join(f"{length} ({name})" for name, length in said[file].items())
@@ -171,6 +179,11 @@ class ShardFolder:
             problems=tuple(problems),
         )
 
+    def unpacking(self, name: str) -> str:
+        """Return the sentence about a compressed tar."""
+        command = next(command for ending, command in UNPACKING.items() if name.endswith(ending))
+        return f"{self.folder / name} is compressed, and not read: unpack it with `{command} {shlex.quote(name)}`."
+
     def _totals(self, files: Sequence[str], problems: list[str]) -> tuple[tuple[str, ...], int | None]:
         shards = next((info for info in self.infos if info.shards is not None), None)
         total = next((info for info in self.infos if info.count is not None), None)
@@ -187,7 +200,10 @@ class ShardFolder:
         if not missing:
             return []
         if not used:
-            return [f"{self.folder / missing[0]} is a link that leads nowhere: fetch what it stands for, or remove it."]
+            return [
+                f"{self.folder / missing[0]} is not a file, or a link that leads nowhere: fetch what it stands for, or "
+                "remove it."
+            ]
         listed = "lists" if split is None else f"lists for {split!r}"
         return [
             f"{len(missing)} of the {len(files)} shards that {self.folder / _some(used)} {listed} are missing, the "
@@ -221,7 +237,7 @@ def _read(path: Path) -> Info | None:
         # Other software's JSON, such as a table of annotations, may be of any size and coding.
         if not is_known(path.name) and path.stat().st_size > LARGEST_LIST:
             return None
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): mend or remove it.") from error
     return parse_info(str(path), content.decode("utf-8", "surrogateescape"))

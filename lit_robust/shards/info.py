@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 from lit_robust.core.errors import DataError
 
 TIMM_NAMES = ("_info.json", "info.json")
+LARGEST_COUNT = 10**9  # of samples, or of classes
+LONGEST_PATH = 4000
 STATS = re.compile(r"(.+)_stats\.json")
 
 
@@ -161,6 +163,7 @@ def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
         for what, given in (("shard_lengths", claim.lengths), ("shard_sha256", claim.digests)):
             if given is not None and len(given) != len(claim.files):
                 raise ValueError(f"{len(given)} {what} for {len(claim.files)} filenames")
+        _number(sum(claim.lengths or ()))
         if None not in (claim.lengths, claim.count) and sum(claim.lengths or ()) != claim.count:
             raise ValueError(f"shard_lengths sum to {sum(claim.lengths or ())}, num_samples is {claim.count}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -215,6 +218,8 @@ def _file_name(where: str) -> str:
 
 def _inside(file: str) -> str:
     path = PurePosixPath(file)
+    if len(file) > LONGEST_PATH or any(len(part.encode("utf-8", "replace")) > 255 for part in path.parts):
+        raise ValueError(f"{file[:40]!r}... is longer than a file's name can be")
     if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file or not path.name:
         raise ValueError(f"{file!r} lies outside the folder")
     return str(path)
@@ -223,12 +228,14 @@ def _inside(file: str) -> str:
 def _digits(text: str) -> int:
     if not re.fullmatch(r"\s*[0-9]{1,18}\s*", text):
         raise ValueError(f"{text.strip()[:40]!r} is not a whole number of at least 0")
-    return int(text)
+    return _number(int(text))
 
 
 def _number(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a whole number of at least 0")
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number of at least 0")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{str(value)[:30]} is more than a set can have")
     return value
 
 

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import read_regular
 from lit_robust.shards.fetch import FetchError
 from lit_robust.shards.folder import ALIASES, SPLIT_WORDS, Listing, ShardFolder, names_split, numbered
 from lit_robust.shards.info import TIMM_NAMES, Info, parse_info
@@ -42,6 +43,9 @@ def list_split(folder: Path, split: str | None) -> Listing:
         names = ", ".join(contents.claims)
         raise UserError(f"{folder / contents.timm_name} has the splits {names}: name one of them.")
     listing = contents.find(split)
+    packed = [name for name in contents.compressed if names_split(name, split)]
+    if listing is None and packed:
+        raise DataError(contents.unpacking(packed[0]))
     if listing is None and split is None:
         raise UserError(f"There are no shards in {folder}: check the path, or make some with `lit-robust data shard`.")
     if listing is None:
@@ -114,7 +118,7 @@ def read_info(folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     for path in (folder / name for name in INFO_NAMES):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_regular(path).decode("utf-8")
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:

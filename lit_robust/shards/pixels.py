@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import open_regular
 from lit_robust.core.processes import end_with_parent
 from lit_robust.shards.decode import decode_rgb
 from lit_robust.shards.labels import text
@@ -82,7 +83,7 @@ def decode_piece(piece: Piece) -> list[Defect]:
     path = piece.folder / piece.shard
     found = []
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path)
     except OSError as error:
         return [Defect(piece.shard, int(piece.offset[0]), f"it cannot be opened again ({error.strerror})")]
     try:

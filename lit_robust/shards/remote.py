@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.address import PIPE, SCHEMES, address, check_root, is_url, shown
+from lit_robust.shards.defects import CompressedError
 from lit_robust.shards.fetch import PIECE, FetchError, Patience, copy_to, unnamed_file
 from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.scan import Handler, ShardScan, refuse, scan_open, skip
@@ -114,6 +115,8 @@ class Remote:
                     raise DataError(f"{self.shown(file)} cannot be read: {error}; allow more, or copy it.") from error
                 if attempt + 1 == ATTEMPTS:
                     raise self._given_up(f"{self.shown(file)} cannot be read ({error})") from error
+            except CompressedError:
+                raise
             except DataError as error:
                 if attempt + 1 == ATTEMPTS:
                     if on_error == "skip":

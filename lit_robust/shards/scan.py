@@ -226,6 +226,9 @@ class _Samples:
         if len(images) != 1:
             what = f"sample {text(key)} has {' and '.join(images) or 'no image, only ' + ', '.join(members)}"
             mend = f"write the shard with one image a sample ({', '.join(IMAGE_EXTENSIONS)})"
+            if not images and any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension in members):
+                what += ", as a sample's key ends at the first dot of a file's name"
+                mend = "write the shard with file names that have no other dot, as `lit-robust data shard` does"
             defect(self.tar.path, begin, what, mend)
         image = members[images[0]]
         if not image.length:

@@ -7,12 +7,13 @@ header for the end of the archive; here whatever is not well formed is an error 
 
 import hashlib
 import os
+import shlex
 import struct
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from lit_robust.shards.defects import Defect, DefectError, defect, defect_error
+from lit_robust.shards.defects import Defect, DefectError, compressed_error, defect, defect_error
 
 __all__ = ["Defect", "Member", "PositionalTar", "read_exactly"]
 
@@ -24,6 +25,13 @@ LONGEST_NAME = 1 << 20
 # The marker and one record, which tar and tarfile fill up to; more zeros may be a download that was cut.
 LONGEST_PADDING = 22 * BLOCK
 LOOKED_THROUGH = 1 << 20
+# First bytes of a compressed file, its kind, the ending of its name, and what unpacks it.
+COMPRESSED = {
+    b"\x1f\x8b": ("gzip", ".gz", "gunzip"),
+    b"BZh": ("bzip2", ".bz2", "bunzip2"),
+    b"\xfd7zXZ\0": ("xz", ".xz", "unxz"),
+    b"(\xb5/\xfd": ("zstd", ".zst", "unzstd --rm"),
+}
 REFUSED = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -97,6 +105,7 @@ class PositionalTar:
         Raises:
             DefectError: a header's checksum or field is wrong, or the end-of-archive marker is missing or not the end.
         """
+        self._check_start()
         place = first = 0
         pending: dict[bytes, bytes] = {}
         everywhere: dict[bytes, bytes] = {}
@@ -129,6 +138,16 @@ class PositionalTar:
         if pending:
             defect(self.path, first, "a long name has no member after it")
         self._check_end(place)
+
+    def _check_start(self) -> None:
+        start = self.read(0, min(BLOCK, self.length))
+        for magic, (kind, ending, command) in COMPRESSED.items():
+            if start.startswith(magic):
+                name = shlex.quote(PurePosixPath(self.path).name)
+                mend = f"unpack it with `{command} {name}`"
+                if not name.endswith(ending):
+                    mend = f"unpack it with `mv {name} {name}{ending} && {command} {name}{ending}`"
+                raise compressed_error(self.path, kind, mend)
 
     def _header_block(self, place: int) -> bytes:
         if place + BLOCK > self.length:

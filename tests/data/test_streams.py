@@ -256,6 +256,7 @@ def test_one_tar_under_two_names_is_refused(tmp_path):
             evaluated(split)
         # Two processes of one loader, as a worker has its own copy of the source but for the memory that they share.
         source, _ = split.evaluation(Share(4, 0, 1))
+        assert source._contents.is_shared()
         other = pickle.loads(ForkingPickler.dumps(source))
         source._fetched(0)
         with pytest.raises(DataError, match=message):

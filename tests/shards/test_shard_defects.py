@@ -136,7 +136,7 @@ def test_no_tar_at_all(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(b"")
     refused(path, 0, "without an end-of-archive marker")
-    path.write_bytes(b"\x1f\x8b" * 1000)
+    path.write_bytes(b"no tar" * 1000)
     refused(path, 0, "octal")
 
 

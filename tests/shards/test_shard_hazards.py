@@ -1,11 +1,22 @@
 """What goes wrong around shards: two writers, cut downloads, stray files; each is told, none is silent."""
 
+import bz2
+import gzip
+import json
+import lzma
+import os
+import tarfile
+
 import pytest
-from shard_making import sample, write_tar
+from shard_making import entries, sample, write_tar
 
 from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import IndexedReader, ShardIndex, ShardWriter
+from lit_robust.shards.labels import CLS, LabelRule
+from lit_robust.shards.listing import list_remote_split
+from lit_robust.shards.remote import Remote
+from lit_robust.shards.verify import verify_shards
 
 
 def fill(folder, count=40):
@@ -44,7 +55,7 @@ def test_hidden_tars_are_no_shards(tmp_path):
 
 def test_a_link_that_leads_nowhere_is_named(tmp_path):
     (tmp_path / "x-val-0000.tar").symlink_to(tmp_path / "not" / "fetched.tar")
-    with pytest.raises(DataError, match=r"x-val-0000.tar is a link that leads nowhere: fetch what it stands for"):
+    with pytest.raises(DataError, match=r"x-val-0000.tar is not a file, or a link that leads nowhere: fetch what it"):
         ShardIndex.open(tmp_path, "val")
 
 
@@ -69,4 +80,90 @@ def test_names_that_a_terminal_would_obey_are_shown_escaped(tmp_path, capsys):
     assert r"the first is y\x1b" in said.out
     assert "\x1b" not in said.out + said.err
     with pytest.raises(DataError, match=r"sample n0\\n\\x1b\[2Jx has no image"):
+        ShardIndex.open(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind", "command"),
+    [
+        (gzip.compress, "gzip", "mv x-val-0.tar x-val-0.tar.gz && gunzip x-val-0.tar.gz"),
+        (bz2.compress, "bzip2", "mv x-val-0.tar x-val-0.tar.bz2 && bunzip2 x-val-0.tar.bz2"),
+        (lzma.compress, "xz", "mv x-val-0.tar x-val-0.tar.xz && unxz x-val-0.tar.xz"),
+        (lambda body: b"(\xb5/\xfd" + body, "zstd", "x-val-0.tar.zst && unzstd --rm x-val-0.tar.zst"),
+    ],
+)
+def test_compressed_shards_are_recognised(tmp_path, pack, kind, command):
+    (tmp_path / "set").mkdir()
+    path = write_tar(tmp_path / "set" / "x-val-0.tar", entries(3))
+    path.write_bytes(pack(path.read_bytes()))
+    with pytest.raises(DataError, match=f"x-val-0.tar is compressed by {kind}, so .*: unpack it with `.*{command}`"):
+        ShardIndex.open(tmp_path / "set", "val")
+    (report,) = verify_shards(tmp_path / "set", LabelRule(), progress=False)
+    assert f"it is compressed by {kind}: unpack it" in report.defects[0].what
+    # Of a stream, too, and no second attempt is made.
+    with pytest.raises(DataError, match=f"x-val-0.tar is compressed by {kind}") as error:
+        Remote(f"file:{tmp_path}", "set").shard("x-val-0.tar", 3, None, CLS, "error")
+    assert "attempts" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.bz2", "txz", "tar.zst"])
+def test_compressed_tars_are_not_passed_over(tmp_path, ending):
+    write_tar(tmp_path / f"x-val-1.{ending}", entries(3, "b/"))
+    message = rf"x-val-1\.{ending} is compressed, and not read: unpack it with `\w+( --rm)? x-val-1\.{ending}`"
+    for others in (0, 1):
+        if others:
+            write_tar(tmp_path / "x-val-0.tar", entries(3, "a/"))
+        with pytest.raises(DataError, match=message):
+            ShardIndex.open(tmp_path, "val")
+    write_tar(tmp_path / "x-val-1.tar", entries(3, "b/"))
+    assert len(ShardIndex.open(tmp_path, "val")) == 6
+
+
+def test_dots_in_names_are_explained(tmp_path):
+    write_tar(tmp_path / "x-val-0.tar", [("cat.1.jpg", b"1"), ("cat.1.cls", b"1")])
+    message = (
+        r"no image, only 1.jpg, 1.cls, as a sample's key ends at the first dot .*: write the shard with file names"
+    )
+    with pytest.raises(DataError, match=message):
+        ShardIndex.open(tmp_path, "val")
+
+
+@pytest.mark.parametrize("name", ["_info.json", "x-val-0000.tar", "x-val-0000.idx", "notes.json"])
+def test_named_pipes_are_not_waited_for(tmp_path, name):
+    fill(tmp_path)
+    (tmp_path / "_info.json").unlink()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name} (cannot be read \(.*not a regular file|is not a file)"):
+        ShardIndex.open(tmp_path, "val")
+    assert verify_shards(tmp_path, LabelRule(), progress=False)[0].count == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("filenames", ["x" * 5000 + ".tar"], "is longer than a file's name can be"),
+        ("filenames", ["ü" * 200 + ".tar"], "is longer than a file's name can be"),
+        ("shard_lengths", [10**14], "100000000000000 is more than a set can have"),
+        ("num_samples", 10**400, "0000 is more than a set can have"),
+        ("num_classes", 10**14, "100000000000000 is more than a set can have"),
+    ],
+)
+def test_what_no_set_can_have(tmp_path, field, value, what):
+    info = {"splits": {"val": {"filenames": ["x-val-0.tar"], field: value}}}
+    (tmp_path / "_info.json").write_text(json.dumps(info))
+    for opened in (
+        lambda: ShardIndex.open(tmp_path, "val"),
+        lambda: list_remote_split(Remote(f"file:{tmp_path}"), "val"),
+    ):
+        with pytest.raises(DataError, match=what):
+            opened()
+
+
+def test_a_size_of_many_digits(tmp_path):
+    with tarfile.open(tmp_path / "x-val-0.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"size": "9" * 5000}
+        tar.addfile(info)
+    with pytest.raises(DataError, match="the size record b'99999999999999999999' is not a number of bytes"):
         ShardIndex.open(tmp_path, "val")
