@@ -1,13 +1,12 @@
 """fit, validate, test and predict: LightningCLI with the run's folder as the place for everything."""
 
-import inspect
 import logging
 import os
-import pkgutil
+import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_robust import callbacks, data, modules
@@ -29,16 +27,18 @@ from lit_robust.callbacks.checkpoints import (
     SaveOnSignal,
     check_folder,
     keeps_its_state,
+    resuming,
     write_whole_checkpoints,
 )
 from lit_robust.cli.options import read_fractions
 from lit_robust.cli.recipes import with_recipes
+from lit_robust.cli.weights import check_weights
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import held_alone, write_text
 from lit_robust.core.results import FILE_NAME
 from lit_robust.data import RobustDataModule
-from lit_robust.modules import CacheModule, ClassifierModule
-from lit_robust.modules.base import SynchronisedNorms, module_of, read_hyperparameters
+from lit_robust.modules import ClassifierModule
+from lit_robust.modules.base import SynchronisedNorms
 from lit_robust.report import compare, load_runs, terminal
 
 __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
@@ -83,8 +83,11 @@ class RobustCLI(LightningCLI):
         )
 
     def before_fit(self) -> None:
-        """Find mistakes."""
+        """Find mistakes, and say what is trained: Lightning's table of modules says "0 FLOPs" of each."""
         self._check()
+        if self.trainer.is_global_zero:
+            count = sum(parameter.numel() for parameter in self.model.parameters())
+            print(f"{type(self.model).__name__}: {self.model.network.name}, {count:,} parameters.")
 
     def before_validate(self) -> None:
         """Find mistakes."""
@@ -120,12 +123,25 @@ class RobustCLI(LightningCLI):
                 if isinstance(callback, callbacks.EvaluationCallback) and not callback.lacks(missing):
                     callback.check(trainer)
 
+    def after_fit(self) -> None:
+        """Print where the checkpoints are, the best value, and the command that tests."""
+        savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+        written = [path for saver in savers for path in (saver.last_model_path, saver.best_model_path) if path]
+        if not self.trainer.is_global_zero or not written or keeps_its_state(self.model):
+            return
+        for saver in savers:
+            if saver.monitor is not None and saver.best_model_score is not None:
+                print(f"The best {saver.monitor} is {float(saver.best_model_score):.4g}, of {saver.best_model_path}.")
+        tests = self.command.replace(" fit", " test", 1)
+        print(f"The training is in {self.trainer.default_root_dir}. To test it: {resuming(tests, Path(written[0]))}")
+
     def after_test(self) -> None:
-        """Print the results, and where they are."""
+        """Print the results, where they are, and the command that makes a page of them."""
         folder = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
             runs = {run.label: run.found for run in load_runs([folder])}
-            print(f"\n{terminal(compare(runs))}\n\nResults are in {folder / FILE_NAME}")
+            page = shlex.join(["lit-robust", "report", str(folder), "-o", str(folder / "report.html")])
+            print(f"\n{terminal(compare(runs))}\n\nResults are in {folder / FILE_NAME}. As a page: {page}")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse what cannot work before anything heavy is done."""
@@ -258,6 +274,9 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
     read_fractions()
+    # A line of a library's source under each warning says nothing to who runs a command.
+    warnings.formatwarning = lambda message, category, filename, lineno, line=None: f"warning: {message}\n"
+    os.environ.setdefault("WANDB_QUIET", "true")  # The summary of every curve; where the run is stays.
     data.load_all()
     raises = {"exit_on_error": False, "allow_abbrev": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
@@ -274,6 +293,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             trainer_defaults={
                 "default_root_dir": "runs/unnamed",
+                "enable_model_summary": False,
                 "callbacks": [
                     callbacks.ResultsFile(command),
                     callbacks.PredictionFile(),
@@ -293,89 +313,3 @@ def run_trainer(words: Sequence[str], command: str) -> None:
         # Lightning leaves an open W&B run open; a second command in this process would write into it.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish()
-
-
-def check_weights(command: str, options: Namespace) -> None:
-    """Refuse a checkpoint of another network, and warn of random weights.
-
-    Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
-        options: of the command.
-
-    Raises:
-        UserError: the checkpoint is none, is not the network's or the module's, or was not asked for.
-    """
-    root, checkpoint = Path(options.trainer.default_root_dir), options.get("ckpt_path")
-    network = options.model.get("init_args", {}).get("network")
-    if network is not None and network.weights == "None":
-        network.weights = None  # jsonargparse 4.53 makes a word of a null that the command line sets.
-    # A checkpoint names the module's own place, a recipe may name it by its room.
-    module = pkgutil.resolve_name(options.model.class_path)
-    remembers = issubclass(module, CacheModule)
-    if checkpoint is None:
-        if command != "fit" and any(root.glob("hpc_ckpt_*")):
-            # On SLURM Lightning would load the newest of them into any command without a word.
-            raise UserError(f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or move it.")
-        if (command != "fit" or remembers) and network is not None and network.weights is None:
-            cure = "--model.network.weights" if remembers else "--ckpt_path or --model.network.weights"
-            rank_zero_warn(f"The network has random weights: give {cure}.")
-    elif remembers:
-        # Lightning would build the checkpoint's own module, and test a network without any memory.
-        raise UserError(
-            "A CacheModule has no checkpoints of its own: give the backbone's as --model.network.weights, and its "
-            "memory as --model.memory."
-        )
-    elif command != "fit" or checkpoint not in ("best", "last", "hpc"):
-        _check_checkpoint(command, checkpoint, module, network)
-
-
-def _check_checkpoint(command: str, checkpoint: str, module: type, network: Namespace | None) -> None:
-    """Compare a checkpoint with the module and the network that are asked for.
-
-    Lightning would put the checkpoint's network in the place of the one asked for, without a word.
-    """
-    hyperparameters = read_hyperparameters(Path(checkpoint))
-    trained, asked = hyperparameters.get("_class_path"), f"{module.__module__}.{module.__qualname__}"
-    if command == "fit" and trained not in (None, asked):
-        raise UserError(
-            f"The checkpoint {checkpoint} is of {trained}, not {asked}: a run goes on with its own recipe; to "
-            "start another from these weights give them as --model.network.weights."
-        )
-    if trained is not None:
-        module_of(Path(checkpoint), trained, ClassifierModule)  # type: ignore[type-abstract]
-    if command != "fit" and trained == asked and (unknown := _unknown_to(module, hyperparameters)):
-        # Lightning would build the module with all of them.
-        raise UserError(
-            f"The checkpoint {checkpoint} has a hyperparameter {unknown[0]!r}, which the {module.__name__} of this "
-            "version does not know: use the version that wrote it, or give it as --model.network.weights."
-        )
-    kept = hyperparameters.get("network", {})
-    for key in ("name", "num_classes", "mean", "std"):
-        if network is None or network[key] is None or kept.get(key) is None:
-            continue
-        if kept[key] != network[key] and _list_of(kept[key]) != _list_of(network[key]):
-            raise UserError(
-                f"The checkpoint {checkpoint} is of another network: its {key} is {kept[key]}, not "
-                f"{network[key]}; give --model.network.{key} {kept[key]}."
-            )
-    if ":" in str(kept.get("name")):
-        # A file must not say what of the user's own code is called, and how.
-        arguments = kept.get("arguments") or {}
-        if network is None or network.name != kept["name"] or (network.get("arguments") or {}) != arguments:
-            raise UserError(
-                f"The checkpoint {checkpoint} is of {kept['name']} with the arguments {arguments}, which is called "
-                "only where you name it: give both as --model.network.name and --model.network.arguments."
-            )
-
-
-def _unknown_to(module: type, hyperparameters: Mapping[str, Any]) -> list[str]:
-    """Return which hyperparameters the module's constructor does not take; underscored ones are Lightning's own."""
-    known = inspect.signature(module).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        return []
-    return [name for name in hyperparameters if name not in known and not name.startswith("_")]
-
-
-def _list_of(value: Any) -> Any:
-    """Return a sequence as a list, which a tuple of the same numbers equals, and anything else as it is."""
-    return list(value) if isinstance(value, list | tuple) else value

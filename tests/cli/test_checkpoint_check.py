@@ -11,11 +11,12 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_robust.cli import main
-from lit_robust.cli.trainer import check_weights
+from lit_robust.cli.weights import check_weights
 from lit_robust.core.errors import UserError
 from lit_robust.modules.base import read_hyperparameters
 
 MODULE = "lit_robust.modules.standard.StandardModule"
+MIXUP = "lit_robust.modules.mixing.Mixup"
 NETWORK = {"name": "lit_robust/resnet_tiny", "num_classes": 5, "mean": None, "std": None}
 
 
@@ -70,6 +71,12 @@ def test_a_hyperparameter_of_another_version(tmp_path):
     check("test", save(tmp_path / "w.ckpt", kept))
     save(tmp_path / "w.ckpt", {**kept, "surprise": 1})
     with pytest.raises(UserError, match="hyperparameter 'surprise', which the StandardModule of this version"):
+        check("test", tmp_path / "w.ckpt")
+    save(tmp_path / "w.ckpt", {**kept, "network": {**NETWORK, "depth": 3}})
+    with pytest.raises(UserError, match=r"hyperparameter 'network\.depth', which the StandardModule of this version"):
+        check("test", tmp_path / "w.ckpt")
+    save(tmp_path / "w.ckpt", {**kept, "mixing": {"class_path": MIXUP, "init_args": {"share": 1}}})
+    with pytest.raises(UserError, match=r"hyperparameter 'mixing\.share', which the StandardModule of this version"):
         check("test", tmp_path / "w.ckpt")
     # A resumed training keeps the settings it is given.
     check("fit", tmp_path / "w.ckpt")

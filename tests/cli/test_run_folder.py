@@ -70,6 +70,22 @@ def state(run):
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+def test_a_finished_training_says_its_best_value_and_the_command_that_tests_it(toy, tmp_path, capsys):
+    best = {
+        "class_path": LAST["class_path"],
+        "init_args": {"dirpath": "checkpoints", "monitor": "val/top1", "mode": "max"},
+    }
+    assert main([*words("fit", tmp_path / "run", toy, best), "--trainer.max_epochs=1"]) == 0
+    out = capsys.readouterr().out
+    assert "StandardModule: lit_robust/resnet_tiny, 308,568 parameters." in out
+    assert "FLOPs" not in out
+    assert re.search(rf"The best val/top1 is 0\.\d+, of {tmp_path}/run/checkpoints/\S+\.ckpt\.$", out, re.MULTILINE)
+    command = re.search(rf"The training is in {tmp_path}/run\. To test it: (.*)", out)[1]
+    assert command.endswith(f"--ckpt_path {tmp_path}/run/checkpoints/last.ckpt")
+    assert main(shlex.split(command)[1:]) == 0
+    assert f"As a page: lit-robust report {tmp_path}/run -o {tmp_path}/run/report.html" in capsys.readouterr().out
+
+
 def test_a_second_run_is_refused_with_the_two_ways_out(whole, toy, capsys):
     """Lightning would write last-v1.ckpt, and the test of last.ckpt would test the first network."""
     before = {file: file.read_bytes() for file in whole.rglob("*") if file.is_file()}
