@@ -29,7 +29,8 @@ class AttackResult:
     """Adversarial images and what the network makes of them, scored in fp32 whatever the precision of the attack.
 
     Attributes:
-        images: float32 ``[B, C, H, W]`` in [0, 1], within eps of the clean images up to rounding (1e-6 relative).
+        images: float32 ``[B, C, H, W]`` in [0, 1], at most eps * (1 + 1e-6) + 6e-8 from the clean ones: a norm's and
+            a pixel's rounding.
         success: bool ``[B]``, true where the returned image is misclassified; ties go to the lower class number.
         loss: float32 ``[B]``, the attack's own loss at the returned image, higher for a worse mistake.
         steps: int64 ``[B]``, gradients of each image's loss that were computed, over all restarts.

@@ -50,11 +50,12 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
     reached = torch.zeros(count, dtype=torch.bool, device=start.device)
     losses, answers = start.new_zeros(count), torch.zeros(count, dtype=torch.int64, device=start.device)
     vanished, probabilities = torch.zeros_like(answers), torch.zeros_like(reached)
+    whole = ball
     rows, images, aim = torch.arange(count, device=start.device), start, objective
 
     def settle(some: Tensor, images: Tensor) -> Tensor:
         """Score iterates in fp32, write down what they are, and tell which have the wanted answer."""
-        wanted = objective.select(some)
+        wanted, images = objective.select(some), whole.select(some).tighten(images)
         verdict = score(model, images, wanted.labels, lambda logits, _: wanted.loss(logits))
         result[some], losses[some], answers[some] = images, verdict.loss, verdict.answer
         probabilities[some] = verdict.probabilities

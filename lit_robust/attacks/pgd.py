@@ -244,7 +244,8 @@ class PGD(Attack):
     def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Search:
         search = last_iterate if self.keep == "last" else best_iterate
         start = self._start(ball, generator)
-        return search(model, objective.loss, start, ball, self.step, self.steps)
+        images, vanished = search(model, objective.loss, start, ball, self.step, self.steps)
+        return Search(ball.tighten(images), vanished)
 
     def _start(self, ball: Ball, generator: Generators | None) -> Tensor:
         if generator is None or self.start == "none":

@@ -8,12 +8,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lit_robust.attacks.ascent import Ball
 from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
 from lit_robust.attacks.checks import check_reach
 from lit_robust.attacks.draws import Generators
 from lit_robust.attacks.flags import are_probabilities
 from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES, Loss
+from lit_robust.attacks.norms import NORMS
 from lit_robust.attacks.objective import clean_logits
 from lit_robust.attacks.scoring import check_numbers, score
 from lit_robust.core.arrays import Numbers
@@ -29,7 +31,8 @@ class Ledger:
 
     Attributes:
         model: float images in [0, 1] to logits, frozen by the caller.
-        clean: float32 ``[B, C, H, W]`` in [0, 1].
+        ball: the images that may be reached.
+        clean: float32 ``[B, C, H, W]`` in [0, 1], its centres.
         labels: int64 ``[B]``, the true classes.
         logits: float32 ``[B, num_classes]`` of the clean images, computed in fp32.
         images: float32 ``[B, C, H, W]``, the image that broke each, or the one of highest loss that was tried.
@@ -40,9 +43,11 @@ class Ledger:
         vanished: int64 ``[B]``, how many of the gradients were zero or not finite.
     """
 
-    def __init__(self, model: Model, clean: Tensor, labels: Tensor, loss: Loss) -> None:
+    def __init__(self, model: Model, ball: Ball, labels: Tensor, loss: Loss) -> None:
+        clean = ball.clean
         count = labels.new_zeros(len(labels))
         self.model = model
+        self.ball = ball
         self.clean = clean
         self.labels = labels
         self.loss = loss
@@ -64,13 +69,14 @@ class Ledger:
 
         Args:
             rows: int64 ``[N]``, which images of the batch, each at most once and none broken so far.
-            images: float32 ``[N, C, H, W]``, in the ball of each.
+            images: float32 ``[N, C, H, W]``, in the ball of each up to rounding, which is mended here.
 
         Returns:
             bool ``[N]``, true where misclassified.
         """
         if not len(rows):
             return torch.zeros_like(rows, dtype=torch.bool)
+        images = self.ball.select(rows).tighten(images)
         verdict = score(self.model, images, self.labels[rows], self.loss)
         keep = verdict.success | (verdict.loss > self.losses[rows])
         self.images[rows] = torch.where(keep.view(-1, 1, 1, 1), images, self.images[rows])
@@ -138,7 +144,8 @@ class SurvivorAttack(Attack):
             )
         # Autograd refuses to save inference tensors, which Lightning's test loop hands out; copies are ordinary.
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-            ledger = Ledger(within_classes(model, labels, "label"), images.detach().clamp(0, 1), labels.clone(), loss)
+            ball = Ball(images.detach().clamp(0, 1), NORMS[self.norm], self.eps)
+            ledger = Ledger(within_classes(model, labels, "label"), ball, labels.clone(), loss)
             check_numbers(ledger.losses)
             yield ledger
         check_numbers(ledger.losses)

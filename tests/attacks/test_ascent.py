@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_robust.attacks import APGD, PGD, Attack, Square
 from lit_robust.attacks.ascent import Ball, ascent_step, best_iterate, last_iterate
-from lit_robust.attacks.norms import L2, Linf
+from lit_robust.attacks.norms import L1, L2, Linf, Norm
 from lit_robust.core.errors import UserError
 
 WEIGHTS = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -79,3 +80,46 @@ def test_a_loss_cut_off_from_the_images_is_refused() -> None:
     clean = torch.full((1, 3, 4, 4), 0.5)
     with pytest.raises(UserError, match="no gradient to the images"):
         ascent_step(lambda images: linear(images.detach()), itself, clean, Ball(clean, L2(), 1.0), 0.1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(L1(), 0.5), (L2(), 0.02), (Linf(), 1 / 255)])
+def test_rounding_carries_no_image_out_of_its_ball(norm: Norm, eps: float) -> None:
+    # Images of one colour, 64 shades: every pixel of one rounds alike.
+    clean = (0.5 + torch.arange(64) / 255 / 2).view(-1, 1, 1, 1).expand(-1, 3, 48, 48).contiguous()
+    ball = Ball(clean, norm, eps)
+    images = ball.enter(clean + 1)
+    tight = ball.tighten(images)
+    length = norm.length(tight.double() - clean.double()).flatten()
+    assert (length <= eps * (1 + 1e-6) + 6e-8).all()
+    before = norm.length(images.double() - clean.double()).flatten()
+    inside = before <= eps * (1 + 9e-7) + 6e-8
+    assert torch.equal(tight[inside], images[inside])
+    if not isinstance(norm, Linf):
+        assert before.max() > eps * (1 + 1.5e-6), "rounding has to carry some image out"
+        # What is drawn in stays near the wall: a pixel moves by one step of its grid.
+        assert (length > eps * (1 - 2e-3)).all()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(eps=0.02, steps=3),
+        PGD(eps=0.02, steps=3, keep="first"),
+        PGD(eps=0.02, steps=3, start="sphere", keep="best"),
+        APGD("l2", 0.02, 4),
+        Square("l2", 0.02, 4),
+    ],
+    ids=lambda attack: f"{type(attack).__name__}-{getattr(attack, 'keep', '')}",
+)
+def test_no_attack_returns_an_image_beyond_eps(attack: Attack) -> None:
+    clean = (0.5 + torch.arange(32) / 255).view(-1, 1, 1, 1).expand(-1, 3, 48, 48).contiguous()
+
+    def brightness(images: Tensor) -> Tensor:
+        height = images.mean((1, 2, 3))
+        return torch.stack([height, 0.7 - height, 0 * height], 1)
+
+    labels = brightness(clean).argmax(1)
+    result = attack(brightness, clean, labels, generator=torch.Generator().manual_seed(0))
+    length = (result.images.double() - clean.double()).flatten(1).norm(dim=1)
+    assert length.max() <= 0.02 * (1 + 1e-6) + 6e-8
+    assert length.max() > 0.0199

@@ -162,3 +162,21 @@ def test_diameter_is_black_to_white() -> None:
     white = torch.ones(1, 3, 6, 5)
     for norm in (L1(), L2(), Linf()):
         assert norm.diameter(white.shape[1:]) == pytest.approx(norm.length(white).item(), rel=1e-6)
+
+
+def test_a_linf_start_reaches_the_wall_and_is_uniform_up_to_it() -> None:
+    values = Linf().ball(torch.zeros(1, 3, 200, 200), 0.1, torch.Generator().manual_seed(0)).flatten()
+    # Of 120,000 values the largest lies within 1e-4 of the wall with a probability of 1 - exp(-6) on each side.
+    assert 0.1 * (1 - 1e-4) < values.max() < 0.1
+    assert -0.1 <= values.min() < -0.1 * (1 - 1e-4)
+    # A quantile of a uniform sample deviates by 0.1 * sqrt(q (1 - q) / 120,000): five of these are allowed.
+    shares = torch.linspace(0.1, 0.9, 9)
+    torch.testing.assert_close(values.quantile(shares), 0.2 * shares - 0.1, rtol=0, atol=1.5e-3)
+
+
+def test_l1_keeps_in_its_ball_an_image_of_150_528_values() -> None:
+    # Nearly equal values, of which a sum in fp32 is off by more than the shrunk values are rounded by.
+    offset = 0.3 + 1e-3 * torch.rand(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    length = L1().project(offset, 12.0).double().abs().sum((1, 2, 3))
+    # 150,528 values near 0.3 are rounded to multiples of 3e-8, by half of it at most, alike where they are equal.
+    torch.testing.assert_close(length, torch.full((4,), 12.0, dtype=torch.float64), rtol=7e-5, atol=0)

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks.apgd import APGD
+from lit_robust.attacks.ascent import Ball
 from lit_robust.attacks.fab import FAB
 from lit_robust.attacks.losses import margin
+from lit_robust.attacks.norms import Linf
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import Ledger, SurvivorAttack
 
@@ -29,7 +31,7 @@ def linear(images: Tensor) -> Tensor:
 
 def test_the_ledger_keeps_what_breaks_and_else_what_comes_nearest() -> None:
     clean = torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.1, 0.2], [0.1, 0.9, 0.2]]).view(3, 3, 1, 1)
-    ledger = Ledger(linear, clean, torch.tensor([0, 0, 0]), margin)
+    ledger = Ledger(linear, Ball(clean, Linf(), 1.0), torch.tensor([0, 0, 0]), margin)
     assert ledger.open().tolist() == [0, 1]
     assert ledger.ranked_targets(5).tolist() == [[2, 1], [2, 1], [1, 2]]
     nearer = torch.tensor([[0.8, 0.1, 0.7], [0.8, 0.1, 0.1]]).view(2, 3, 1, 1)
@@ -46,7 +48,7 @@ def test_an_image_that_breaks_is_kept_even_where_its_loss_is_lower() -> None:
     clean = torch.tensor([0.1, 0.0, 0.0]).view(1, 3, 1, 1)
     # The loss is the right logit, negated; the wrong one overtakes it all the same.
     broken = torch.tensor([0.9, 1.0, 0.0]).view(1, 3, 1, 1)
-    ledger = Ledger(linear, clean, torch.tensor([0]), lambda logits, _: -logits[:, 0])
+    ledger = Ledger(linear, Ball(clean, Linf(), 1.0), torch.tensor([0]), lambda logits, _: -logits[:, 0])
     assert ledger.settle(torch.tensor([0]), broken).tolist() == [True]
     assert torch.equal(ledger.images, broken)
     assert ledger.losses.tolist() == pytest.approx([-0.9])
