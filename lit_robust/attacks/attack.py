@@ -1,18 +1,23 @@
 """What every attack is: labelled images in, adversarial images and a verdict on each out."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from lit_robust.attacks.draws import Generators
-from lit_robust.attacks.flags import Flags
+from lit_robust.attacks.flags import Flags, are_probabilities
+from lit_robust.attacks.losses import Loss
+from lit_robust.attacks.norms import NORMS, Generators
 from lit_robust.core.arrays import Numbers, as_tensor
 from lit_robust.core.errors import UserError
 from lit_robust.core.logits import logits_of
+from lit_robust.core.precision import full_precision
 
 Model = Callable[[Tensor], Tensor]
 """Float images ``[B, C, H, W]`` in [0, 1] to logits ``[B, num_classes]``; in practice an ``nn.Module``.
@@ -205,3 +210,179 @@ def within_classes(model: Model, labels: Tensor, what: str) -> Model:
         return logits
 
     return answer
+
+
+@contextmanager
+def frozen(model: Callable[..., Any]) -> Iterator[None]:
+    """Put a network into eval mode without parameter gradients; restore every flag on the way out, errors included.
+
+    Running statistics and dropout stay out of the attack, and no backward pass computes weight gradients. Frozen
+    weights also stay out of autocast's cache of half-precision copies, where a copy made under ``no_grad`` or
+    ``inference_mode`` would later be taken for the trained weight.
+
+    Args:
+        model: an ``nn.Module``; for any other callable there is nothing to freeze.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    # Flags are set one by one: `train()` would give a network's parts one common mode, and may be overridden.
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for module, _ in modes:
+            module.training = False
+            kept = getattr(module, "attention_bias_cache", None)
+            if isinstance(kept, dict):
+                # timm's LeViT, EfficientFormer and TinyViT fill it in eval mode: it is of the weights they had then.
+                kept.clear()
+        for parameter, _ in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
+
+# The largest L2 radius, as a share of the largest distance of two images: 97 for 3 channels of 224 by 224, 14 for 32 by
+# 32. Published ones end at 10 and 1 there (MadryLab/robustness); 0.5 on a scale to 255 is 127.5. In L1 it is 768 for 32
+# by 32, where published ones are about 12.
+LARGEST_SHARE = 0.25
+
+
+def check_eps(name: str, value: float, norm: str) -> None:
+    """Refuse a radius or step that is no length, or of the wrong scale: 8 where 8 / 255 was meant.
+
+    Args:
+        name: of the setting, for the sentence, such as ``PGD eps``.
+        value: in [0, 1] pixel units.
+        norm: ``l1``, ``l2`` or ``linf``.
+
+    Raises:
+        UserError: not finite, negative, or beyond black to white in linf.
+    """
+    check_number(name, value)
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{name} is {value}: give a finite number, 0 or more, in [0, 1] pixel units.")
+    if norm == "linf" and value > 1:
+        raise UserError(
+            f"{name} is {value:g} in linf, where 1 is black to white: did you mean {value:g}/255 = {value / 255:.5f}?"
+        )
+
+
+def check_step(name: str, value: float, eps: float, norm: str) -> None:
+    """Refuse a step that is no length, or that crosses the whole ball, as that of another norm would.
+
+    Args:
+        name: of the setting, for the sentence, such as ``PGD step_size``.
+        value: in the unit of ``eps``.
+        eps: the radius; at 0 any step will do.
+        norm: ``l1``, ``l2`` or ``linf``.
+
+    Raises:
+        UserError: not finite, negative, beyond black to white in linf, or above 2 eps.
+    """
+    check_eps(name, value, norm)
+    # In a recipe fractions are rounded.
+    if 0 < 2 * eps * (1 + 1e-6) < value:
+        raise UserError(
+            f"{name} is {value:g} at {norm} eps {eps:g}: a step above 2 eps = {2 * eps:.4g} crosses the whole ball, so "
+            "it may be meant for another norm or eps. Give a smaller one, such as eps / 4; PGD takes null, too."
+        )
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse what is not a whole number, or is too small.
+
+    Args:
+        name: of the setting, for the sentence, such as ``PGD steps``.
+        value: what was given.
+        least: the smallest that makes sense.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UserError(f"{name} is {value!r}: give a whole number, {least} or more.")
+    if value < least:
+        raise UserError(f"{name} is {value}: give {least} or more.")
+
+
+def check_number(name: str, value: float) -> None:
+    """Refuse what is not a number, such as a word or a list.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UserError(f"{name} is {value!r}: give a number.")
+
+
+def check_reach(eps: float, norm: str, images: Tensor) -> None:
+    """Refuse an L1 or L2 radius that leaves little of an image, as 255 times a usual one does.
+
+    Args:
+        eps: in [0, 1] pixel units.
+        norm: ``l1``, ``l2`` or ``linf``.
+        images: ``[B, C, H, W]``, whose shape alone is looked at.
+
+    Raises:
+        UserError: ``eps`` is longer than a quarter of the largest distance of two images of this shape.
+    """
+    if norm == "linf":
+        return
+    largest = LARGEST_SHARE * NORMS[norm].diameter(images.shape[1:])
+    if eps > largest:
+        raise UserError(
+            f"{norm.upper()} eps {eps:g} is beyond {largest:.3g}, a quarter of the largest distance of two images of "
+            f"shape {list(images.shape[1:])}: give eps in [0, 1] pixel units, where you may mean {eps:g}/255 = "
+            f"{eps / 255:.3g}."
+        )
+
+
+class Score(NamedTuple):
+    """What a network makes of some images.
+
+    Attributes:
+        success: bool ``[B]``, true where the image is misclassified; ties go to the lower class number.
+        loss: float32 ``[B]``.
+        answer: int64 ``[B]``, the class the network says.
+        probabilities: bool ``[B]``, true where the logits are in [0, 1] and sum to 1.
+    """
+
+    success: Tensor
+    loss: Tensor
+    answer: Tensor
+    probabilities: Tensor
+
+
+def score(model: Model, images: Tensor, labels: Tensor, loss: Loss) -> Score:
+    """Run the network once, in fp32 and without gradients; its mode is the caller's business."""
+    with torch.no_grad(), full_precision(images.device.type):
+        logits = logits_of(model(images)).float()
+        answer = logits.argmax(1)
+        return Score(answer != labels, loss(logits, labels).float(), answer, are_probabilities(logits))
+
+
+def check_numbers(loss: Tensor) -> None:
+    """Refuse a verdict on logits that are not numbers; reads values, so it waits for an accelerator.
+
+    An infinite loss is a legal answer: a class may have probability 0.
+
+    Raises:
+        UserError: some loss is NaN.
+    """
+    undefined = int(loss.isnan().sum())
+    if undefined:
+        raise UserError(
+            f"The loss is not a number for {undefined} of {len(loss)} attacked images: the network's logits or "
+            "gradients overflow, so take a checkpoint from before it diverged, or attack it in float32."
+        )
+
+
+def clean_logits(model: Model, images: Tensor) -> Tensor:
+    """Return fp32 logits of clean images, from a forward pass without gradients; the mode is the caller's business."""
+    with torch.no_grad(), full_precision(images.device.type):
+        return logits_of(model(images)).float()

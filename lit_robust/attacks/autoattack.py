@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.apgd import APGD
-from lit_robust.attacks.attack import AttackResult, Model
-from lit_robust.attacks.checks import check_eps
-from lit_robust.attacks.draws import Generators
+from lit_robust.attacks.attack import AttackResult, Model, check_eps, clean_logits
 from lit_robust.attacks.fab import FAB
 from lit_robust.attacks.flags import Flags, are_probabilities
 from lit_robust.attacks.losses import LOSSES
-from lit_robust.attacks.objective import clean_logits
+from lit_robust.attacks.norms import Generators
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
 from lit_robust.core.arrays import Numbers

@@ -5,15 +5,24 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 
-from lit_robust.attacks.ascent import Ball, ascent_step
-from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
-from lit_robust.attacks.checks import check_count, check_eps, check_step
-from lit_robust.attacks.draws import Generators
-from lit_robust.attacks.early_stop import first_success
-from lit_robust.attacks.frozen import frozen
-from lit_robust.attacks.norms import Linf
-from lit_robust.attacks.objective import Objective, clean_logits, random_targets
-from lit_robust.attacks.scoring import check_numbers, score
+from lit_robust.attacks.ascent import Ball, ascent_step, first_success
+from lit_robust.attacks.attack import (
+    Attack,
+    AttackResult,
+    Model,
+    as_batch,
+    check_count,
+    check_eps,
+    check_numbers,
+    check_range,
+    check_step,
+    clean_logits,
+    frozen,
+    score,
+    within_classes,
+)
+from lit_robust.attacks.losses import Objective, random_targets
+from lit_robust.attacks.norms import Generators, Linf
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
 

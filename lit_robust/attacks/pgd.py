@@ -6,15 +6,25 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.ascent import Ball, Search, best_iterate, last_iterate
-from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
-from lit_robust.attacks.checks import check_count, check_eps, check_reach, check_step
-from lit_robust.attacks.draws import Generators, choose_generators
-from lit_robust.attacks.early_stop import Found, first_success
-from lit_robust.attacks.frozen import frozen
-from lit_robust.attacks.norms import L2, NORMS
-from lit_robust.attacks.objective import LossName, Objective, TargetName, clean_logits, random_targets
-from lit_robust.attacks.scoring import check_numbers, score
+from lit_robust.attacks.ascent import Ball, Found, Search, best_iterate, first_success, last_iterate
+from lit_robust.attacks.attack import (
+    Attack,
+    AttackResult,
+    Model,
+    as_batch,
+    check_count,
+    check_eps,
+    check_numbers,
+    check_range,
+    check_reach,
+    check_step,
+    clean_logits,
+    frozen,
+    score,
+    within_classes,
+)
+from lit_robust.attacks.losses import LossName, Objective, TargetName, random_targets
+from lit_robust.attacks.norms import L2, NORMS, Generators, choose_generators
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
 
@@ -48,6 +58,9 @@ class PGD(Attack):
     The defaults are paper 002's for ImageNet, but for its step size of 0.5. Two things differ from MadryLab/robustness
     on purpose: the loss is summed over the batch, not averaged, so an image's result does not depend on the others; and
     restarts keep each image's worst case, where that code's byte mask keeps the last one.
+
+    Foolbox 3 and torchattacks give the same verdicts, and images that typically differ by 1e-6 from these. In L2, at a
+    large eps and on a real network, pixels differ by up to 4e-3, as those of these two do from each other.
 
     Attributes:
         norm: ``l1``, whose steps each change a hundredth of an image's values (Tramer and Boneh 2019), ``l2`` or
@@ -115,7 +128,7 @@ class PGD(Attack):
         if self.loss == "kl" and (self.start == "none" or self.target != "none"):
             raise UserError(
                 f"PGD loss kl with start {self.start} and target {self.target}: the divergence from the clean answer "
-                "has no slope at the clean image and no target, so set start to ball and target to none."
+                "has no gradient at the clean image and no target, so set start to ball and target to none."
             )
 
     @property

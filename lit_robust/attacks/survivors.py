@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball
-from lit_robust.attacks.attack import Attack, AttackResult, Model, as_batch, check_range, within_classes
-from lit_robust.attacks.checks import check_reach
-from lit_robust.attacks.draws import Generators
+from lit_robust.attacks.attack import (
+    Attack,
+    AttackResult,
+    Model,
+    as_batch,
+    check_numbers,
+    check_range,
+    check_reach,
+    clean_logits,
+    frozen,
+    score,
+    within_classes,
+)
 from lit_robust.attacks.flags import are_probabilities
-from lit_robust.attacks.frozen import frozen
 from lit_robust.attacks.losses import LOSSES, Loss
-from lit_robust.attacks.norms import NORMS
-from lit_robust.attacks.objective import clean_logits
-from lit_robust.attacks.scoring import check_numbers, score
+from lit_robust.attacks.norms import NORMS, Generators
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.attack import Attack, AttackResult, Model
-from lit_robust.attacks.frozen import frozen
+from lit_robust.attacks.attack import Attack, AttackResult, Model, check_numbers, frozen, score
 from lit_robust.attacks.losses import LOSSES
-from lit_robust.attacks.scoring import check_numbers, score
 from lit_robust.core.errors import UserError
 
 RandomOf = Callable[[int], torch.Generator]

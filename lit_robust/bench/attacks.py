@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Sweep
+from lit_robust.attacks.attack import score
 from lit_robust.attacks.losses import LOSSES
-from lit_robust.attacks.scoring import score
 from lit_robust.bench.measuring import (
     PlainClassifier,
     Precision,

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, Sweep, Verdicts
-from lit_robust.attacks.checks import check_reach
+from lit_robust.attacks.attack import check_reach
 from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.attack_tally import CLEAN, SMALLER_EPS, AttackTally
@@ -46,8 +46,8 @@ class AdversarialAccuracy(EvaluationCallback):
             that broke it, or at the largest.
         threat_model: ``white-box``, the attack sees the network under test, a memory model through the neighbours that
             it chose; ``memory-surrogate``, it sees the same backbone and memory with all keys taking part, which gives
-            slopes where neighbours give none, and the model is tested as it is; ``gray-box``, it sees the backbone of
-            a memory model, and the whole is tested; ``black-box``, it sees ``surrogate``, and what it finds is shown
+            gradients where neighbours give none, and the model is tested as it is; ``gray-box``, it sees the backbone
+            of a memory model, and the whole is tested; ``black-box``, it sees ``surrogate``, and what it finds is shown
             to the network under test.
         surrogate: the network a black-box attack sees, such as a pretrained ``torchvision/resnet18``.
     """

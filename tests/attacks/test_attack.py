@@ -1,12 +1,19 @@
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from timm.models.levit import Attention
+from torch import Tensor, nn
 
-from lit_robust.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, CachePaperAttack, Square
-from lit_robust.attacks.attack import check_batch, check_range, within_classes
+from lit_robust.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, CachePaperAttack, Square, frozen
+from lit_robust.attacks.attack import check_batch, check_numbers, check_range, check_reach, score, within_classes
+from lit_robust.attacks.losses import cross_entropy
 from lit_robust.core.errors import UserError
 
 IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -129,3 +136,183 @@ def test_numbers_of_numpy_are_settings_and_words_are_none() -> None:
 
 def five_logits(images: Tensor) -> Tensor:
     return images.flatten(1)[:, :5]
+
+
+# MadryLab/robustness' largest of ImageNet and of CIFAR-10, and half a range on the scale to 255.
+@pytest.mark.parametrize(("side", "usual", "wrong"), [(224, 10.0, 127.5), (64, 5.0, 127.5), (32, 1.0, 63.75)])
+def test_published_radii_pass_and_those_on_the_scale_to_255_do_not(side: int, usual: float, wrong: float) -> None:
+    images = torch.empty(1, 3, side, side)
+    check_reach(usual, "l2", images)
+    with pytest.raises(UserError, match=rf"L2 eps {wrong:g} is beyond .*, where you may mean {wrong:g}/255 = 0\.\d+"):
+        check_reach(wrong, "l2", images)
+    # A quarter of the distance of black and white.
+    limit = float((torch.ones(3, side, side)).norm()) / 4
+    check_reach(limit * 0.999, "l2", images)
+    with pytest.raises(UserError, match="a quarter of the largest distance"):
+        check_reach(limit * 1.001, "l2", images)
+
+
+def test_l1_radii_likewise() -> None:
+    images = torch.empty(1, 3, 32, 32)
+    check_reach(12.0, "l1", images)  # Croce and Hein 2021's of CIFAR-10.
+    with pytest.raises(UserError, match=r"L1 eps 3060 is beyond 768, a quarter .* you may mean 3060/255 = 12\."):
+        check_reach(12.0 * 255, "l1", images)
+
+
+@dataclass
+class Snapshot:
+    """All that an attack must leave as it was."""
+
+    modes: list[bool]
+    requires_grad: list[bool]
+    gradients: list[Tensor | None]
+    state: dict[str, Tensor]
+    random: Tensor
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Snapshot":
+        return cls(
+            modes=[module.training for module in network.modules()],
+            requires_grad=[parameter.requires_grad for parameter in network.parameters()],
+            gradients=[copy.deepcopy(parameter.grad) for parameter in network.parameters()],
+            state=copy.deepcopy(network.state_dict()),
+            random=torch.get_rng_state(),
+        )
+
+    def check(self, network: nn.Module) -> None:
+        now = Snapshot.of(network)
+        assert now.modes == self.modes
+        assert now.requires_grad == self.requires_grad
+        assert torch.equal(now.random, self.random)
+        for name, tensor in self.state.items():
+            assert torch.equal(now.state[name], tensor), name
+        for before, after in zip(self.gradients, now.gradients, strict=True):
+            assert (before is None) == (after is None)
+            if before is not None and after is not None:
+                assert torch.equal(before, after)
+
+
+class Broken(nn.Module):
+    """Fails at a given call, as a network that runs out of memory does."""
+
+    def __init__(self, network: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.network, self.calls = network, calls
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError("broken on purpose")
+        logits: Tensor = self.network(images)
+        return logits
+
+
+ATTACK = PGD(eps=1e-3, step_size=5e-4, steps=2, start="ball", keep="best", restarts=2)
+
+
+@given(data=st.data(), calls=st.integers(0, 12))
+# The fixture is a pure builder, so sharing it between examples shares nothing else.
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_attack_leaves_no_trace_even_when_the_network_fails(
+    make_network: Callable[[], nn.Module], data: Any, calls: int
+) -> None:
+    network = Broken(make_network(), calls)
+    for module in network.modules():
+        module.training = data.draw(st.booleans())
+    for parameter in network.parameters():
+        if data.draw(st.booleans()):
+            parameter.grad = torch.full_like(parameter, 0.5)
+        parameter.requires_grad_(data.draw(st.booleans()))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, 8, 8, generator=generator)
+    with torch.no_grad():
+        labels = make_network().eval()(images).argmax(1)
+    before = Snapshot.of(network)
+    # Too weak to break an image: two searches of two steps and a best point, and a score of each, are eight calls.
+    if calls < 8:
+        with pytest.raises(RuntimeError, match="broken on purpose"):
+            ATTACK(network, images, labels, generator=generator)
+    else:
+        ATTACK(network, images, labels, generator=generator)
+        assert network.calls == calls - 8
+    before.check(network)
+
+
+def test_inside_everything_is_in_eval_mode_and_nothing_requires_gradients(
+    make_network: Callable[[], nn.Module],
+) -> None:
+    network = make_network()
+    with frozen(network):
+        assert not any(module.training for module in network.modules())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert all(module.training for module in network.modules())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_train_method_of_its_own_neither_runs_nor_spoils_the_way_back() -> None:
+    class Stubborn(nn.Linear):
+        def train(self, mode: bool = True) -> "Stubborn":
+            raise AssertionError("train() was called")
+
+    network = nn.Sequential(Stubborn(2, 2), nn.Dropout())
+    with frozen(network):
+        assert not network[0].training
+    assert network[0].training
+    assert network[1].training
+
+
+def test_a_plain_function_has_nothing_to_freeze() -> None:
+    with frozen(lambda images: images):
+        pass
+
+
+def test_what_networks_keep_in_eval_mode_is_of_their_weights_now() -> None:
+    """timm's LeViT keeps its attention biases there, and drops them in ``train()``, which is not called here."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Attention(dim=8, key_dim=4, num_heads=2, resolution=(4, 4))
+            self.attention.proj.ln.bn.reset_parameters()
+            nn.init.ones_(self.attention.proj.ln.bn.weight)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.attention(images.flatten(2).mT.repeat(1, 1, 3)[:, :, :8]).mean(1)
+
+    torch.manual_seed(0)
+    network, images = Attending().train(), torch.rand(2, 3, 4, 4)
+    with frozen(network):
+        before = network(images)
+    with torch.no_grad():
+        network.attention.attention_biases.copy_(torch.randn(network.attention.attention_biases.shape))
+    with frozen(network):
+        after = network(images)
+    fresh = Attending()
+    fresh.load_state_dict(network.state_dict())
+    fresh.eval()
+    assert torch.equal(after, fresh(images))
+    assert not torch.equal(before, after)
+
+
+def test_ties_go_to_the_lower_class_and_losses_are_per_image() -> None:
+    logits = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
+    verdict = score(lambda images: logits, torch.zeros(3, 3, 1, 1), torch.tensor([0, 1, 1]), cross_entropy)
+    assert verdict.success.tolist() == [False, True, False]
+    assert verdict.loss[:2].tolist() == pytest.approx([0.6931472] * 2)
+
+
+def test_autocast_around_a_score_is_off_inside() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+    labels = torch.tensor([0, 1])
+    plain = score(network, images, labels, cross_entropy)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert network(images).dtype == torch.bfloat16
+        inside = score(network, images, labels, cross_entropy)
+    assert torch.equal(plain.loss, inside.loss)
+
+
+def test_a_loss_that_is_not_a_number_is_refused_and_an_infinite_one_is_not() -> None:
+    check_numbers(torch.tensor([1.0, float("inf")]))
+    with pytest.raises(UserError, match="for 1 of 2 attacked images"):
+        check_numbers(torch.tensor([1.0, float("nan")]))

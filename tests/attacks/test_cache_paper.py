@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.attacks import CachePaperAttack
-from lit_robust.attacks.draws import draw_uniform
+from lit_robust.attacks.norms import draw_uniform
 from lit_robust.core.errors import UserError
 
 

@@ -33,7 +33,7 @@ def test_it_is_a_network_without_the_other_classes(network: nn.Module, images: T
         found = attack(narrow, images, labels, generator=torch.Generator().manual_seed(0))
     expected = attack(alone, images, labels, generator=torch.Generator().manual_seed(0))
     assert torch.equal(found.success, expected.success)
-    # Matrices of other shapes are summed in another order, which may turn the sign of a pixel's slope in Linf.
+    # Matrices of other shapes are summed in another order, which may turn the sign of a pixel's gradient in Linf.
     if attack.norm == "l2":
         torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-4)
 

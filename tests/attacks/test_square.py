@@ -8,8 +8,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from lit_robust.attacks.norms import L2
-from lit_robust.attacks.square import Square
-from lit_robust.attacks.square_moves import MOVES, bump, two_bumps
+from lit_robust.attacks.square import MOVES, Square, bump, two_bumps
 from lit_robust.core.errors import UserError
 
 NormName = Literal["l2", "linf"]
