@@ -318,17 +318,17 @@ def test_another_entry_among_the_tensors_is_named(tmp_path, entry, kind, key):
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (lambda t: t.to_sparse(), "sparse_coo"),
-        (lambda t: t.to_sparse_csr(), "sparse_csr"),
-        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "qint8"),
+        (lambda t: t.to_sparse(), "sparse"),
+        (lambda t: t.to_sparse_csr(), "sparse"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # torch tells that these tensors are young, or old.
 def test_tensors_that_are_not_plain(tmp_path, make, kind):
     torch.save({**STATE, "conv.weight": make(STATE["conv.weight"])}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as {kind}, which no network"):
+    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as a {kind} tensor, which no network"):
         convert(tmp_path / "w.pt", tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as {kind}, which no network"):
+    with pytest.raises(UserError, match=rf"w\.pt holds conv\.weight as a {kind} tensor, which no network"):
         build_classifier(Network(NAME, 5, weights=str(tmp_path / "w.pt")))
 
 

@@ -158,6 +158,18 @@ def test_tensors_cannot_leave_their_storage(tmp_path):
         read_restricted(tmp_path / "w.pt")
 
 
+def test_tensors_cannot_leave_their_record(tmp_path):
+    """A forger announces more numbers than a record of the archive holds, as its tensor does; its checksum is right."""
+    torch.save({"w": torch.ones(40)}, tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.pt") as source, zipfile.ZipFile(tmp_path / "forged.pt", "w") as forged:
+        for name in source.namelist():
+            data = source.read(name)
+            assert not name.endswith("data.pkl") or data.count(b"K\x28") == 2
+            forged.writestr(name, data.replace(b"K\x28", b"M\x00\x01") if name.endswith("data.pkl") else data)
+    with pytest.raises(UserError, match=r"forged\.pt cannot be read as weights"):
+        open_checkpoint(tmp_path / "forged.pt")
+
+
 def test_a_storage_larger_than_the_file_is_not_allocated(tmp_path):
     torch.save({"w": torch.ones(4)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
     data = (tmp_path / "w.pt").read_bytes()

@@ -3,17 +3,15 @@
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor
 
 from lit_robust.core.errors import UserError
-from lit_robust.models.foreign.reader import INFLATION, Content, Inert, check_archive, read_restricted
+from lit_robust.models.foreign.reader import INFLATION, Inert, NotPlain, read_restricted
 
 Channels = tuple[float, float, float]
 FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".th")
@@ -85,9 +83,6 @@ def names_file(weights: str) -> bool:
 def open_checkpoint(file: Path) -> Checkpoint:
     """Read ``file`` without running anything it contains.
 
-    torch's own reader (``weights_only=True``) goes first; a file that it refuses, since Python objects stand beside
-    the tensors, is read by the restricted one, which is as safe: it imports nothing and passes the objects over.
-
     Args:
         file: safetensors, or what ``torch.save`` wrote, in the container of any release since torch 0.4.
 
@@ -97,13 +92,7 @@ def open_checkpoint(file: Path) -> Checkpoint:
     _refuse_what_is_no_weights_file(file)
     if file.suffix == ".safetensors" or _looks_like_safetensors(file):
         return _open_safetensors(file)
-    check_archive(file)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # It warns of pickle protocols that it then reads or refuses.
-            content = Content(torch.load(file, map_location="cpu", weights_only=True), ())
-    except Exception:  # Its reasons are many, and none is final: the restricted reader has the last word.
-        content = read_restricted(file)
+    content = read_restricted(file)
     value, foreign = content.value, content.foreign
     states = dict(_states(value))
     if not states:
@@ -187,22 +176,23 @@ def _holds_tensors(value: object) -> TypeGuard[Mapping[Any, Any]]:
 def _odd_entries(value: Mapping[Any, Any]) -> list[Any]:
     """Return the names of what may not stand in a state dict."""
     return [
-        name for name, entry in value.items() if not (isinstance(name, str) and isinstance(entry, (Tensor, *PLAIN)))
+        name
+        for name, entry in value.items()
+        if not (isinstance(name, str) and isinstance(entry, (Tensor, NotPlain, *PLAIN)))
     ]
 
 
-def check_layouts(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that no network can load: quantised or sparse ones.
+def check_plain(file: Path, state: Mapping[str, Any]) -> None:
+    """Refuse a state dict with tensors that no network can load: quantised, sparse or nested ones.
 
     Raises:
         UserError: there is one; the sentence names it.
     """
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            kind = tensor.dtype if tensor.is_quantized else tensor.layout
+    for name, entry in state.items():
+        if isinstance(entry, NotPlain):
             raise UserError(
-                f"{file} holds {name} as {str(kind).removeprefix('torch.')}, which no network here computes with: "
-                "save it as plain floats, by `.dequantize()` or `.to_dense()`."
+                f"{file} holds {name} as a {entry.kind} tensor, which no network here computes with: save it as plain "
+                "floats, by `.dequantize()` or `.to_dense()`."
             )
 
 

@@ -14,7 +14,7 @@ from lit_robust.models.foreign.checkpoint import (
     Channels,
     Checkpoint,
     Preprocessing,
-    check_layouts,
+    check_plain,
     in_pixel_units,
     names_file,
     open_checkpoint,
@@ -99,8 +99,8 @@ def read_weights(file: Path, own: Collection[str] = (), copy: str = "averaged") 
     """
     opened = open_checkpoint(file)
     chosen, notes = _choose(file, opened, own, copy)
-    check_layouts(file, chosen.naming.tensors)
     naming, state = chosen.naming, opened.states[chosen.place]
+    check_plain(file, state)
     if others := [name for name, entry in state.items() if not isinstance(entry, Tensor)]:
         notes.append(f"among the tensors these entries are none, and were left out: {', '.join(others)}")
     if beside := naming.dropped.get("beside the network"):
