@@ -201,10 +201,9 @@ class CacheModule(ClassifierModule):
         """Check that every key is there, and move the memory to its place."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero and self._builder is not None:
-            manifest = self._builder.finish()
+            with self._lock:
+                manifest = self._builder.finish()
             print(f"{self.memory_folder} holds {manifest.count:,} keys of {manifest.dimensions} dimensions.")
-        if self.trainer.is_global_zero:
-            self._lock.close()
         self.trainer.strategy.barrier()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:

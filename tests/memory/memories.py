@@ -1,5 +1,8 @@
 """Small memories for tests."""
 
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +29,26 @@ def write_memory(folder, vectors, labels, num_classes=5, key_type="float32"):
         builder.write(numbers, keys[numbers], norms[numbers])
     builder.finish()
     return open_memory(folder)
+
+
+# Holds a lock until its input ends, without the seconds that torch takes to start.
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process_builds(folder):
+    """Hold the lock of a memory's build as another process does."""
+    words = [sys.executable, "-c", HOLDER, str(folder.parent / f".{folder.name}.lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        yield
+        holder.stdin.close()
 
 
 def rewrite(memory, changed=(), keys=None, labels=None, norms=None):

@@ -2,16 +2,15 @@
 
 import resource
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from memories import clustered, manifest_of, write_memory
+from memories import another_process_builds, clustered, manifest_of, write_memory
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import UMASK
 from lit_robust.memory import (
     begin_memory,
     cluster,
@@ -37,6 +36,9 @@ def test_what_is_written_is_read_back_by_class(tmp_path, key_type):
     np.testing.assert_array_equal(memory.labels, labels[order])
     np.testing.assert_allclose(memory.raw(slice(0, 300)), vectors[order], rtol=1e-2, atol=2e-3)
     assert not part_folder(memory.folder).exists()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in memory.folder.iterdir()}
+    assert set(modes.values()) == {0o666 & ~UMASK}, modes
+    assert memory.folder.stat().st_mode & 0o777 == 0o777 & ~UMASK
     # Anybody's NumPy can read it.
     assert np.load(tmp_path / "memory" / KEYS).shape == (300, 12)
 
@@ -192,29 +194,14 @@ def test_keys_that_are_not_finite_are_not_written(tmp_path, value):
     assert not samples_done(folder, labels).any()
 
 
-HOLDER = """
-import sys, pathlib
-from lit_robust.memory.build import building_alone
-with building_alone(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_two_processes_do_not_build_one_memory(tmp_path):
     memory = write_memory(tmp_path / "m", *clustered())
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "held\n"
     says = "Another process builds the memory .*c: wait for it, or name another folder"
-    for make in (
-        lambda: cluster(memory, tmp_path / "c", 2, "raw", 0),
-        lambda: project(memory, tmp_path / "c", 2, "raw", "both"),
-    ):
+    with another_process_builds(tmp_path / "c"):
         with pytest.raises(UserError, match=says):
-            make()
-    holder.communicate("")
+            cluster(memory, tmp_path / "c", 2, "raw", 0)
+        with pytest.raises(UserError, match=says):
+            project(memory, tmp_path / "c", 2, "raw", "both")
     cluster(memory, tmp_path / "c", 2, "raw", 0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["c", "m"]
 

@@ -122,6 +122,8 @@ LABELS_OF = np.arange(300) // 60
     [
         (LABELS_OF - 1, None, "labels.npy holds labels that do not ascend within 0 to 4"),
         (LABELS_OF + 1, None, "labels.npy holds labels that do not ascend within 0 to 4"),
+        (np.append(-1, LABELS_OF[1:]), None, "labels.npy holds labels that do not ascend within 0 to 4"),
+        (np.append(LABELS_OF[1:], 5), None, "labels.npy holds labels that do not ascend within 0 to 4"),
         (np.roll(LABELS_OF, 60), None, "labels.npy holds labels that do not ascend within 0 to 4"),
         (None, np.full(300, np.nan, np.float32), "norms.npy holds numbers that are not finite"),
         (None, np.append(np.ones(299, np.float32), np.float32(np.inf)), "norms.npy holds numbers that are not finite"),

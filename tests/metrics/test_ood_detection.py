@@ -49,8 +49,10 @@ def test_nothing_kept_is_undefined():
     metric = OodDetection()
     metric.update(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
     computed = metric.compute()
-    assert all(computed[name].isnan() for name in ("aupr", "auroc", "fpr95"))
-    assert len(computed["curve"]) == 0
+    for each in (computed, OodDetection().compute()):
+        assert all(each[name].isnan() for name in ("aupr", "auroc", "fpr95"))
+        assert each["curve"].shape == (0, 2)
+        assert (each["positives"], each["negatives"]) == (0, 0)
 
 
 def test_the_drawn_curve_is_a_part_of_the_whole():

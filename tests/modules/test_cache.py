@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from memories import another_process_builds
 from pytorch_lightning import Trainer
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -307,6 +308,10 @@ def test_mistakes_of_a_build(built, toy, weights, tmp_path, capsys):
     assert main(["fit", *settings(tmp_path / "c", toy, weights), "--trainer.limit_train_batches", "2"]) == 2
     assert "lacks 83 of 101 keys: run it again without limits" in capsys.readouterr().err
     assert not (tmp_path / "c" / "memory").exists()
+    with another_process_builds(tmp_path / "c" / "memory"):
+        assert main(["fit", *settings(tmp_path / "c", toy, weights)]) == 2
+    assert "Another process builds the memory" in capsys.readouterr().err
+    assert main(["fit", *settings(tmp_path / "c", toy, weights)]) == 0
 
 
 def test_a_build_needs_a_data_module(weights, tmp_path):
