@@ -1,5 +1,6 @@
 """Writing a memory, going on after an interruption, and refusing what is not whole."""
 
+import os
 import resource
 import shutil
 from contextlib import contextmanager
@@ -91,11 +92,30 @@ def test_an_unfinished_memory_is_not_opened(tmp_path):
         open_memory(part_folder(tmp_path / "m"))
 
 
-def test_no_room_on_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))
+@pytest.mark.parametrize(("key_type", "size"), [("float32", 4), ("float16", 2)])
+def test_no_room_on_the_disk(tmp_path, monkeypatch, key_type, size):
+    # Of each key its numbers, its label, its length, and its entry of 12 bytes in the journal.
+    need = 20 * (12 * size + 8 + 4 + 12)
+    manifest, labels = manifest_of(20, 12, key_type=key_type), np.zeros(20, np.int64)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, need - 1))
     with pytest.raises(UserError, match=r"needs 0.0 GB and .* has 0.0 GB free"):
-        begin_memory(tmp_path / "m", manifest_of(20, 12), np.zeros(20, np.int64))
-    assert not list(tmp_path.iterdir())
+        begin_memory(tmp_path / "around" / "m", manifest, labels)
+    assert not list((tmp_path / "around").iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, need))
+    begin_memory(tmp_path / "around" / "m", manifest, labels)
+
+
+def test_what_the_system_writes_in_parts_is_written_whole(tmp_path, monkeypatch):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, content, place: write(handle, content[:7], place))
+    vectors, labels = clustered()
+    memory = write_memory(tmp_path / "parts", vectors, labels)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(memory.keys, write_memory(tmp_path / "whole", vectors, labels).keys)
+
+
+def test_a_memory_in_folders_that_are_not_there_yet(tmp_path):
+    assert write_memory(tmp_path / "a" / "b" / "m", *clustered()).manifest.count == 300
 
 
 def cut(file):

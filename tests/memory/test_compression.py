@@ -44,6 +44,8 @@ def test_the_incremental_decomposition_of_the_papers_code_is_near():
 def test_too_many_components():
     with pytest.raises(UserError, match="13 principal components of 12: ask for at most 12"):
         principal_components(iter([clustered()[0]]), 13)
+    with pytest.raises(UserError, match="1 principal components of 0: ask for at most 0"):
+        principal_components(iter([]), 1)
     with pytest.raises(UserError, match="at most 3"):
         principal_components(iter([clustered(count=3)[0]]), 4)
 

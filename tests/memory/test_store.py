@@ -196,6 +196,15 @@ def test_named_pipes_do_not_hang(tmp_path, name):
         open_memory(tmp_path / "p")
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_headers_of_both_versions_are_read(tmp_path, version):
+    memory = write_memory(tmp_path / "m", *clustered())
+    keys = np.array(memory.keys)
+    with (memory.folder / KEYS).open("wb") as file:
+        np.lib.format.write_array(file, keys, version)
+    np.testing.assert_array_equal(open_memory(memory.folder).keys, keys)
+
+
 def test_bytes_behind_an_array_are_refused(tmp_path):
     memory = write_memory(tmp_path / "m", *clustered())
     with (memory.folder / KEYS).open("ab") as file:
