@@ -113,6 +113,7 @@ class RobustCLI(LightningCLI):
         command, trainer, data = self.config.subcommand, self.trainer, self.datamodule
         trainer.state.fn = TrainerFn(command)
         trainer.datamodule, data.trainer, self.model.trainer = data, trainer, trainer  # type: ignore[attr-defined]
+        trainer.strategy.connect(self.model)  # The data ask the module in training what it reads.
         data.setup(command)
         self.model.check(command)
         if command == "fit" and not keeps_its_state(self.model):
