@@ -261,8 +261,8 @@ def open_memory(folder: Path, check_digest: bool = True) -> Memory:
     """Open a finished memory, after a look at all of it.
 
     The manifest, its digest, the arrays' types and sizes, the labels' order and range and the lengths' are checked at
-    every opening: together some 12 bytes a key are read. The keys are 2,000 times as long; they are read, held against
-    their digest and found finite where ``check_digest`` says so.
+    every opening: together some 12 bytes a key are read. The keys are hundreds of times as long; they are read, held
+    against their digest and found finite where ``check_digest`` says so.
 
     Args:
         folder: of the memory.
