@@ -1,24 +1,21 @@
 """Evaluations, each bound to a named test set, and the files and logs they fill."""
 
-from lit_robust.callbacks.accuracy import ClassSubsetAccuracy, CleanAccuracy
+from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
-from lit_robust.callbacks.calibration import CalibrationEvaluation
 from lit_robust.callbacks.checkpoints import CheckpointBetweenSteps, SaveOnSignal
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.callbacks.keep_predictions import KeepPredictions
+from lit_robust.callbacks.monitors import OverfittingMonitor, Throughput
 from lit_robust.callbacks.ood import OodEvaluation
-from lit_robust.callbacks.overfitting import OverfittingMonitor
-from lit_robust.callbacks.predictions import PredictionFile
+from lit_robust.callbacks.predictions import KeepPredictions, PredictionFile
 from lit_robust.callbacks.restriction import SampleRestriction
 from lit_robust.callbacks.results_file import ResultsFile
 from lit_robust.callbacks.resumption import Resumption
 from lit_robust.callbacks.sample_images import SampleImages
 from lit_robust.callbacks.shape_bias import ShapeBiasEvaluation
 from lit_robust.callbacks.theta_search import ThetaSearch
-from lit_robust.callbacks.throughput import Throughput
 
 __all__ = [
     "AdversarialAccuracy",

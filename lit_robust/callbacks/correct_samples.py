@@ -10,11 +10,9 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_robust.callbacks.decisions import sample_keys
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.callbacks.restriction import SampleRestriction
+from lit_robust.callbacks.restriction import SCHEMA, SampleRestriction, sample_keys, samples_digest
 from lit_robust.callbacks.results_file import description
-from lit_robust.callbacks.selection import SCHEMA, samples_digest
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text

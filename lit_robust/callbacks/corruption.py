@@ -8,9 +8,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.callbacks.followed import left_out
-from lit_robust.callbacks.wandb_record import log_heat_map
+from lit_robust.callbacks.display import log_heat_map
+from lit_robust.callbacks.evaluation import EvaluationCallback, left_out
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result

@@ -8,9 +8,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.callbacks.followed import LIMITS, left_out
-from lit_robust.callbacks.wandb_record import log_curve
+from lit_robust.callbacks.display import log_curve
+from lit_robust.callbacks.evaluation import LIMITS, EvaluationCallback, left_out
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result

@@ -12,8 +12,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import lit_robust
+from lit_robust.callbacks.display import keep_evaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
-from lit_robust.callbacks.wandb_record import keep_evaluation
 from lit_robust.core.files import file_sha256
 from lit_robust.core.results import RunResults
 

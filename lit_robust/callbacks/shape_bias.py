@@ -3,10 +3,9 @@
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from lit_robust.callbacks.display import shape_image, wandb_loggers
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images, log_table
-from lit_robust.callbacks.gallery import Gallery, coming, to_uint8
-from lit_robust.callbacks.shape_image import shape_image
-from lit_robust.callbacks.wandb_record import wandb_loggers
+from lit_robust.callbacks.sample_images import Gallery, coming, to_uint8
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.results import Example, Result
 from lit_robust.metrics import ShapeBias, shape_bias

@@ -9,8 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
-from lit_robust.callbacks.adversarial import check_goes_on, random_of
-from lit_robust.callbacks.attack_tally import CLEAN, AttackTally
+from lit_robust.callbacks.adversarial import CLEAN, AttackTally, check_goes_on, random_of
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError

@@ -266,10 +266,10 @@ def report(
 
     folders = list(runs)
     if recompute:
-        from lit_robust.recompute import Choices, beside
-        from lit_robust.recompute import recompute as again
+        from lit_robust.callbacks.recompute import Choices, recomputed_folder
+        from lit_robust.callbacks.recompute import recompute as again
 
-        folders = [again(run, beside(run), Choices(), command).parent for run in runs]
+        folders = [again(run, recomputed_folder(run), Choices(), command).parent for run in runs]
     compare(folders, output, published)
 
 
@@ -299,11 +299,11 @@ def recompute(
         scores: of OOD detection, without memory_similarity
         decisions: CSV file, or folder of them, for error consistency
     """
-    from lit_robust.recompute import Choices, beside
-    from lit_robust.recompute import recompute as again
+    from lit_robust.callbacks.recompute import Choices, recomputed_folder
+    from lit_robust.callbacks.recompute import recompute as again
 
     choices = Choices(aggregation, baseline, clean, scores, decisions)
-    print(again(run, beside(run) if output is None else output, choices, command))
+    print(again(run, recomputed_folder(run) if output is None else output, choices, command))
 
 
 def dashboard(

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
 from lit_robust.attacks import PGD, AttackResult, AutoAttack, AutoAttackResult, Flags
-from lit_robust.callbacks.attack_tally import CLEAN, SMALLER_EPS, AttackTally
+from lit_robust.callbacks.adversarial import CLEAN, SMALLER_EPS, AttackTally
 
 CPU = torch.device("cpu")
 CODES = (torch.tensor([-1, 1, 4, 0, 2]), torch.tensor([1, -1]))

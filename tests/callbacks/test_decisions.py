@@ -1,6 +1,6 @@
 import pytest
 
-from lit_robust.callbacks.decisions import read_decisions
+from lit_robust.callbacks.error_consistency import read_decisions
 from lit_robust.core.errors import UserError
 
 HEADER = "subj,session,trial,rt,object_response,category,condition,imagename\n"

@@ -15,8 +15,8 @@ from lit_robust.callbacks import (
     ResultsFile,
     SampleRestriction,
 )
-from lit_robust.callbacks.prediction_parts import read_kept
-from lit_robust.callbacks.selection import read_selection, samples_digest
+from lit_robust.callbacks.predictions import read_kept
+from lit_robust.callbacks.restriction import read_selection, samples_digest
 from lit_robust.core.batch import EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import RunResults

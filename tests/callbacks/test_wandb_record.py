@@ -23,8 +23,7 @@ from lit_robust.callbacks import (
     SampleImages,
     ShapeBiasEvaluation,
 )
-from lit_robust.callbacks.shape_image import shape_image
-from lit_robust.callbacks.wandb_record import heat_map
+from lit_robust.callbacks.display import heat_map, shape_image
 from lit_robust.core.results import RunResults
 from lit_robust.data import (
     CueConflictDataModule,

@@ -1,33 +1,125 @@
 """Measures taken again from kept predictions: the evaluations of a test, with stored answers instead of a network."""
 
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pytorch_lightning import Trainer
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
 
-from lit_robust.callbacks import (
-    CalibrationEvaluation,
-    ClassSubsetAccuracy,
-    CleanAccuracy,
-    CorruptionEvaluation,
-    ErrorConsistencyEvaluation,
-    EvaluationCallback,
-    OodEvaluation,
-    ResultsFile,
-    ShapeBiasEvaluation,
-)
-from lit_robust.callbacks.corruption import CLEAN
-from lit_robust.callbacks.decisions import read_decisions
-from lit_robust.callbacks.ood import Score
-from lit_robust.callbacks.prediction_parts import KeptSet, read_kept
+from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
+from lit_robust.callbacks.corruption import CLEAN, CorruptionEvaluation
+from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation, read_decisions
+from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.ood import OodEvaluation, Score
+from lit_robust.callbacks.predictions import ANSWER, KeptSet, read_kept
+from lit_robust.callbacks.results_file import ResultsFile
+from lit_robust.callbacks.shape_bias import ShapeBiasEvaluation
+from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import FILE_NAME, Result, RunResults
 from lit_robust.metrics.shape_bias import Aggregation
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName
-from lit_robust.replay import Answers, KeptData
+
+ROWS = 4096  # Samples a batch; no measure depends on it.
+
+
+@dataclass(kw_only=True)
+class AnsweredBatch(Batch):
+    """A batch of kept answers; its images are not there, ``[B, 3, 0, 0]``.
+
+    Attributes:
+        answer: ``[B, num_classes]`` fp32 logits.
+    """
+
+    answer: Tensor
+
+
+class Answers(LightningModule):
+    """Stands for the network: hands on the answers that a replayed batch holds.
+
+    Args:
+        model: what the module that gave them said of itself.
+    """
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._model = dict(model)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the network's module said of itself."""
+        return self._model
+
+    def test_step(self, batch: AnsweredBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the stored answers, fp32 ``[B, num_classes]``."""
+        return batch.answer
+
+
+class KeptData(LightningDataModule):
+    """Gives kept predictions as test sets, in batches that have answers in place of images.
+
+    Samples are numbered anew, so that those of a restricted set have no gaps.
+
+    Args:
+        sets: what was kept.
+        origin: name of the run it is from.
+    """
+
+    def __init__(self, sets: Sequence[KeptSet], origin: str) -> None:
+        super().__init__()
+        self.sets = sets
+        self.origin = origin
+
+    def sample_key(self, name: str) -> Callable[[int], str] | None:
+        """Return what gives the name of each sample of a set by its new number; None where the set knew none."""
+        kept = next(kept for kept in self.sets if kept.described.name == name)
+        names = kept.names
+        return None if names is None else lambda number: names[int(kept.index[number])]
+
+    @property
+    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
+        """Name to description of every set, which says where its answers are from."""
+        return {kept.described.name: self._described(kept) for kept in self.sets}
+
+    def _described(self, kept: KeptSet) -> EvaluationSet:
+        origin = {"run": self.origin, "from": kept.what, "number": kept.number}
+        return replace(kept.described, protocol={**kept.described.protocol, "recomputed": origin})
+
+    def test_dataloader(self) -> dict[str, "Replay"]:
+        """Return what replays each set, by name."""
+        return {kept.described.name: Replay(kept) for kept in self.sets}
+
+
+class Replay:
+    """Iterates over the kept samples of a set, in batches of at most ``ROWS``."""
+
+    def __init__(self, kept: KeptSet) -> None:
+        self.kept = kept
+
+    def __iter__(self) -> Iterator[AnsweredBatch]:
+        for part in self.kept.parts():
+            for begin in range(0, len(part["index"]), ROWS):
+                yield self._batch({name: column[begin : begin + ROWS] for name, column in part.items()})
+
+    def _batch(self, columns: Mapping[str, Tensor]) -> AnsweredBatch:
+        answer = columns[ANSWER].float()
+        if self.kept.what == "probabilities":
+            # A logarithm is a logit up to a constant; a probability of 0 becomes the least that is a finite number.
+            answer = answer.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return AnsweredBatch(
+            image=torch.empty(len(answer), 3, 0, 0),
+            answer=answer,
+            label=columns["label"],
+            index=torch.searchsorted(self.kept.index, columns["index"]),
+            valid=torch.ones_like(columns["label"], dtype=torch.bool),
+            group=columns.get("group"),
+            texture=columns.get("texture"),
+        )
+
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +144,11 @@ class Choices:
     decisions: Path | None = None
 
 
-def beside(run: Path) -> Path:
+def recomputed_folder(run: Path) -> Path:
     """Return where measures taken again from a run go by default: a folder next to it, under which a report names them.
 
     Example:
-        >>> beside(Path("/runs/suite")).as_posix()
+        >>> recomputed_folder(Path("/runs/suite")).as_posix()
         '/runs/suite-recomputed'
     """
     folder = run.resolve()

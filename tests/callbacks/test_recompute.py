@@ -23,7 +23,8 @@ from lit_robust.callbacks import (
     SampleRestriction,
     ShapeBiasEvaluation,
 )
-from lit_robust.callbacks.prediction_parts import read_kept
+from lit_robust.callbacks.predictions import read_kept
+from lit_robust.callbacks.recompute import Choices, Replay, recompute
 from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import RunResults
@@ -38,8 +39,6 @@ from lit_robust.data import (
 )
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
-from lit_robust.recompute import Choices, recompute
-from lit_robust.replay import Replay
 from lit_robust.report.protocol import limits
 from lit_robust.shards import ShardIndex
 
