@@ -3,26 +3,35 @@
 import errno
 import inspect
 import pickle
+import pkgutil
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 from urllib.error import URLError
+
+from jsonargparse import Namespace
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import FULL, refused_write
 
-TOP_LEVEL = ("config", "seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only", "verbose")
+ROOMS = ("callbacks", "data", "modules", "attacks")  # Whose classes a recipe names.
 NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:|Subclass types expect|Expected a path but|- a (class|dict)"
 )
 
 
-def explain(error: BaseException | None) -> str | None:
-    """Return the sentence for a user's mistake, however deep a library has wrapped it; null for anything else."""
+def explain(error: BaseException | None, options: Sequence[str] = ()) -> str | None:
+    """Return the sentence for a user's mistake, however deep a library has wrapped it; null for anything else.
+
+    Args:
+        error: what was raised.
+        options: dotted names of the options there are, of which the nearest is suggested.
+    """
     outermost = error
     while error is not None:
         if isinstance(error, UserError):
@@ -43,15 +52,15 @@ def explain(error: BaseException | None) -> str | None:
         if type(error).__module__.startswith("wandb."):
             return f"W&B refuses: {' '.join(str(error).split()).rstrip('.')}; run `wandb login`, or log offline."
         error = error.__cause__ or error.__context__
-    return parser_sentence(str(outermost)) if isinstance(outermost, ArgumentError) else None
+    return parser_sentence(str(outermost), options) if isinstance(outermost, ArgumentError) else None
 
 
-def parser_sentence(message: str, options: Sequence[str] = TOP_LEVEL) -> str:
+def parser_sentence(message: str, options: Sequence[str] = ()) -> str:
     """Return the innermost reason of a message of jsonargparse's, which nests one for every class on the way.
 
     Args:
         message: of an ``ArgumentError``, many lines.
-        options: what the parser takes on its first level.
+        options: dotted names of those that the parser takes.
     """
     keys: list[str] = []
     owner, reason = "", ""
@@ -66,18 +75,14 @@ def parser_sentence(message: str, options: Sequence[str] = TOP_LEVEL) -> str:
         if rest and not NOISE.search(rest):
             reason = reason or rest.removeprefix("- ")
     given = re.search(r"^\s*Given value: (.*)$", message, re.MULTILINE)
-    if given and re.fullmatch(r"Expected an? <class '[^']+'>", reason):
-        # Of an option that may be nothing, too, the value stands behind the alternatives; the innermost one first.
-        reason += f". Got value: {given[1]}"
     value = given[1] if given else ""
-    if number := re.match(r"Not of type \w+: (?:(\S+) )?does not conform to restriction v(>=?)(\S+)", reason):
-        low = "above" if number[2] == ">" else "of at least"
-        reason = f"expected a whole number {low} {number[3]}, got {number[1] or value!r}"
-    elif number := re.match(r"Not of type \w+: invalid literal .* '(.*)'", reason):
-        reason = f"expected a whole number, got {number[1]!r}"
     where = f"In {'.'.join(keys)}" if keys else ""
     where += f" ({owner.rsplit('.', 1)[-1]})" if owner else ""
-    return f"{where}: {_mend(reason, owner, options)}".removeprefix(": ")
+    if reason.startswith("Expected a <class"):
+        # Each alternative of a union of simple types has a line of its own.
+        union = re.search(rf"Subtypes: \[((?:<class '[^']+'>(?:, )?)+)\]\s+Errors:\s+- {re.escape(reason)}", message)
+        reason = f"Expected a {union[1]}. Got value: {value}" if union else reason
+    return f"{where}: {_plain(reason, owner, value, options)}".removeprefix(": ")
 
 
 def _first_alternative(message: str) -> list[str]:
@@ -96,49 +101,116 @@ def _first_alternative(message: str) -> list[str]:
     return kept
 
 
-def _mend(reason: str, owner: str, options: Sequence[str]) -> str:
-    unknown = re.search(r"option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)'", reason)
-    if unknown:
+def _plain(reason: str, owner: str, value: str, options: Sequence[str]) -> str:
+    """Return a reason in plain words, with what to write instead.
+
+    Args:
+        reason: one line of jsonargparse's.
+        owner: import path of the class whose setting it is; empty for the command itself.
+        value: what was given.
+        options: dotted names of the command's options.
+    """
+    if unknown := re.search(r"option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)'", reason):
         name = next(filter(None, unknown.groups()))
         group = re.search(r"Group '([^']+)'", reason)
-        there = _options(owner, group[1] if group else "") if owner else options
-        if not owner and name.startswith("trainer."):
-            from pytorch_lightning import Trainer
-
-            there = [f"trainer.{option}" for option in _dotted(Trainer)]
-        return f"there is no option {name!r}; {_suggest(name, there)}"
-    expected = re.search(r"Expected an? <class '([^']+)'>\.? Got value: (.*)", reason)
-    if expected and expected[1] in ("collections.abc.Sequence", "list"):
-        example = f"[{expected[2]}]" if re.fullmatch(r"[\w., /-]+", expected[2]) else "[1, 2]"
-        return f"expected a list, got {expected[2]!r}; write it in brackets, such as {example}."
-    if expected:
-        return f"expected {expected[1]}, got {expected[2]!r}; `--help` tells what it means."
+        return f"there is no option {name!r}; {_suggest(name, _options(owner, group) if owner else options)}"
+    if choice := re.search(r"Expected an? typing\.Literal\[(.*?)\](?:\. Got value: (.*))?", reason):
+        choices, value = re.findall(r"'([^']*)'", choice[1]), choice[2] or value
+        near = _near(value, choices)
+        return f"expected one of {', '.join(choices)}, got {value!r}" + (f"; {_did_you_mean(near)}" if near else ".")
+    if expected := re.search(r"Expected an? (.*<class .*?>.*?)(?:\.? Got value: (.*)|$)", reason):
+        value = expected[2] or value
+        kinds = [kind for kind in re.findall(r"<class '([^']+)'>", expected[1]) if kind != "NoneType"]
+        if kinds[0] in ("collections.abc.Sequence", "list"):
+            example = f"[{value}]" if re.fullmatch(r"[\w., /-]+", value) else "[1, 2]"
+            return f"expected a list, got {value!r}; write it in brackets, such as {example}."
+        return f"expected {' or '.join(kinds)}, got {value!r}; `--help` tells what it means."
+    if number := re.match(r"Not of type \w+: (?:(\S+) )?does not conform to restriction v(>=?)(\S+)", reason):
+        low = "above" if number[2] == ">" else "of at least"
+        return f"expected a whole number {low} {number[3]}, got {number[1] or value!r}."
+    if number := re.match(r"Not of type \w+: invalid literal .* '(.*)'", reason):
+        return f"expected a whole number, got {number[1]!r}."
+    if missing := re.search(r"Expected a dot import path string: (\S+)|no attribute '([^']+)'|No module named", reason):
+        name = missing[1] or missing[2] or owner
+        near = _near(name, _classes())
+        return f"there is no class {name!r}; {_did_you_mean(near) if near else 'write the import path of one.'}"
+    if subclass := re.search(r"Not a valid subclass of (\w+)", reason):
+        return f"{value!r} is not a {subclass[1]}: write the name or the import path of one."
     if "instantiatable class" in reason:
         return "give -c, or a class, before the options that change it."
     return f"{reason.rstrip('.')}; `--help` shows the options and their types."
 
 
-def _options(owner: str, group: str) -> list[str]:
+def _classes() -> list[str]:
+    rooms = [import_module(f"lit_robust.{room}") for room in ROOMS]
+    return [name for room in rooms for name in (*getattr(room, "__all__", ()), *getattr(room, "FILES", ()))]
+
+
+def _options(owner: str, group: re.Match[str] | None) -> list[str]:
     """Return the dotted names of all options of a class, or of one of its settings that is a dataclass."""
     module, _, class_name = owner.rpartition(".")
     names = list(_dotted(getattr(import_module(module), class_name)))
-    return [name.removeprefix(f"{group}.") for name in names if name.startswith(f"{group}.")] if group else names
+    prefix = f"{group[1]}." if group else ""
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def _dotted(cls: type) -> Iterator[str]:
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     for name in inspect.signature(cls).parameters:
         yield name
-        kinds = (hints.get(name), *get_args(hints.get(name)))
-        for kind in kinds:
-            if isinstance(kind, type) and is_dataclass(kind):
-                yield from (f"{name}.{inner}" for inner in _dotted(kind))
+        if kind := settings_type(hints.get(name)):
+            yield from (f"{name}.{inner}" for inner in _dotted(kind))
+
+
+def settings_type(hint: Any) -> type | None:
+    """Return the dataclass that a type is, or may be null in place of; null for any other type."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    return kinds[0] if len(kinds) == 1 and isinstance(kinds[0], type) and is_dataclass(kinds[0]) else None
+
+
+def refuse_flat_settings(place: str, options: Any) -> None:
+    """Refuse a value where a class takes a group of settings; the parser would let it through, and break later.
+
+    Args:
+        place: dotted name of the options.
+        options: of a command, or any part of them.
+
+    Raises:
+        UserError: a group of settings has a value in its place.
+    """
+    if isinstance(options, list):
+        for number, entry in enumerate(options):
+            refuse_flat_settings(f"{place}.{number}", entry)
+    elif isinstance(options, Namespace):
+        hints = get_type_hints(pkgutil.resolve_name(options.class_path).__init__) if "class_path" in options else {}
+        for key, value in (options.init_args if hints and "init_args" in options else options).__dict__.items():
+            kind = settings_type(hints.get(key))
+            if kind is not None and isinstance(value, bool | int | float | str | list):
+                raise UserError(
+                    f"{place}.{key} is {value!r}, and stands for a group of settings, {kind.__name__}: write them "
+                    "beneath it."
+                )
+            refuse_flat_settings(f"{place}.{key}", value)
 
 
 def _suggest(name: str, options: Sequence[str]) -> str:
     """Return which of the options is nearest to a name; all of those on its level where none is near."""
-    if close := get_close_matches(name, options, n=1, cutoff=0.6):
-        return f"did you mean {close[0]!r}?"
     level = name.rpartition(".")[0]
     beside = [option for option in options if option.rpartition(".")[0] == level]
+    lasts = {option.rpartition(".")[2]: option for option in beside}
+    if near := [lasts[last] for last in _near(name.rpartition(".")[2], list(lasts))]:
+        return _did_you_mean(near)
+    if not beside and (near := _near(name, options)):
+        return _did_you_mean(near)
     return f"choose one of {', '.join(beside or [option for option in options if '.' not in option])}."
+
+
+def _near(name: str, options: Sequence[str]) -> list[str]:
+    """Return the options that a name is the beginning of, or else the one that is most like it."""
+    begun = [option for option in options if option.lower().startswith(name.lower())][:3]
+    return begun or get_close_matches(name, options, n=1, cutoff=0.6)
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(map(repr, near))}?"

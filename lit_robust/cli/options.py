@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
-from lit_robust.cli.mistakes import parser_sentence
+from lit_robust.cli.mistakes import explain
 from lit_robust.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def call(
         found = vars(parser.parse_args(_whole_mappings(words, mappings)))
     except ArgumentError as error:
         options = [option.name.replace("_", "-") for each in (function, *more) for option in _options(each)]
-        raise UserError(parser_sentence(str(error), options)) from error
+        raise UserError(explain(error, options)) from error
     found["command"] = shlex.join(["lit-robust", *name.split(), *words])
     return [{option.name: found[option.name] for option in _options(each)} for each in (function, *more)]
 
@@ -129,7 +129,7 @@ def made(kind: type[Made], option: str, settings: Mapping[str, Any]) -> Made:
     try:
         return cast(Made, parser.instantiate_classes(parser.parse_object({option: dict(settings)}))[option])
     except ArgumentError as error:
-        raise UserError(parser_sentence(str(error), [])) from error
+        raise UserError(explain(error)) from error
 
 
 def _whole_mappings(words: Sequence[str], defaults: Mapping[str, Any]) -> list[str]:

@@ -7,8 +7,12 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
+import yaml
+
 import lit_robust
 from lit_robust.core.errors import UserError
+
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def folder() -> Path:
@@ -61,8 +65,27 @@ def with_recipes(words: Sequence[str]) -> list[str]:
         option, equals, name = word.partition("=") if word.startswith("--config=") else (before, "", word)
         is_name = re.fullmatch(r"(configs/)?[\w-]+(/[\w-]+)*(\.yaml)?", name) is not None
         if option in ("-c", "--config") and is_name and not Path(name).exists():
-            found[place] = f"{option}{equals}{recipe(name)}" if equals else str(recipe(name))
+            name = str(recipe(name))
+            found[place] = f"{option}{equals}{name}" if equals else name
+        if option in ("-c", "--config") and Path(name).is_file():
+            _check(Path(name))
     return found
+
+
+def _check(file: Path) -> None:
+    """Raise a UserError where a file is not a recipe; the parser would not say which, nor where."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), SAFE_LOADER)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text: name a recipe in YAML.") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line if error.problem_mark else 0
+        has_tab = any("\t" in text for text in file.read_text(encoding="utf-8").splitlines()[line : line + 1])
+        reason = "a tab stands where YAML takes spaces alone" if has_tab else error.problem
+        raise UserError(f"{file} is not YAML: in line {line + 1} {reason}.") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not isinstance(content.get("trainer", {}), dict):
+        raise UserError(f"{file} is not a recipe: it needs settings by name, those of the trainer beneath trainer.")
 
 
 def about(name: str) -> str:

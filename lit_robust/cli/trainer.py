@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,7 @@ from lit_robust.callbacks.checkpoints import (
     resuming,
     write_whole_checkpoints,
 )
+from lit_robust.cli.mistakes import explain, refuse_flat_settings
 from lit_robust.cli.options import read_fractions
 from lit_robust.cli.recipes import with_recipes
 from lit_robust.cli.weights import check_weights
@@ -45,6 +47,16 @@ __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
 
 
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+
+
+class StrictParser(LightningArgumentParser):
+    """A parser that takes no abbreviated option, nor does any that it makes for the settings of a class.
+
+    jsonargparse hands ``allow_abbrev`` on to none of those.
+    """
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
 
 class KeepConfig(SaveConfigCallback):
@@ -146,9 +158,14 @@ class RobustCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse what cannot work before anything heavy is done."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            known = self._parser(self.command.split()[1])._option_string_actions
+            raise UserError(explain(error, [name[2:] for name in known if name.startswith("--")])) from error
         command = self.config.subcommand
         options = self.config[command]
+        refuse_flat_settings(command, options)
         self.single_batches = [limit for limit in LIMITS if _asks_for_one(limit, args)]
         if options.trainer.default_root_dir is None:
             raise UserError("trainer.default_root_dir is null: name the run's folder.")
@@ -279,7 +296,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: f"warning: {message}\n"
     os.environ.setdefault("WANDB_QUIET", "true")  # The summary of every curve; where the run is stays.
     data.load_all()
-    raises = {"exit_on_error": False, "allow_abbrev": False}
+    raises = {"exit_on_error": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     RobustCLI.command = command
     try:
@@ -290,6 +307,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            parser_class=StrictParser,
             save_config_callback=KeepConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             trainer_defaults={

@@ -61,6 +61,22 @@ def sentence(args, capsys):
         (["--trainer.accelerator", "gpu"], "change the trainer's settings"),
         (["--model.optimisation.step_epochs", "0"], "step_epochs 0"),
         (["-c", "/nowhere.yaml"], "File does not exist: '/nowhere.yaml'"),
+        (["-c", "toy/standart"], "There is no recipe 'toy/standart': did you mean toy/standard?"),
+        # An abbreviation is refused however deep it stands, and what is suggested exists.
+        (["--trainer.max_ep", "3"], "no option 'trainer.max_ep'; did you mean 'trainer.max_epochs'?"),
+        (["--model.optimisation.learning", "5"], "'optimisation.learning'; did you mean 'optimisation.learning_rate'?"),
+        (["--model.network.num", "5"], "no option 'network.num'; did you mean 'network.num_classes'?"),
+        (
+            ["--model.optimisation.lr", "5"],
+            "no option 'optimisation.lr'; choose one of optimisation.learning_rate, ",
+        ),
+        (["--model.netwrk.name", "x"], "no option 'netwrk.name'; did you mean 'network.name'?"),
+        (["--data.members.init_args.eval", "5"], "no option 'eval'; did you mean 'evaluation' or 'eval_batch_size'?"),
+        (["--limit", "3"], "there is no option 'limit'; choose one of"),
+        (["--seed_everything", "x"], "In seed_everything: expected bool or int, got 'x'"),
+        (["--model", "StandardModul"], "In model: there is no class 'StandardModul'; did you mean 'StandardModule'?"),
+        (["--data", "lit_robust.data.RobustSuite"], "no class 'RobustSuite'; did you mean 'RobustnessSuite'?"),
+        (["--trainer.callbacks+", "nowhere.Bar"], "there is no class 'nowhere.Bar'; write the import path of one."),
     ],
 )
 def test_on_the_command_line(words, more, expected, capsys):
@@ -90,6 +106,47 @@ def test_wrong_keys_in_a_config(tmp_path, place, key, expected, capsys):
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(content))
     assert expected in sentence(["fit", "-c", str(file)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"trainer:\n\tmax_epochs: 3\n", "is not YAML: in line 2 a tab stands where YAML takes spaces alone."),
+        (b"trainer:\n  max_epochs: [3\n", "is not YAML: in line 3 did not find expected ',' or ']'."),
+        (b"- trainer\n", "is not a recipe: it needs settings by name"),
+        (b"trainer: 3\n", "is not a recipe: it needs settings by name, those of the trainer beneath trainer."),
+        (b"\xff\xfe\x00", "is not a text: name a recipe in YAML."),
+        (b"model: 3\n", "In model: '3' is not a ClassifierModule: write the name or the import path of one."),
+        (
+            b"model: {init_args: {optimisation: 3}}\n",
+            "optimisation is 3, and stands for a group of settings, ",
+        ),
+    ],
+)
+def test_files_that_are_not_recipes(words, tmp_path, content, expected, capsys):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    assert expected in sentence(["fit", *words, "-c", str(tmp_path / "mine.yaml")], capsys)
+
+
+def test_an_attack_in_another_norm_and_of_a_fraction(words, tmp_path, capsys):
+    adversarial = ["test", *words, "-c", str(CONFIGS / "toy/adversarial.yaml")]
+    said = sentence([*adversarial, "--model.attack.norm", "L2"], capsys)
+    assert "In model.attack.norm (PGD): expected one of l1, l2, linf, got 'L2'; did you mean 'l2'?" in said
+    said = sentence([*adversarial, "--model.attack.eps", "4/0"], capsys)
+    assert "In model.attack.eps (PGD): expected float, got '4/0'" in said
+    (tmp_path / "mine.yaml").write_text("model: {init_args: {optimisation: {weight_decay: 1/200}}}")
+    with pytest.raises(SystemExit):
+        main([*adversarial, "--model.attack.eps", "4/255", "-c", str(tmp_path / "mine.yaml"), "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert (settings["attack"]["init_args"]["eps"], settings["optimisation"]["weight_decay"]) == (4 / 255, 1 / 200)
+
+
+def test_limits_and_baselines(words, capsys):
+    assert "In limit: expected a whole number above 0, got '0'." in sentence(["test", *words, "--limit", "0"], capsys)
+    assert "no option 'lim'; did you mean 'limit'?" in sentence(["test", *words, "--lim", "3"], capsys)
+    evaluation = "[{class_path: CorruptionEvaluation, init_args: {baseline: alexnt}}]"
+    said = sentence(["test", *words, "--trainer.callbacks", evaluation], capsys)
+    assert "expected one of imagenet-c, robustbench-5000, got 'alexnt'." in said
 
 
 @pytest.mark.parametrize(
