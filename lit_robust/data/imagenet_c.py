@@ -21,7 +21,7 @@ from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import ShardDataModule, SingleSetDataModule, check_classes, check_stage
 from lit_robust.data.packing.corrupting import CELLS, GENERATED, PUBLISHED, cells_there, chosen_cells, is_extra, lacking
 from lit_robust.data.settings import check_at_least, check_name
-from lit_robust.shards.listing import read_info
+from lit_robust.shards.info import read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
 

@@ -26,7 +26,7 @@ from lit_robust.data.loading.splits import Reading, Share, Split, TableSplit, op
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_name, read_root
 from lit_robust.shards import decoder_versions
-from lit_robust.shards.address import is_url, shown
+from lit_robust.shards.fetch import is_url, shown
 
 
 class RobustDataModule(LightningDataModule, ABC):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_robust.core.errors import UserError
-from lit_robust.shards.address import SCHEMES, is_url, shown
+from lit_robust.shards.fetch import SCHEMES, is_url, shown
 
 LARGEST_SIDE = 10_000  # px; a square of this side has more pixels than any image that is decoded.
 MOST_WORKERS = 1024

@@ -10,11 +10,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from lit_robust.core.errors import DataError
+from lit_robust.core.files import read_regular
 
 TIMM_NAMES = ("_info.json", "info.json")
 LARGEST_COUNT = 10**9  # of samples, or of classes
@@ -110,6 +111,24 @@ def parse_info(where: str, text: str) -> Info | None:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{where} cannot be read ({_say(error)}): mend or remove it.") from error
     return None
+
+
+def read_info(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path and content of the info file of timm's form; where there is none, where it should be.
+
+    Raises:
+        DataError: it is not JSON, or malformed.
+    """
+    for path in (folder / name for name in TIMM_NAMES):
+        try:
+            text = read_regular(path).decode("utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
+        if parse_info(str(path), text) is not None and "splits" in (content := json.loads(text)):
+            return path, content
+    return folder / TIMM_NAMES[0], {}
 
 
 class _MalformedError(ValueError):

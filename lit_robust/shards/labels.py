@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lit_robust.core.errors import UserError, printable
-from lit_robust.shards.defects import defect
-from lit_robust.shards.tar import Member, PositionalTar
+from lit_robust.shards.tar import Member, PositionalTar, defect
 
 LABEL_EXTENSION = "cls"
 JSON_EXTENSION = "json"

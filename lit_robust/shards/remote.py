@@ -18,12 +18,22 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.shards.address import PIPE, SCHEMES, address, check_root, is_url, shown
-from lit_robust.shards.defects import CompressedError
-from lit_robust.shards.fetch import PIECE, FetchError, Patience, copy_to, unnamed_file
+from lit_robust.shards.fetch import (
+    PIECE,
+    PIPE,
+    SCHEMES,
+    FetchError,
+    Patience,
+    address,
+    check_root,
+    copy_to,
+    is_url,
+    shown,
+    unnamed_file,
+)
 from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.scan import Handler, ShardScan, refuse, scan_open, skip
-from lit_robust.shards.tar import read_exactly
+from lit_robust.shards.tar import CompressedError, read_exactly
 
 __all__ = ["FetchedShard", "Remote", "is_url"]
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust.core.files import open_regular
-from lit_robust.shards.defects import Defect, DefectError, defect, defect_error
 from lit_robust.shards.labels import CLS, LABEL_EXTENSION, LONGEST_LABEL, NO_LABEL, LabelRule, find_label, text
-from lit_robust.shards.tar import Member, PositionalTar
+from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error
 
 __all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
 

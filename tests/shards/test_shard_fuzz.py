@@ -10,8 +10,8 @@ import webdataset
 from shard_making import sample
 
 from lit_robust.shards import ShardWriter
-from lit_robust.shards.defects import DefectError
 from lit_robust.shards.scan import scan_open, skip
+from lit_robust.shards.tar import DefectError
 
 KEYS = ["n01/s0", "n01/s1", "s2", "t"]
 

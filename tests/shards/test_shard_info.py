@@ -11,9 +11,9 @@ from shard_making import entries, write_tar
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex
-from lit_robust.shards.dali import parse_dali
 from lit_robust.shards.info import parse_info
 from lit_robust.shards.listing import list_all, list_remote_split, list_split
+from lit_robust.shards.merge import parse_dali
 from lit_robust.shards.remote import Remote
 
 

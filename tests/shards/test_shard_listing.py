@@ -6,7 +6,8 @@ import pytest
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex
-from lit_robust.shards.listing import list_all, list_split, read_info
+from lit_robust.shards.info import read_info
+from lit_robust.shards.listing import list_all, list_split
 
 
 def make(folder, *names):

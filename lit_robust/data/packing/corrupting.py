@@ -29,10 +29,9 @@ from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing.sources import check_space
 from lit_robust.data.settings import check_given
 from lit_robust.shards import ShardWriter, decode_rgb
-from lit_robust.shards.listing import read_info
+from lit_robust.shards.info import read_info
 from lit_robust.shards.lock import sole_writer
-from lit_robust.shards.members import sample_bytes
-from lit_robust.shards.write import remove_leftovers
+from lit_robust.shards.write import remove_leftovers, sample_bytes
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
 

@@ -16,7 +16,7 @@ from lit_robust.data.packing import default_workers
 from lit_robust.data.packing.corrupting import corrupt_shards
 from lit_robust.data.settings import LARGEST_SIDE, check_between
 from lit_robust.shards import ShardWriter
-from lit_robust.shards.listing import read_info
+from lit_robust.shards.info import read_info
 from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.figures import (
     CLASS_NAMES,

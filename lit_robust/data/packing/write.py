@@ -18,14 +18,19 @@ from lit_robust.core.files import atomic_path, write_text
 from lit_robust.data.packing.encode import JPEG_QUALITY, extension_of, is_copied, packed_extension, readable, shrink
 from lit_robust.data.packing.layouts import Image, ImageSet
 from lit_robust.data.packing.sources import Tree
-from lit_robust.shards.listing import ALIASES, read_info
-from lit_robust.shards.members import BLOCK, check_key, end_bytes, header, sample_bytes
+from lit_robust.shards.info import read_info
+from lit_robust.shards.listing import ALIASES
 from lit_robust.shards.scan import scan_shard, skip
 from lit_robust.shards.write import (
+    BLOCK,
     any_shard,
     check_absent,
+    check_key,
+    end_bytes,
     file_digest,
+    header,
     remove_leftovers,
+    sample_bytes,
     shard_name,
     shard_stem,
     unfinished_mark,
