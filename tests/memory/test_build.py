@@ -22,6 +22,7 @@ from lit_robust.memory import (
     resume_memory,
     samples_done,
 )
+from lit_robust.memory.build import make_array, write_rows
 from lit_robust.memory.compression import unit_length
 from lit_robust.memory.store import FILE_NAME, KEYS, LABELS, NORMS, Manifest
 
@@ -112,6 +113,18 @@ def test_what_the_system_writes_in_parts_is_written_whole(tmp_path, monkeypatch)
     memory = write_memory(tmp_path / "parts", vectors, labels)
     monkeypatch.undo()
     np.testing.assert_array_equal(memory.keys, write_memory(tmp_path / "whole", vectors, labels).keys)
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_rows_are_written_wherever_they_begin(tmp_path, first):
+    make_array(tmp_path / "a.npy", (9, 2), "float32")
+    rows = np.array([first, first + 1, 8])
+    write_rows(tmp_path / "a.npy", rows, np.ones((3, 2), np.float32))
+    assert np.load(tmp_path / "a.npy")[:, 0].nonzero()[0].tolist() == rows.tolist()
+
+
+def test_of_a_memory_that_was_not_begun_no_sample_is_done(tmp_path):
+    assert not samples_done(tmp_path / "m", np.zeros(3, np.int64)).any()
 
 
 def test_a_memory_in_folders_that_are_not_there_yet(tmp_path):
