@@ -90,6 +90,13 @@ def test_norms_are_free_of_adamws_decay():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"learning_rate": 0.0}, "learning_rate 0.0, weight_decay 0.0001 and momentum 0.9: give a rate above 0"),
+        ({"weight_decay": -1.0}, "give a rate above 0"),
+        ({"momentum": 1.0}, "give a rate above 0"),
+        ({"step_epochs": 0}, "give 1 or more, 0 or more, and 0 to 1"),
+        ({"warmup_epochs": -1.0}, "give 1 or more, 0 or more, and 0 to 1"),
+        ({"label_smoothing": 1.5}, "give 1 or more, 0 or more, and 0 to 1"),
+        ({"nesterov": True, "momentum": 0.0}, "give both or neither"),
         ({"optimizer": "torch.optim.AdamX"}, "optimizer is 'torch.optim.AdamX', did you mean torch.optim.Adam"),
         ({"optimizer": "os.system"}, "optimizer is 'os.system': choose one of torch.optim.Ada"),
         ({"optimizer": "torch.optim.Optimizer"}, "optimizer is 'torch.optim.Optimizer'"),
@@ -103,7 +110,7 @@ def test_norms_are_free_of_adamws_decay():
         ({"schedule": "cosine", "schedule_args": {"T_max": 3}}, "schedule cosine takes none: name a class path"),
     ],
 )
-def test_what_torch_does_not_have_is_refused(given, says):
+def test_settings_that_do_not_exist_are_refused(given, says):
     with pytest.raises(UserError, match=says):
         Optimisation(**given)
 
