@@ -202,4 +202,5 @@ def test_a_checkpoint_with_tensors_beside_the_network_is_refused():
 
 
 def fit_from(module, path, tmp_path):
-    Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path).fit(module, Loader(), ckpt_path=path)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.fit(module, Loader(), ckpt_path=path)
