@@ -87,7 +87,7 @@ class ClassSubsetAccuracy(EvaluationCallback):
         known = described.protocol.get("num_classes")
         if known not in (None, len(imagenet_wnids())):
             raise UserError(
-                f"{self.dataset} has {known} classes, which {self.subset}'s 200 are no choice of: evaluate a set of "
+                f"{self.dataset} has {known} classes, and {self.subset}'s 200 are not among them: evaluate a set of "
                 "ImageNet's 1,000, or take ClassSubsetAccuracy out."
             )
         self.metric = TopKAccuracy((1,), self.classes).to(module.device)

@@ -193,7 +193,7 @@ class EvaluationCallback(Callback, ABC):
         Args:
             metric: name of the measure.
             value: the value.
-            unit: ``fraction`` or ``count``; ``theta`` of the one value that is a setting, the best sharpness.
+            unit: ``fraction`` or ``count``; ``theta`` of the one value that is a setting, the best temperature.
             protocol: plain values that settle how it was measured.
             count: samples it was measured on; null for the whole set.
             interval: lower and upper end of a 95 % interval, where the measure has one.
@@ -313,7 +313,7 @@ def valid_part(batch: Batch, outputs: Tensor, dataset: str, trainer: Trainer) ->
     """Return the valid samples of a batch and their logits.
 
     Raises:
-        DataError: a logit is no finite number.
+        DataError: a logit is not a finite number.
     """
     kept: Batch = batch.valid_part
     logits: Tensor = outputs if kept is batch else outputs[batch.valid]

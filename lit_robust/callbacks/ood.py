@@ -36,7 +36,7 @@ class OodEvaluation(EvaluationCallback):
 
     Args:
         dataset: name of the test loader; its groups are ``in-distribution`` and ``out-of-distribution``.
-        scores: what tells how strange an image is: ``max_softmax``, the published protocol, whose results are
+        scores: how the unfamiliarity of an image is scored: ``max_softmax``, the published protocol, whose results are
             ``aupr``, ``auroc`` and ``fpr95``; ``max_logit``, ``energy``, or ``memory_similarity`` of a cache model,
             whose results have the score's name at their end.
         known: name of the test loader whose images of those classes are in distribution, such as ``imagenet``, so that
@@ -120,11 +120,11 @@ class OodEvaluation(EvaluationCallback):
         wanted = torch.isin(batch.label, classes) if self.described.classes else torch.ones_like(batch.valid)
         self._count(module, batch.select(wanted), logits[wanted], torch.zeros_like(batch.valid[wanted]))
 
-    def _count(self, module: LightningModule, batch: Batch, logits: Tensor, strange: Tensor) -> None:
+    def _count(self, module: LightningModule, batch: Batch, logits: Tensor, is_out: Tensor) -> None:
         chosen = among_classes(logits, self.described.classes)
         for score, metric in self.metrics.items():
             values = self._unfamiliarity(module, batch) if score == "memory_similarity" else ood_score(chosen, score)
-            metric.update(values, strange)
+            metric.update(values, is_out)
 
     def _unfamiliarity(self, module: LightningModule, batch: Batch) -> Tensor:
         if not len(batch):
@@ -133,7 +133,7 @@ class OodEvaluation(EvaluationCallback):
         broken = ~similarity.isfinite()
         if broken.any():
             raise DataError(
-                f"The memory's similarity of sample {int(batch.index[broken][0])} of {self.dataset} is no finite "
+                f"The memory's similarity of sample {int(batch.index[broken][0])} of {self.dataset} is not a finite "
                 "number: build the memory again."
             )
         return -similarity

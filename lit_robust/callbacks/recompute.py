@@ -133,7 +133,7 @@ class Choices:
         baseline: AlexNet's errors that corruption errors of ImageNet's 1,000 classes are measured in; null for none.
         clean: name of the set with the images as they were, which errors are relative to, and whose images are those in
             distribution where a set of others was kept alone.
-        scores: what tells how strange an image is; probabilities give ``max_softmax`` alone.
+        scores: how the unfamiliarity of an image is scored; probabilities give ``max_softmax`` alone.
         decisions: recorded decisions on cue-conflict images; null measures no error consistency.
     """
 
@@ -274,7 +274,7 @@ def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
         choices: what the measures leave open.
 
     Raises:
-        UserError: a score of strangeness needs logits, and probabilities were kept.
+        UserError: a score needs logits, and probabilities were kept.
     """
     described, name = kept.described, kept.described.name
     if described.categories:

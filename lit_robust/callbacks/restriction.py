@@ -80,7 +80,7 @@ def read_selection(file: Path) -> Selection:
         found = Selection(str(content["samples_sha256"]), int(content["count"]), numbers, names, labels)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is no list of samples ({error}): give a correct-<dataset>.json that CorrectSamples wrote."
+            f"{file} is not a list of samples ({error}): give a correct-<dataset>.json that CorrectSamples wrote."
         ) from error
     if list(numbers) != sorted(set(numbers)) or (numbers and not 0 <= numbers[0] <= numbers[-1] < found.count):
         raise UserError(f"{file} lists a sample twice, or one that is none of {found.count}: write it again.")

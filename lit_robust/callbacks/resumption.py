@@ -29,8 +29,8 @@ class Resumption(Callback):
     ``unfinished-test/`` of the run's folder holds it until the test has ended: values, and the tables, curves and
     images that loggers were shown, who are shown them again. An evaluation of several sets takes all of them again
     unless it was finished. What is stored counts only where settings, network, test sets and files of recorded
-    decisions are the same; a set none of whose evaluations need it any more is not read at all. A callback that is no
-    ``EvaluationCallback`` sees the sets that are read.
+    decisions are the same; a set none of whose evaluations need it any more is not read at all. A callback that is not
+    an ``EvaluationCallback`` sees the sets that are read.
 
     Args:
         settings: the test's whole configuration, as text; without one every test starts anew.

@@ -1,4 +1,4 @@
-"""Which sharpness of a memory's similarity is best: accuracies at several thetas in one pass."""
+"""Which temperature (theta) of a memory's similarity is best: accuracies at several thetas in one pass."""
 
 import math
 from collections.abc import Sequence

@@ -232,7 +232,7 @@ def _of_attacks(
 
 
 def _memory_panels(results: Iterable[Result], titles: Mapping[str, str]) -> list[Panel]:
-    """Return how accuracies go with the sharpness and the breadth of retrieval; of each attack at its middle eps."""
+    """Return how accuracies go with the temperature and the breadth of retrieval; of each attack at its middle eps."""
     clean = [result for result in results if (result.dataset, result.metric) == ("imagenet", "top1")]
     attacked: dict[tuple[str, str], list[Result]] = {}
     for result in results:

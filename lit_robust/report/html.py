@@ -252,7 +252,7 @@ def memory_models(runs: Sequence[Run]) -> str:
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of memory models"><table class="record">'
         f'<thead><tr><th scope="col">Run</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        '<ul class="notes"><li>\N{GREEK SMALL LETTER THETA} is the sharpness of the attention over the keys, k the '
+        '<ul class="notes"><li>\N{GREEK SMALL LETTER THETA} is the temperature of the attention over the keys, k the '
         "number of nearest keys that are asked; continuous retrieval asks all.</li></ul>"
     )
 
@@ -286,7 +286,7 @@ def gallery(runs: list[Run]) -> str:
         runs: the runs, in order.
 
     Raises:
-        UserError: an image cannot be read, is no PNG, or lies outside its run's folder.
+        UserError: an image cannot be read, is not a PNG, or lies outside its run's folder.
     """
     limit = max(2, min(12, MOST_EXAMPLES // len(runs)))
     blocks = []

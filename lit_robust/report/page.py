@@ -47,7 +47,7 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
         raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(WRITERS)}.")
     measured = load_runs(runs)
     text = WRITERS[suffix]([*measured, *published_runs(published, measured)])
-    # The name of a folder, and so of a run, may hold bytes that are no text.
+    # The name of a folder, and so of a run, may hold bytes that are not text.
     write_text(output, text.encode("utf-8", "backslashreplace").decode())
     return output
 

@@ -74,7 +74,7 @@ def attack_settings(result: Result) -> dict[str, Any]:
 def facts(result: Result) -> dict[str, str]:
     """Return all that settles how a value was measured, as words; equal facts mean values that can be compared.
 
-    A partial value's counts are told where it stands, and are no facts.
+    A partial value's counts are told where it stands, and are not facts.
     """
     settings = {key: value for key, value in result.protocol.items() if key not in (*_APART, *_BESIDE)}
     if isinstance(settings.get("attack"), Mapping):

@@ -117,7 +117,7 @@ def read_picture(run: Run, name: str) -> Picture | None:
         The image; None if the file is not there.
 
     Raises:
-        UserError: the path leads out of the run's folder, or the file cannot be read or is no PNG image.
+        UserError: the path leads out of the run's folder, or the file cannot be read or is not a PNG image.
     """
     file = (run.folder / name).resolve()
     if not file.is_relative_to(run.folder.resolve()):
@@ -132,6 +132,6 @@ def read_picture(run: Run, name: str) -> Picture | None:
         ) from error
     # A PNG file opens with its signature and the header chunk, whose data begin with width and height (RFC 2083).
     if not content.startswith(PNG_SIGNATURE) or len(content) < 24:
-        raise UserError(f"The image {file} of run {run.label} is no PNG file: run `lit-robust test` again.")
+        raise UserError(f"The image {file} of run {run.label} is not a PNG file: run `lit-robust test` again.")
     width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
     return Picture(f"data:image/png;base64,{b64encode(content).decode('ascii')}", width, height)

@@ -242,7 +242,7 @@ def test_restriction_to_what_two_networks_get_right(toy, module, logits, tmp_pat
         (lambda: CalibrationEvaluation("cue-conflict"), "that set has categories"),
         (lambda: CleanAccuracy("imagenet-o"), "label -1, which is none of the network's 8 classes"),
         (lambda: ErrorConsistencyEvaluation("nowhere.csv"), "nowhere.csv cannot be read"),
-        (lambda: SampleRestriction(["nowhere.json"]), "nowhere.json is no list of samples"),
+        (lambda: SampleRestriction(["nowhere.json"]), "nowhere.json is not a list of samples"),
         (lambda: SampleRestriction(["x"], "imagenet-b"), "restricts 'imagenet-b', but the data have imagenet"),
     ],
 )

@@ -228,7 +228,7 @@ def test_lists_of_the_first_form_and_defective_ones(tmp_path):
         with pytest.raises(UserError, match="lists a sample twice, or one that is none of 7"):
             read_selection(write_list(**changes))
     for changes in ({"schema": 3}, {"correct": None}, {"names": ["a"], "labels": [1]}, {"names": ["a", "b"]}):
-        with pytest.raises(UserError, match="is no list of samples"):
+        with pytest.raises(UserError, match="is not a list of samples"):
             read_selection(write_list(**changes))
     with pytest.raises(UserError, match="have none in common"):
         _ = SampleRestriction([write_list(correct=[])]).selection

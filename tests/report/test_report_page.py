@@ -173,7 +173,7 @@ def test_an_image_knows_its_size_and_must_be_a_png(tmp_path):
     picture = read_picture(run, "examples/a.png")
     assert (picture.width, picture.height) == (3, 2)
     (tmp_path / "run" / "b.png").write_text("<script>")
-    with pytest.raises(UserError, match="no PNG"):
+    with pytest.raises(UserError, match="not a PNG"):
         read_picture(run, "b.png")
     with pytest.raises(UserError, match="cannot be read"):
         read_picture(run, "examples")

@@ -59,7 +59,7 @@ def plot_settings() -> AbstractContextManager[None]:
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "lit_robust",
-        "text.parse_math": False,  # a dollar sign in a name is no formula
+        "text.parse_math": False,  # a dollar sign in a name does not begin a formula
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 12,

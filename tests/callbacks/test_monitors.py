@@ -1,14 +1,20 @@
-"""The monitor of catastrophic overfitting, on a network that is swapped for a brittle one in mid-training."""
+"""What is watched while a network trains: a collapse under attack, and images a second."""
+
+import time
 
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger
 from test_modules import NETWORK, SETTINGS, fit
 
 from lit_robust.attacks import PGD, AttackResult
-from lit_robust.callbacks import OverfittingMonitor
+from lit_robust.bench.measuring import Repeatable
+from lit_robust.callbacks import OverfittingMonitor, Throughput
+from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
-from lit_robust.modules import StandardModule
+from lit_robust.models import Network
+from lit_robust.modules import Optimisation, StandardModule
 
 ATTACK = PGD(norm="l2", eps=0.5, step_size=0.1, steps=10)
 
@@ -79,3 +85,30 @@ def test_settings_out_of_range_are_refused():
         OverfittingMonitor(ATTACK, every=0)
     with pytest.raises(UserError, match="drop 1.5"):
         OverfittingMonitor(ATTACK, drop=1.5)
+
+
+def test_images_of_a_step_over_its_seconds(tmp_path, monkeypatch):
+    """Batches of 3 images, each of which takes 0.5 s: 6 a second, whatever came before a logged step."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Slow(StandardModule):
+        def training_step(self, batch, batch_idx):
+            now[0] += 0.5 if self.global_step > 2 else 3.0
+            return super().training_step(batch, batch_idx)
+
+    logger, seen = CSVLogger(tmp_path), {}
+    monkeypatch.setattr(logger, "log_metrics", lambda metrics, step=None: seen.update({step: dict(metrics)}))
+    index = torch.arange(3)
+    batch = Batch(torch.rand(3, 3, 16, 16), index, index, torch.ones(3, dtype=torch.bool))
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=logger, log_every_n_steps=3, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=[Throughput()], default_root_dir=tmp_path,
+    )  # fmt: skip
+    module = Slow(Network("lit_robust/resnet_tiny", 8), Optimisation(learning_rate=0.01))
+    trainer.fit(module, Repeatable([batch] * 6))
+    rates = {
+        step: found["train/images_per_second"] for step, found in seen.items() if "train/images_per_second" in found
+    }
+    # The first three steps took 3 s each.
+    assert rates == {2: pytest.approx(1.0), 5: pytest.approx(6.0)}
