@@ -33,7 +33,7 @@ EpsUnit = Literal["range", "image_maximum"]
 class CachePaperAttack(Attack):
     """Targeted PGD in linf that ends at its first success and gives back the clean image where it has none.
 
-    Paper 000 prints "PGD, 10 iterations, step 2/225"; its code (eminorhan/robust-vision, on Foolbox 1.8's
+    Orhan and Lake (2019) print "PGD, 10 iterations, step 2/225"; its code (eminorhan/robust-vision, on Foolbox 1.8's
     ``RandomStartProjectedGradientDescentAttack``) is this, where it differs from `PGD`:
 
     - the target is drawn uniformly from the wrong classes, and an image counts as broken only by reaching it;

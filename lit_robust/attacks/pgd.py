@@ -55,9 +55,9 @@ class Moved(NamedTuple):
 class PGD(Attack):
     """Steps up the loss, each projected to the eps ball and then clamped to [0, 1], as in MadryLab/robustness.
 
-    The defaults are paper 002's for ImageNet, but for its step size of 0.5. Two things differ from MadryLab/robustness
-    on purpose: the loss is summed over the batch, not averaged, so an image's result does not depend on the others; and
-    restarts keep each image's worst case, where that code's byte mask keeps the last one.
+    The defaults are those of Chen et al. (2020) for ImageNet, but for their step size of 0.5. Two things differ from
+    MadryLab/robustness on purpose: the loss is summed over the batch, not averaged, so an image's result does not
+    depend on the others; and restarts keep each image's worst case, where that code's byte mask keeps the last one.
 
     Foolbox 3 and torchattacks give the same verdicts, and images that typically differ by 1e-6 from these. In L2, at a
     large eps and on a real network, pixels differ by up to 4e-3, as those of these two do from each other.

@@ -27,8 +27,8 @@ class AnswersAt(Protocol):
 class ThetaSearch(EvaluationCallback):
     """Top-1 accuracy of a cache model at several thetas, on clean images or on gray-box adversarial ones.
 
-    Paper 000 (section 3.1) searches 9 values from 10 to 90 in the gray-box setting and keeps the best for all others;
-    set it as ``model.retrieval.theta``. Search on images that are not those of the final test, or say so.
+    Orhan and Lake (2019, section 3.1) search 9 values from 10 to 90 in the gray-box setting and keep the best for all
+    others; set it as ``model.retrieval.theta``. Search on images that are not those of the final test, or say so.
 
     Args:
         attack: made against the backbone, once for all thetas; null searches on clean images. An image that the

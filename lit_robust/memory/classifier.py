@@ -37,7 +37,7 @@ class Retrieval:
 
     Attributes:
         kind: ``continuous``, all keys take part; ``nearest``, the ``k`` most similar.
-        theta: inverse temperature of the similarity, exp(theta q.mu); paper 000 searches 10, 20, ... 90.
+        theta: inverse temperature of the similarity, exp(theta q.mu); Orhan and Lake (2019) search 10, 20, ... 90.
         k: neighbours.
         index: description of a Faiss index in the memory's folder, such as ``IVF1024,Flat``, which finds the neighbours
             approximately; null finds them exactly. The results then say which share of the exact ones it found.
@@ -185,18 +185,18 @@ def _held(keys: Tensor, precision: Precision, device: torch.device) -> Tensor:
 Transform = Literal["none", "softmax"]
 Layout = Literal["channels first", "channels last"]
 PAPER_LAYERS = {"layer4_bottleneck1_relu": "layer4.1"}
-"""Paper 000's names of layers that are not torchvision's: the second of the last stage's three blocks."""
+"""Orhan and Lake's names of layers that are not torchvision's: the second of the last stage's three blocks."""
 ROWS_AND_COLUMNS: dict[Layout, tuple[int, int]] = {"channels first": (2, 3), "channels last": (1, 2)}
 """The axes of a map's places, by its layout."""
 
 
 class CacheClassifier(nn.Module):
-    """The cache model of paper 000; without a memory it only gives keys.
+    """The cache model of Orhan and Lake (2019); without a memory it only gives keys.
 
     Args:
         backbone: the network whose features are the keys.
-        layer: whose output is taken, by its name in the network, or as paper 000 calls it.
-        transform: done to the output: ``none``, or ``softmax``, which paper 000 does to ``fc``.
+        layer: whose output is taken, by its name in the network, or as Orhan and Lake (2019) call it.
+        transform: done to the output: ``none``, or ``softmax``, which Orhan and Lake (2019) do to ``fc``.
     """
 
     mean: Tensor | None

@@ -84,7 +84,7 @@ def principal_components(pieces: Iterator[NDArray[np.floating]], dimensions: int
     """Return the principal components of vectors that come in pieces.
 
     Mean and covariance are summed in fp64 around the first piece's mean, so the result does not depend on the pieces
-    beyond rounding; an incremental decomposition, as in the code of paper 000, gives an approximation of the same.
+    beyond rounding; an incremental decomposition, as in Orhan and Lake's code, gives an approximation of the same.
 
     Args:
         pieces: ``[n, d]`` each, all but the last of more than one vector.
@@ -127,7 +127,7 @@ BATCH = 128  # Keys a step of mini-batch k-means, as in eminorhan/robust-vision.
 def cluster(memory: Memory, folder: Path, factor: int, on: On, seed: int) -> Manifest:
     """Write a memory whose keys are the centres of clusters within each class.
 
-    A class of n keys gets n // factor + 1 clusters, as in the code of paper 000, but never more than n, by mini-batch
+    A class of n keys gets n // factor + 1 clusters, as in Orhan and Lake's code, but never more than n, by mini-batch
     k-means; the centres are made unit length and count alike, however many keys they stand for.
 
     Args:
@@ -169,7 +169,7 @@ def project(memory: Memory, folder: Path, dimensions: int, on: On, centring: Cen
         dimensions: how many components.
         on: project the keys as they came from the network (``raw``), or made unit length (``unit``).
         centring: ``both`` subtracts the keys' mean from keys and queries. ``keys`` leaves the queries as they are, as
-            eminorhan/robust-vision's ``evaluate_*_compressed.py`` do by mistake: there only to test paper 000's claim
+            eminorhan/robust-vision's ``evaluate_*_compressed.py`` do by mistake: there only to test that paper's claim
             that fewer dimensions cost much accuracy.
 
     Raises:

@@ -1,7 +1,7 @@
 """The continuous cache: every key takes part, exactly, and queries times keys are never held at once.
 
-The class probabilities of Orhan (2018) and of paper 000, equations 1 and 2: p(c) is proportional to the sum of
-exp(theta q.mu) over the keys mu of class c. Here each class's sum is kept as its logarithm.
+The class probabilities of Orhan (2018) and of Orhan and Lake (2019), equations 1 and 2: p(c) is proportional to the sum
+of exp(theta q.mu) over the keys mu of class c. Here each class's sum is kept as its logarithm.
 """
 
 from collections.abc import Iterator, Sequence

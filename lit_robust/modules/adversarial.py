@@ -175,7 +175,7 @@ class AdversarialModule(AttackingModule):
     """A classifier trained on PGD adversarial examples of itself (Madry et al. 2018).
 
     The attack runs on the network in eval mode; the adversarial batch alone trains it and moves its batch norm, as
-    in MadryLab/robustness (``train.py``). The attack's defaults are L2, eps 3 and 7 steps, as paper 002's for ImageNet.
+    in MadryLab/robustness (``train.py``). The attack's defaults are L2, eps 3 and 7 steps, as in Chen et al. (2020).
 
     Args:
         network: which network, with which weights.

@@ -1,4 +1,4 @@
-"""The cache model: `fit` builds its memory in one pass, `test` answers from it (paper 000)."""
+"""The cache model: `fit` builds its memory in one pass, `test` answers from it (Orhan and Lake 2019)."""
 
 import warnings
 from contextlib import ExitStack
@@ -46,7 +46,7 @@ class CacheModule(ClassifierModule):
         memory: folder of the memory.
         layer: whose output is the key, by its name in the network, such as ``avgpool``, ``fc`` or ``layer4.1``; paper
             000's ``layer4_bottleneck1_relu`` is ``layer4.1``. Maps are averaged over their places.
-        transform: done to the output: ``none``, or ``softmax``, which paper 000 does to ``fc``.
+        transform: done to the output: ``none``, or ``softmax``, which Orhan and Lake (2019) do to ``fc``.
         retrieval: how the memory is asked.
         key_type: type of the stored numbers; ``float16`` needs half the disk and keeps about 3 digits.
         check_digest: read all keys before a test, to hold them against their digest; false believes their bytes.

@@ -71,7 +71,7 @@ def test_recipes_give_every_run_a_folder_of_its_own():
 
 
 def test_papers_settings_of_the_imagenet_recipe():
-    """Paper 002, section 2: 90 epochs, rate 0.1 divided by 10 every 30, batch 256; PGD-L2 eps 3, 7 steps of 0.5."""
+    """Chen et al. 2020, section 2: 90 epochs, rate 0.1 divided by 10 every 30, batch 256; PGD-L2 eps 3, 7 times 0.5."""
     recipe = yaml.safe_load((CONFIGS / "imagenet/madry.yaml").read_text())
     model = recipe["model"]["init_args"]
     assert model["attack"] == {"norm": "l2", "eps": 3.0, "step_size": 0.5, "steps": 7, "start": "none"}

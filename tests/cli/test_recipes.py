@@ -65,7 +65,7 @@ def test_network_has_the_published_size(name, millions):
 
 @pytest.mark.parametrize(("number", "eps", "steps"), [(1, 1, 1), (5, 4, 5)])
 def test_advprop_in_both_readings(number, eps, steps):
-    """Xie et al. 2020: Linf, step 1/255, eps + 1 steps but one for eps 1. Paper 002: L2, eps as the name says."""
+    """Xie et al. 2020: Linf, step 1/255, eps + 1 steps but one for eps 1. Chen et al. 2020: L2, eps as named."""
     attack = settings(f"imagenet/advprop-pgd{number}")["attack"]
     assert (attack["norm"], attack["steps"], attack["start"]) == ("linf", steps, "ball")
     # Written with eight digits.

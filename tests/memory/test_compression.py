@@ -63,7 +63,7 @@ def projected_queries(memory, queries):
 
 
 def test_queries_that_are_not_centred_cost_accuracy(tmp_path):
-    """The code of paper 000 centres the keys alone; that costs accuracy where features vary along their mean."""
+    """Orhan and Lake's code centres the keys alone; that costs accuracy where features vary along their mean."""
     vectors, labels = clustered(count=1500, dimensions=30, num_classes=40)
     shared = np.random.default_rng(7).normal(10.0, 3.0, size=(1500, 1))
     vectors = vectors + shared * np.ones(30) / np.sqrt(30)

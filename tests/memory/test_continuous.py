@@ -22,7 +22,7 @@ def problem(count, classes, dimensions=16, queries=7, seed=0):
 
 
 def brute_force(queries, keys, labels, classes, theta):
-    """Equation 2 of paper 000 in float64: softmax over all keys, times one-hot values."""
+    """Equation 2 of Orhan and Lake (2019) in float64: softmax over all keys, times one-hot values."""
     weights = (theta * queries.double() @ keys.double().T).softmax(1)
     return weights @ F.one_hot(labels, classes).double()
 
