@@ -1,6 +1,7 @@
-"""The rooms import only what the house's plan allows."""
+"""The rooms import only what the house's plan allows, and no two files import each other."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ MAY_IMPORT = {
     "callbacks": {"metrics", "attacks", "models"},
     "analysis": {"models", "attacks", "metrics", "data"},
     "report": set(),
+    "__init__": set(),
+    "__main__": {"cli"},
 }
-# The commands stand above all rooms.
-TOP_FLOOR = {"__init__", "__main__", "cli", "bench"}
+ROOMS = set(MAY_IMPORT) - {"__init__", "__main__"}
+MAY_IMPORT |= {"bench": ROOMS, "cli": ROOMS | {"bench"}}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -48,8 +51,6 @@ def imported_rooms(source: str) -> set[str]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_point_down(file):
     room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if room in TOP_FLOOR:
-        return
     imported = imported_rooms(file.read_text()) - {room, "__version__"}
     assert room in MAY_IMPORT, f"{room} is not a room of the house"
     assert imported <= MAY_IMPORT[room] | GROUND_FLOOR
@@ -59,6 +60,37 @@ def test_the_rule_can_fail():
     assert imported_rooms("from lit_robust.data import X") == {"data"}
     assert imported_rooms("from lit_robust import data, core") == {"data", "core"}
     assert imported_rooms("import lit_robust.report.page") == {"report"}
+
+
+def imported_files(file: Path) -> set[Path]:
+    """Return the files of the package that a file imports, wherever in it; of a package its ``__init__``."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lit_robust":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "lit_robust"]
+        else:
+            continue
+        for name in names:
+            place = PACKAGE.parent.joinpath(*name.split("."))
+            places = [p for at in (place, place.parent) for p in (at.with_suffix(".py"), at / "__init__.py")]
+            found.add(next(p for p in places if p.is_file()))
+    return found - {PACKAGE / "__init__.py"}  # It has the version alone.
+
+
+def check_no_circle(imports: dict[Path, set[Path]]) -> None:
+    TopologicalSorter(imports).prepare()
+
+
+def test_no_circle():
+    check_no_circle({file: imported_files(file) for file in FILES})
+
+
+def test_a_circle_is_found():
+    one, other = FILES[:2]
+    with pytest.raises(CycleError):
+        check_no_circle({one: {other}, other: {one}})
 
 
 def test_no_file_holds_two_concepts():
