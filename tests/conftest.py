@@ -1,6 +1,7 @@
 """What tests of the whole way share: tiny toy data, made once."""
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 # would wait for ever for those of its parent.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("WANDB_SILENT", "true")
+# A shell starts what runs in its background deaf to Ctrl-C, which some tests send to themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 

@@ -81,9 +81,13 @@ def _imagecorruptions(threads: int) -> Any:
     # Its one use of pkg_resources, which setuptools no longer has, is to find its own frost pictures.
     stand_in = types.ModuleType("pkg_resources")
     stand_in.resource_filename = _resource_filename  # type: ignore[attr-defined]
-    sys.modules.setdefault("pkg_resources", stand_in)
-    import cv2
-    import imagecorruptions
+    is_ours = sys.modules.setdefault("pkg_resources", stand_in) is stand_in
+    try:
+        import cv2
+        import imagecorruptions
+    finally:
+        if is_ours:
+            del sys.modules["pkg_resources"]
 
     cv2.setNumThreads(threads)
     return imagecorruptions

@@ -84,7 +84,7 @@ def test_a_hyperparameter_of_another_version(tmp_path):
 
 def test_what_a_checkpoint_names_is_neither_imported_nor_called(tmp_path, monkeypatch):
     (tmp_path / "leaves_a_trace.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
     with pytest.raises(UserError, match=r"is of 'leaves_a_trace\.Module', which is not an imported ClassifierModule"):
         check("test", save(tmp_path / "w.ckpt", {"_class_path": "leaves_a_trace.Module", "network": NETWORK}))
     assert not (tmp_path / "trace").exists()

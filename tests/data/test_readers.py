@@ -1,6 +1,7 @@
 """Both readers on real shards: each sample once, the planned order, and nothing else, whoever reads."""
 
 import io
+import json
 from itertools import product
 
 import pytest
@@ -244,6 +245,14 @@ def test_a_shard_with_fewer_samples_than_listed_is_an_error(tmp_path):
     write(tmp_path / "other" / "set", 2, count=20)
     shard = sorted((tmp_path / "other" / "set").glob("*.tar"))[1]
     shard.rename(tmp_path / "set" / shard.name)
+    with serving(tmp_path) as (url, _), pytest.raises(DataError, match="has not the sha256 that its info file says"):
+        list(evaluation(url, 0, 1, 0))
+    # An info file of another tool has counts alone.
+    info = tmp_path / "set" / "_info.json"
+    content = json.loads(info.read_text())
+    for split in content["splits"].values():
+        del split["shard_sha256"]
+    info.write_text(json.dumps(content))
     with serving(tmp_path) as (url, _), pytest.raises(DataError, match="holds 10 samples, but its info file says 11"):
         list(evaluation(url, 0, 1, 0))
 
