@@ -193,7 +193,7 @@ def within_classes(model: Model, labels: Tensor, what: str) -> Model:
         what: what to call a label, such as ``label``.
 
     Raises:
-        UserError: when called, a label is not from 0 to ``num_classes - 1``.
+        UserError: when called, a label is not from 0 to ``num_classes - 1``, or there is not a row of logits an image.
     """
     if not len(labels):
         return model
@@ -201,6 +201,10 @@ def within_classes(model: Model, labels: Tensor, what: str) -> Model:
 
     def answer(images: Tensor) -> Tensor:
         logits = logits_of(model(images))
+        if len(logits) != len(images):
+            raise UserError(
+                f"The network returns {len(logits)} rows of logits for {len(images)} images: one an image is needed."
+            )
         last = logits.shape[1] - 1
         if lowest < 0 or highest > last:
             raise UserError(
@@ -282,9 +286,11 @@ def check_step(name: str, value: float, eps: float, norm: str) -> None:
         norm: ``l1``, ``l2`` or ``linf``.
 
     Raises:
-        UserError: not finite, negative, beyond black to white in linf, or above 2 eps.
+        UserError: not finite, not above 0, beyond black to white in linf, or above 2 eps.
     """
     check_eps(name, value, norm)
+    if value == 0 < eps:
+        raise UserError(f"{name} is 0: no image would move, and every network look robust. Give eps / 4, or null.")
     # In a recipe fractions are rounded.
     if 0 < 2 * eps * (1 + 1e-6) < value:
         raise UserError(

@@ -37,13 +37,14 @@ def corruption_error(mean_error: float, baseline_mean_error: float) -> float:
         baseline_mean_error: the baseline's, a fraction above 0.
 
     Raises:
-        UserError: a rate is not a fraction.
+        UserError: a rate is not a fraction, or the baseline's is 0.
 
     Example:
         >>> round(corruption_error(1 - 0.4583, 0.819324), 4)  # ResNet-50 on fog
         0.6612
     """
-    return _fraction(mean_error, "the mean error") / _fraction(baseline_mean_error, "the baseline's mean error")
+    unit = _fraction(baseline_mean_error, "the baseline's mean error")
+    return _fraction(mean_error, "the mean error") / _unit(unit, "mean error")
 
 
 def relative_corruption_error(
@@ -58,11 +59,18 @@ def relative_corruption_error(
         baseline_clean_error: the baseline's, a fraction.
 
     Raises:
-        UserError: a rate is not a fraction.
+        UserError: a rate is not a fraction, or the baseline's does not rise.
     """
     rise = _fraction(mean_error, "the mean error") - _fraction(clean_error, "the clean error")
     unit = _fraction(baseline_mean_error, "the baseline's mean error")
-    return rise / (unit - _fraction(baseline_clean_error, "the baseline's clean error"))
+    unit -= _fraction(baseline_clean_error, "the baseline's clean error")
+    return rise / _unit(unit, "rise over its clean error")
+
+
+def _unit(value: float, what: str) -> float:
+    if value == 0:
+        raise UserError(f"The baseline's {what} is 0, and no error can be told in units of it: give another baseline.")
+    return value
 
 
 def cell_name(corruption: str, severity: int) -> str:

@@ -19,7 +19,7 @@ from lit_robust.core.processes import end_with_parent
 from lit_robust.shards.decode import decode_rgb
 from lit_robust.shards.info import may_be_info
 from lit_robust.shards.labels import LabelRule, text
-from lit_robust.shards.listing import Listing, list_all
+from lit_robust.shards.listing import COMPRESSED, Listing, ShardFolder, list_all
 from lit_robust.shards.merge import Arrays, claimed_classes, dali_files, merge_scans
 from lit_robust.shards.scan import THREADS, scan_shards, skip
 from lit_robust.shards.tar import Defect, read_exactly
@@ -205,6 +205,10 @@ def _splits(root: Path) -> Iterator[Listing | SplitReport]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         folder = Path(place)
         if not any(name.endswith(".tar") or may_be_info(name) for name in files):
+            if any(COMPRESSED.fullmatch(name) for name in files):
+                contents = ShardFolder(folder)
+                packed = tuple(map(contents.unpacking, contents.compressed))
+                yield SplitReport(folder, None, agrees=False, missing=packed)
             continue
         try:
             listings = list_all(folder)

@@ -316,3 +316,8 @@ def test_a_loss_that_is_not_a_number_is_refused_and_an_infinite_one_is_not() -> 
     check_numbers(torch.tensor([1.0, float("inf")]))
     with pytest.raises(UserError, match="for 1 of 2 attacked images"):
         check_numbers(torch.tensor([1.0, float("nan")]))
+
+
+def test_a_network_that_gives_too_few_rows_is_refused() -> None:
+    with pytest.raises(UserError, match="returns 2 rows of logits for 4 images"):
+        PGD(eps=0.5)(lambda images: images[:2].flatten(1), torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.long))

@@ -152,7 +152,7 @@ def test_success_beats_a_higher_loss_among_restarts() -> None:
 
     images = torch.full((60, 1, 1, 1), 0.5)
     labels = torch.zeros(60, dtype=torch.int64)
-    attack = PGD(norm="linf", eps=0.4, step_size=0.0, steps=1, start="ball", restarts=2)
+    attack = PGD(norm="linf", eps=0.4, step_size=0.1, steps=1, start="ball", restarts=2)
     sources = generators(60)
     single = replace(attack, restarts=1)
     singles = [single(two_faced, images, labels, generator=sources) for _ in range(2)]
@@ -287,6 +287,8 @@ def test_a_step_that_crosses_the_whole_ball_is_refused(norm: Any, eps: float, st
         replace(PGD(norm, step, step), eps=eps)
     assert PGD(norm, eps, 2 * eps).step == 2 * eps
     assert PGD(norm, 0.0, 0.5).step == 0.5, "at eps 0 no step leads anywhere"
+    with pytest.raises(UserError, match="step_size is 0: no image would move"):
+        PGD(norm, eps, 0.0)
     with pytest.raises(
         UserError, match="CachePaperAttack step_size is 0.00784314 at linf eps 0.003: a step above 2 eps"
     ):

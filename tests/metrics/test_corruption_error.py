@@ -202,3 +202,10 @@ def test_logits_that_are_no_numbers_are_refused():
     logits = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
     with pytest.raises(DataError, match="answer to image 1 of a batch is not a number"):
         CorruptionError(["fog/1"]).update(logits, torch.tensor([1, 0]), torch.tensor([0, 0]))
+
+
+def test_a_baseline_without_errors_is_refused():
+    with pytest.raises(UserError, match="The baseline's mean error is 0"):
+        corruption_error(0.4, 0.0)
+    with pytest.raises(UserError, match="The baseline's rise over its clean error is 0"):
+        relative_corruption_error(0.4, 0.2, 0.3, 0.3)

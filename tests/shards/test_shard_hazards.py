@@ -167,3 +167,10 @@ def test_a_size_of_many_digits(tmp_path):
         tar.addfile(info)
     with pytest.raises(DataError, match="the size record b'99999999999999999999' is not a number of bytes"):
         ShardIndex.open(tmp_path, "val")
+
+
+def test_a_folder_of_compressed_shards_alone_is_told(tmp_path):
+    (tmp_path / "x-val-0.tar.gz").write_bytes(b"")
+    (report,) = verify_shards(tmp_path, LabelRule(), progress=False)
+    assert report.missing == (f"{tmp_path / 'x-val-0.tar.gz'} is compressed, and not read: unpack it with "
+                              "`gunzip x-val-0.tar.gz`.",)  # fmt: skip
