@@ -10,7 +10,7 @@ from lit_robust.attacks.ascent import Ball, loss_gradient
 from lit_robust.attacks.attack import Model, check_count, check_eps, check_number
 from lit_robust.attacks.losses import Objective
 from lit_robust.attacks.norms import NORMS, Generators, choose_generators
-from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
+from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.errors import UserError, check_choice
 
 APGDLoss = Literal["cross_entropy", "margin", "dlr"]
@@ -77,34 +77,34 @@ class APGD(SurvivorAttack):
     def _scored_loss(self) -> str:
         return self.loss
 
-    def explore(self, ledger: Ledger, generator: Generators | None) -> None:
+    def explore(self, record: Record, generator: Generators | None) -> None:
         """Search from random starts, for each target; see ``SurvivorAttack``."""
-        targets = ledger.ranked_targets(self.targets)
+        targets = record.ranked_targets(self.targets)
         for rank in range(targets.shape[1] if self.targets else 1):
             for _ in range(self.restarts):
-                rows = ledger.open()
+                rows = record.survivors()
                 if not len(rows):
                     return
                 wanted = targets[rows, rank] if self.targets else None
-                objective = Objective(self.loss, ledger.labels[rows], wanted)
-                self._search(ledger, rows, objective, choose_generators(generator, rows))
+                objective = Objective(self.loss, record.labels[rows], wanted)
+                self._search(record, rows, objective, choose_generators(generator, rows))
 
-    def _search(self, ledger: Ledger, rows: Tensor, objective: Objective, generator: Generators | None) -> None:
+    def _search(self, record: Record, rows: Tensor, objective: Objective, generator: Generators | None) -> None:
         assert generator is not None  # The call saw to it.
-        ball = Ball(ledger.clean[rows], NORMS[self.norm], self.eps)
+        ball = Ball(record.clean[rows], NORMS[self.norm], self.eps)
         # At distance eps from the clean image, in a direction of the ball's.
         offset = ball.norm.ball(ball.clean, 1.0, generator)
         start = ball.enter(ball.clean + offset * (self.eps / ball.norm.length(offset)))
-        loss, gradient, answers, vanished = look(ledger.model, objective, start, self.draws)
+        loss, gradient, answers, vanished = averaged_gradient(record.model, objective, start, self.draws)
         state, windows = SearchState.begin(start, loss, gradient, 2 * self.eps), checkpoint_windows(self.steps)
         for step in range(1, self.steps + 1):
-            ledger.steps[rows] += self.draws
-            ledger.vanished[rows] += vanished
+            record.steps[rows] += self.draws
+            record.vanished[rows] += vanished
             # One read of the accelerator a step tells what leaves the batch; the passes that saves cost far more.
             proposed = (answers != objective.labels).nonzero()[:, 0]
             if len(proposed):
                 going = torch.ones_like(rows, dtype=torch.bool)
-                going[proposed] = ~ledger.settle(rows[proposed], state.images[proposed])
+                going[proposed] = ~record.judge(rows[proposed], state.images[proposed])
                 left = going.nonzero()[:, 0]
                 if not len(left):
                     return
@@ -114,35 +114,20 @@ class APGD(SurvivorAttack):
                 state = state.checked(windows[step - 1], self.rho)
             images = state.moved(ball, self.momentum if step > 1 else 1.0)
             if step < self.steps:
-                loss, gradient, answers, vanished = look(ledger.model, objective, images, self.draws)
+                loss, gradient, answers, vanished = averaged_gradient(record.model, objective, images, self.draws)
                 state = state.seen(images, loss, gradient)
         # Where the last step leads is scored without a gradient, and where it fails the point of highest loss counts.
-        left = (~ledger.settle(rows, images)).nonzero()[:, 0]
-        ledger.settle(rows[left], state.best[left])
+        left = (~record.judge(rows, images)).nonzero()[:, 0]
+        record.judge(rows[left], state.best[left])
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values; eps is in [0, 1] pixel units."""
-        return {
-            "name": "APGD",
-            "norm": self.norm,
-            "eps": float(self.eps),
-            "steps": self.steps,
-            "loss": self.loss,
-            "targets": self.targets,
-            "restarts": self.restarts,
-            "draws": self.draws,
-            "rho": float(self.rho),
-            "momentum": float(self.momentum),
-            "start": "at distance eps",
-            "verdict": "broken at any step",
-        }
-
-    def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius, to which its steps adapt; see ``Attack``."""
-        return replace(self, eps=eps)
+        return super().protocol() | {"start": "at distance eps", "verdict": "broken at any step"}
 
 
-def look(model: Model, objective: Objective, images: Tensor, draws: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def averaged_gradient(
+    model: Model, objective: Objective, images: Tensor, draws: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return losses ``[B]``, their gradients, answers and how many draws' gradients vanished, both int64 ``[B]``.
 
     Args:

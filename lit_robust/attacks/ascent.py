@@ -185,7 +185,7 @@ def _higher(best: Tensor, best_losses: Tensor, images: Tensor, losses: Tensor) -
     return torch.where(higher.view(-1, 1, 1, 1), images, best), torch.where(higher, losses, best_losses)
 
 
-class Found(NamedTuple):
+class Outcome(NamedTuple):
     """Where a search led.
 
     Attributes:
@@ -203,7 +203,9 @@ class Found(NamedTuple):
     vanished: Tensor
 
 
-def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball, step_size: float, steps: int) -> Found:
+def first_success(
+    model: Model, objective: Objective, start: Tensor, ball: Ball, step_size: float, steps: int
+) -> Outcome:
     """Step up the loss, and take each image out of the work at its first iterate with the wanted answer.
 
     Every iterate counts, the start included. The answer of a gradient's forward pass, in the precision of the attack,
@@ -254,4 +256,4 @@ def first_success(model: Model, objective: Objective, start: Tensor, ball: Ball,
     if len(rows):
         settle(rows, images.detach())
     verdict = Score(answers != objective.labels, losses, answers, probabilities)
-    return Found(result, verdict, reached, spent, vanished)
+    return Outcome(result, verdict, reached, spent, vanished)

@@ -4,14 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from lit_robust.attacks.flags import Flags, are_probabilities
 from lit_robust.attacks.losses import Loss
 from lit_robust.attacks.norms import NORMS, Generators
 from lit_robust.core.arrays import Numbers, as_tensor
@@ -25,8 +24,63 @@ Model = Callable[[Tensor], Tensor]
 An output of several parts, such as a dict, is taken as ``logits_of`` says.
 """
 
+PROBABILITY = 1e-5  # The tolerance of ``checks.py`` of fra31/auto-attack.
+MOST_GAINED_BY_SQUARE = 0.002  # Share of all images.
 # A weighted mean of two pixels may pass 1 by a rounding error; a normalised image passes it by far more.
 RANGE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Flags:
+    """How many images of a batch show each sign; ``+`` adds up batches.
+
+    Attributes:
+        images: how many there were, ``unattacked`` included.
+        randomised: whose logits, scaled to length 1, differ by more than 1e-4 between two fp32 forward passes, or whose
+            class does; looked at by `AutoAttack` alone, and not by its version ``rand``, which is for such networks.
+        probabilities: whose logits are in [0, 1] and sum to 1.
+        zero_gradient: where the gradient was zero or not finite, at the start of a search or on the way.
+        unmoved: which withstood and of which every gradient was so, so that the attack never moved them.
+        gained_by_square: broken by Square after every search with gradients had failed; looked at by `AutoAttack`.
+        unattacked: known to be broken before, so not given to the attack and not looked at for any sign.
+    """
+
+    images: int = 0
+    randomised: int = 0
+    probabilities: int = 0
+    zero_gradient: int = 0
+    unmoved: int = 0
+    gained_by_square: int = 0
+    unattacked: int = 0
+
+    def __add__(self, other: "Flags") -> "Flags":
+        return Flags(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def sentences(self) -> list[str]:
+        """Return what is to be feared, one sentence a sign; signs and limits are of fra31/auto-attack, flags_doc.md."""
+        found, seen = [], self.images - self.unattacked
+        if self.randomised:
+            found.append(
+                f"The network answers {self.randomised} of {seen} images differently each time, which misleads "
+                "searches that take it for a fixed function: use AutoAttack version rand."
+            )
+        if seen and self.probabilities == seen:
+            found.append(
+                "The network gives probabilities, whose gradients vanish where it is sure: attack its logits, before "
+                "the softmax."
+            )
+        if self.zero_gradient:
+            found.append(
+                f"The gradient was zero or not finite for {self.zero_gradient} of {seen} images, of which "
+                f"{self.unmoved} withstood and never moved, so the network may hide it and look too robust: attack a "
+                "differentiable stand-in (a memory's threat_model memory-surrogate), or use Square."
+            )
+        if self.gained_by_square > MOST_GAINED_BY_SQUARE * self.images:
+            found.append(
+                f"Square broke {self.gained_by_square} of all {self.images} images after they had withstood all "
+                "gradients, so these may be masked: run Square with more queries, or an attack made for this network."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -55,15 +109,10 @@ class AttackResult:
     @property
     def flags(self) -> Flags:
         """Signs that the verdicts may be too good; waits for an accelerator."""
-        signs = (
-            self.probabilities,
-            self.vanished > 0,
-            ~self.success & (self.vanished > 0) & (self.vanished == self.steps),
-        )
-        probabilities, zero_gradient, unmoved = torch.stack(signs).sum(1).tolist()
-        return Flags(
-            images=len(self.success), probabilities=probabilities, zero_gradient=zero_gradient, unmoved=unmoved
-        )
+        vanished = self.vanished > 0
+        signs = torch.stack((self.probabilities, vanished, ~self.success & vanished & (self.vanished == self.steps)))
+        counts = dict(zip(("probabilities", "zero_gradient", "unmoved"), signs.sum(1).tolist(), strict=True))
+        return Flags(images=len(self.success), **counts)
 
 
 class Attack(ABC):
@@ -100,19 +149,16 @@ class Attack(ABC):
         """
 
     def perturb(self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None) -> Tensor:
-        """Return the adversarial images alone, float32 ``[B, C, H, W]``; for training.
-
-        Args and errors are those of a call. An attack that needs no verdict on its result saves that forward pass.
-        """
+        """Return the images of a call alone; for training. An attack that needs no verdict saves that forward pass."""
         return self(model, images, labels, generator=generator).images
 
-    @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """Return every setting as plain values; a result measured with this attack carries them."""
+        """Return every setting as plain values, those of a dataclass its fields; a result carries them."""
+        settings = vars(self).items()
+        return {"name": type(self).__name__, **{name: _plain(value) for name, value in settings}}
 
-    @abstractmethod
     def with_eps(self, eps: float) -> Self:
-        """Return the same attack at another radius, its step size scaled in proportion.
+        """Return the same attack, a dataclass, at another radius; PGD's step size is scaled in proportion.
 
         Args:
             eps: the new radius, in [0, 1] pixel units.
@@ -120,20 +166,20 @@ class Attack(ABC):
         Raises:
             UserError: the new settings are no valid attack, or this attack's own eps is 0.
         """
+        return replace(self, eps=eps)  # type: ignore[type-var]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def as_batch(model: Model, images: Numbers, labels: Numbers) -> tuple[Tensor, Tensor]:
-    """Return images and labels as tensors, what is none on the network's device, and refuse a wrong type or shape.
+    """Return images and labels as tensors, on the network's device if they were none, of the type and shape of a call.
 
-    Values are not read, so this never waits for an accelerator.
-
-    Args:
-        model: whose device it is, if it is an ``nn.Module``.
-        images: float32 ``[B, C, H, W]``; of what is no tensor float64, too.
-        labels: int64 ``[B]``; of what is no tensor any whole numbers.
-
-    Raises:
-        UserError: they are of another type or shape.
+    Of what is not a tensor float64 images and any whole numbers are taken, too. Values are not read, so this never
+    waits for an accelerator.
     """
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     device = None if parameter is None else parameter.device
@@ -147,11 +193,7 @@ def as_batch(model: Model, images: Numbers, labels: Numbers) -> tuple[Tensor, Te
 
 
 def check_batch(images: Tensor, labels: Tensor) -> None:
-    """Refuse a batch of the wrong type or shape; reads no values, so it never waits for an accelerator.
-
-    Raises:
-        UserError: images are not float32 ``[B, C, H, W]`` or labels are not int64 ``[B]``.
-    """
+    """Refuse images that are not float32 ``[B, C, H, W]``, and labels that are not int64 ``[B]``."""
     if images.dtype != torch.float32:
         raise UserError(
             f"Images are {images.dtype}, attacks take float32 in [0, 1]: divide uint8 images by 255, and instead of "
@@ -167,11 +209,7 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
 
 
 def check_range(images: Tensor) -> None:
-    """Refuse images that are not in [0, 1]; reads values, so it waits for an accelerator.
-
-    Raises:
-        UserError: some pixel is below 0, above 1, or not a number.
-    """
+    """Refuse images with a pixel below 0, above 1, or not a number; waits for an accelerator."""
     if images.numel() == 0:
         return
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()
@@ -185,15 +223,8 @@ def check_range(images: Tensor) -> None:
 def within_classes(model: Model, labels: Tensor, what: str) -> Model:
     """Return the network, refusing to answer where a label is none of its classes; waits for an accelerator once.
 
-    Only a network's answer says how many classes it has, and on a GPU a loss of such a label ends the process.
-
-    Args:
-        model: float images in [0, 1] to logits ``[B, num_classes]``.
-        labels: int64 ``[B]``; ``B`` may be 0.
-        what: what to call a label, such as ``label``.
-
-    Raises:
-        UserError: when called, a label is not from 0 to ``num_classes - 1``, or there is not a row of logits an image.
+    Only a network's answer says how many classes it has, and on a GPU a loss of such a label ends the process. An
+    answer without a row of logits an image is refused, too. ``what`` is what to call a label.
     """
     if not len(labels):
         return model
@@ -222,10 +253,7 @@ def frozen(model: Callable[..., Any]) -> Iterator[None]:
 
     Running statistics and dropout stay out of the attack, and no backward pass computes weight gradients. Frozen
     weights also stay out of autocast's cache of half-precision copies, where a copy made under ``no_grad`` or
-    ``inference_mode`` would later be taken for the trained weight.
-
-    Args:
-        model: an ``nn.Module``; for any other callable there is nothing to freeze.
+    ``inference_mode`` would later be taken for the trained weight. Any other callable has nothing to freeze.
     """
     if not isinstance(model, nn.Module):
         yield
@@ -257,15 +285,12 @@ LARGEST_SHARE = 0.25
 
 
 def check_eps(name: str, value: float, norm: str) -> None:
-    """Refuse a radius or step that is no length, or of the wrong scale: 8 where 8 / 255 was meant.
+    """Refuse a radius or step that is not a length, or of the wrong scale: 8 where 8 / 255 was meant.
 
     Args:
         name: of the setting, for the sentence, such as ``PGD eps``.
         value: in [0, 1] pixel units.
-        norm: ``l1``, ``l2`` or ``linf``.
-
-    Raises:
-        UserError: not finite, negative, or beyond black to white in linf.
+        norm: ``l1``, ``l2`` or ``linf``, where it ends at 1, black to white.
     """
     check_number(name, value)
     if not (math.isfinite(value) and value >= 0):
@@ -277,16 +302,13 @@ def check_eps(name: str, value: float, norm: str) -> None:
 
 
 def check_step(name: str, value: float, eps: float, norm: str) -> None:
-    """Refuse a step that is no length, or that crosses the whole ball, as that of another norm would.
+    """Refuse a step of 0, or above 2 eps, which crosses the whole ball, as that of another norm would.
 
     Args:
         name: of the setting, for the sentence, such as ``PGD step_size``.
-        value: in the unit of ``eps``.
+        value: in the unit of ``eps``; see `check_eps`, too.
         eps: the radius; at 0 any step will do.
         norm: ``l1``, ``l2`` or ``linf``.
-
-    Raises:
-        UserError: not finite, not above 0, beyond black to white in linf, or above 2 eps.
     """
     check_eps(name, value, norm)
     if value == 0 < eps:
@@ -300,16 +322,7 @@ def check_step(name: str, value: float, eps: float, norm: str) -> None:
 
 
 def check_count(name: str, value: int, least: int) -> None:
-    """Refuse what is not a whole number, or is too small.
-
-    Args:
-        name: of the setting, for the sentence, such as ``PGD steps``.
-        value: what was given.
-        least: the smallest that makes sense.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Refuse what is not a whole number of at least ``least``; ``name`` is the setting's, such as ``PGD steps``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise UserError(f"{name} is {value!r}: give a whole number, {least} or more.")
     if value < least:
@@ -317,25 +330,15 @@ def check_count(name: str, value: int, least: int) -> None:
 
 
 def check_number(name: str, value: float) -> None:
-    """Refuse what is not a number, such as a word or a list.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Refuse what is not a number, such as a word or a list."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UserError(f"{name} is {value!r}: give a number.")
 
 
 def check_reach(eps: float, norm: str, images: Tensor) -> None:
-    """Refuse an L1 or L2 radius that leaves little of an image, as 255 times a usual one does.
+    """Refuse an L1 or L2 radius above a quarter of the largest distance of two such images, as 255 times a usual one.
 
-    Args:
-        eps: in [0, 1] pixel units.
-        norm: ``l1``, ``l2`` or ``linf``.
-        images: ``[B, C, H, W]``, whose shape alone is looked at.
-
-    Raises:
-        UserError: ``eps`` is longer than a quarter of the largest distance of two images of this shape.
+    Of ``images``, ``[B, C, H, W]``, the shape alone is looked at.
     """
     if norm == "linf":
         return
@@ -346,6 +349,12 @@ def check_reach(eps: float, norm: str, images: Tensor) -> None:
             f"shape {list(images.shape[1:])}: give eps in [0, 1] pixel units, where you may mean {eps:g}/255 = "
             f"{eps / 255:.3g}."
         )
+
+
+def are_probabilities(logits: Tensor) -> Tensor:
+    """Return which rows of ``logits`` ``[B, num_classes]`` are in [0, 1] and sum to 1, bool ``[B]``."""
+    inside = (logits > -PROBABILITY).all(1) & (logits < 1 + PROBABILITY).all(1)
+    return inside & ((logits.sum(1) - 1).abs() < PROBABILITY)
 
 
 class Score(NamedTuple):
@@ -373,15 +382,8 @@ def score(model: Model, images: Tensor, labels: Tensor, loss: Loss) -> Score:
 
 
 def check_numbers(loss: Tensor) -> None:
-    """Refuse a verdict on logits that are not numbers; reads values, so it waits for an accelerator.
-
-    An infinite loss is a legal answer: a class may have probability 0.
-
-    Raises:
-        UserError: some loss is NaN.
-    """
-    undefined = int(loss.isnan().sum())
-    if undefined:
+    """Refuse a loss of NaN; an infinite one is legal, as a class may have probability 0. Waits for an accelerator."""
+    if undefined := int(loss.isnan().sum()):
         raise UserError(
             f"The loss is not a number for {undefined} of {len(loss)} attacked images: the network's logits or "
             "gradients overflow, so take a checkpoint from before it diverged, or attack it in float32."

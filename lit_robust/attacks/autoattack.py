@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lit_robust.attacks.apgd import APGD
-from lit_robust.attacks.attack import AttackResult, Model, check_eps, clean_logits
+from lit_robust.attacks.attack import AttackResult, Flags, Model, check_eps, clean_logits
 from lit_robust.attacks.fab import FAB
-from lit_robust.attacks.flags import Flags, are_probabilities
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import Generators
 from lit_robust.attacks.square import Square
-from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
+from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
 
@@ -102,56 +101,37 @@ class AutoAttack(SurvivorAttack):
     ) -> AutoAttackResult:
         """Attack and score; see ``Attack``. Waits for the accelerator at each step."""
         names = tuple(self.attacks())
-        with self._opened(model, images, labels, LOSSES["margin"], generator) as ledger:
+        with self._opened(model, images, labels, LOSSES["margin"], generator) as record:
             randomised = 0
-            if self.version == "standard" and len(ledger.labels):
-                randomised = count_randomised(model, ledger.clean, ledger.logits)
-            code = self._cascade(ledger, generator)
+            if self.version == "standard" and len(record.labels):
+                randomised = count_randomised(model, record.clean, record.logits)
+            code = self._cascade(record, generator)
         return AutoAttackResult(
-            ledger.images,
-            ledger.broken,
-            ledger.losses,
-            ledger.steps,
-            ledger.vanished,
-            are_probabilities(ledger.logits),
-            code=code,
-            names=("clean", *names),
-            queries=ledger.queries,
-            randomised=randomised,
+            **vars(record.result()), code=code, names=("clean", *names), queries=record.queries, randomised=randomised
         )
 
-    def explore(self, ledger: Ledger, generator: Generators | None) -> None:
+    def explore(self, record: Record, generator: Generators | None) -> None:
         """Run the attacks in turn; see ``SurvivorAttack``."""
-        self._cascade(ledger, generator)
+        self._cascade(record, generator)
 
-    def _cascade(self, ledger: Ledger, generator: Generators | None) -> Tensor:
+    def _cascade(self, record: Record, generator: Generators | None) -> Tensor:
         """Run the attacks in turn and return what broke each image, int64 ``[B]`` as in ``AutoAttackResult``."""
-        classes, least = ledger.logits.shape[1], LEAST_CLASSES[self.version]
-        if classes < least and len(ledger.labels):
+        classes, least = record.logits.shape[1], LEAST_CLASSES[self.version]
+        if classes < least and len(record.labels):
             raise UserError(
                 f"AutoAttack {self.version} compares {least} logits, the network has {classes}: use APGD with loss "
                 "cross_entropy, FAB and Square, one after another."
             )
-        code = torch.where(ledger.broken, CLEAN, WITHSTOOD)
+        code = torch.where(record.broken, CLEAN, WITHSTOOD)
         for number, attack in enumerate(self.attacks().values(), CLEAN + 1):
-            attack.explore(ledger, generator)
-            code = torch.where(ledger.broken & (code == WITHSTOOD), number, code)
+            attack.explore(record, generator)
+            code = torch.where(record.broken & (code == WITHSTOOD), number, code)
         return code
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values, those of the attacks included."""
-        return {
-            "name": "AutoAttack",
-            "norm": self.norm,
-            "eps": float(self.eps),
-            "version": self.version,
-            "attacks": {name: attack.protocol() for name, attack in self.attacks().items()},
-            "verdict": "broken by any of the attacks",
-        }
-
-    def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius; see ``Attack``."""
-        return replace(self, eps=eps)
+        attacks = {name: attack.protocol() for name, attack in self.attacks().items()}
+        return super().protocol() | {"attacks": attacks, "verdict": "broken by any of the attacks"}
 
 
 def count_randomised(model: Model, images: Tensor, logits: Tensor) -> int:

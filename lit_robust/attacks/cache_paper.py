@@ -1,7 +1,7 @@
 """The attack of the episodic-memory paper, as its code ran it on Foolbox 1.8."""
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -109,19 +109,11 @@ class CachePaperAttack(Attack):
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values."""
-        return {
-            "name": "CachePaperAttack",
-            "norm": "linf",
-            "eps": float(self.eps),
-            "eps_unit": self.eps_unit,
-            "fixed_step_size": float(self.step_size),
-            "steps": self.steps,
+        settings = super().protocol()
+        return settings | {
+            "fixed_step_size": settings.pop("step_size"),
             "start": "ball, not clamped",
             "loss": "cross_entropy",
             "target": "random",
             "verdict": "broken at any step that reaches the target; the clean image where none does",
         }
-
-    def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius; its step size stays, as in the paper's code."""
-        return replace(self, eps=eps)

@@ -1,7 +1,7 @@
 """The fast adaptive boundary attack (Croce and Hein 2020, FAB), targeted: the nearest image of another class."""
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self, get_args
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from lit_robust.attacks.ascent import loss_gradient
 from lit_robust.attacks.attack import Model, check_count, check_eps, check_number, score
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import NORMS, Generators, Norm
-from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
+from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
 
@@ -77,25 +77,25 @@ class FAB(SurvivorAttack):
         if not 0 < self.beta < 1:
             raise UserError(f"FAB beta is {self.beta}: give a share between 0 and 1, such as 0.9.")
 
-    def explore(self, ledger: Ledger, generator: Generators | None) -> None:
+    def explore(self, record: Record, generator: Generators | None) -> None:
         """Search for each target in turn; see ``SurvivorAttack``."""
-        targets = ledger.ranked_targets(self.targets)
+        targets = record.ranked_targets(self.targets)
         for rank in range(targets.shape[1]):
-            rows = ledger.open()
-            points = ledger.clean[rows]
+            rows = record.survivors()
+            points = record.clean[rows]
             for _ in range(self.steps):
                 if not len(rows):
                     return
-                clean = ledger.clean[rows]
-                points, length, mistaken = self._step(ledger, rows, points, targets[rows, rank])
-                ledger.steps[rows] += 1
+                clean = record.clean[rows]
+                points, length, mistaken = self._step(record, rows, points, targets[rows, rank])
+                record.steps[rows] += 1
                 # One read of the accelerator a step tells what leaves the batch.
                 inside = (mistaken & (length <= self.eps)).nonzero()[:, 0]
                 back = clean + self.beta * (points - clean)
                 onward = torch.where(mistaken.view(-1, 1, 1, 1), back, points)
                 if len(inside):
                     going = torch.ones_like(rows, dtype=torch.bool)
-                    going[inside] = ~ledger.settle(rows[inside], points[inside])
+                    going[inside] = ~record.judge(rows[inside], points[inside])
                     left = going.nonzero()[:, 0]
                     rows, onward = rows[left], onward[left]
                 points = onward
@@ -114,20 +114,20 @@ class FAB(SurvivorAttack):
         Raises:
             UserError: images or labels are not as above.
         """
-        with self._opened(model, images, labels, LOSSES["margin"], None) as ledger:
-            rows = ledger.open()
-            best, distance = ledger.clean.clone(), torch.where(ledger.broken, 0.0, torch.inf)
+        with self._opened(model, images, labels, LOSSES["margin"], None) as record:
+            rows = record.survivors()
+            best, distance = record.clean.clone(), torch.where(record.broken, 0.0, torch.inf)
             if len(rows):
-                best[rows], distance[rows] = self._nearest(ledger, rows)
+                best[rows], distance[rows] = self._nearest(record, rows)
         return Nearest(best, distance)
 
-    def _nearest(self, ledger: Ledger, rows: Tensor) -> tuple[Tensor, Tensor]:
-        clean = ledger.clean[rows]
-        best, distance = clean, torch.full_like(ledger.losses[rows], torch.inf)
-        for targets in ledger.ranked_targets(self.targets)[rows].unbind(1):
+    def _nearest(self, record: Record, rows: Tensor) -> tuple[Tensor, Tensor]:
+        clean = record.clean[rows]
+        best, distance = clean, torch.full_like(record.losses[rows], torch.inf)
+        for targets in record.ranked_targets(self.targets)[rows].unbind(1):
             points = clean
             for _ in range(self.steps):
-                points, length, mistaken = self._step(ledger, rows, points, targets)
+                points, length, mistaken = self._step(record, rows, points, targets)
                 nearer = mistaken & (length < distance)
                 best = torch.where(nearer.view(-1, 1, 1, 1), points, best)
                 distance = torch.where(nearer, length, distance)
@@ -136,46 +136,31 @@ class FAB(SurvivorAttack):
         right, wrong = clean, best
         for _ in range(BISECTIONS):
             middle = (right + wrong) / 2
-            mistaken = self._mistaken(ledger, rows, middle).view(-1, 1, 1, 1)
+            mistaken = self._mistaken(record, rows, middle).view(-1, 1, 1, 1)
             right, wrong = torch.where(mistaken, right, middle), torch.where(mistaken, middle, wrong)
         return wrong, torch.where(distance.isfinite(), self._length(wrong - clean), distance)
 
-    def _step(self, ledger: Ledger, rows: Tensor, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, record: Record, rows: Tensor, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the next points, their distances from the clean images, and whether they are misclassified."""
-        clean, labels = ledger.clean[rows], ledger.labels[rows]
+        clean, labels = record.clean[rows], record.labels[rows]
 
         def lead_of(logits: Tensor) -> Tensor:
             return logits.gather(1, targets[:, None])[:, 0] - logits.gather(1, labels[:, None])[:, 0]
 
-        lead, normals, _, vanished = loss_gradient(ledger.model, lead_of, points)
-        ledger.vanished[rows] += vanished
+        lead, normals, _, vanished = loss_gradient(record.model, lead_of, points)
+        record.vanished[rows] += vanished
         points = boundary_step(points, clean, normals, lead, NORMS[self.norm], self.alpha_max, self.eta)
-        return points, self._length(points - clean), self._mistaken(ledger, rows, points)
+        return points, self._length(points - clean), self._mistaken(record, rows, points)
 
     def _length(self, offset: Tensor) -> Tensor:
         return NORMS[self.norm].length(offset)[:, 0, 0, 0]
 
-    def _mistaken(self, ledger: Ledger, rows: Tensor, points: Tensor) -> Tensor:
-        return score(ledger.model, points, ledger.labels[rows], ledger.loss).success
+    def _mistaken(self, record: Record, rows: Tensor, points: Tensor) -> Tensor:
+        return score(record.model, points, record.labels[rows], record.loss).success
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values; eps is in [0, 1] pixel units."""
-        return {
-            "name": "FAB",
-            "norm": self.norm,
-            "eps": float(self.eps),
-            "steps": self.steps,
-            "targets": self.targets,
-            "alpha_max": float(self.alpha_max),
-            "eta": float(self.eta),
-            "beta": float(self.beta),
-            "start": "none",
-            "verdict": "broken at any step within eps",
-        }
-
-    def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius; the search does not depend on it. See ``Attack``."""
-        return replace(self, eps=eps)
+        return super().protocol() | {"start": "none", "verdict": "broken at any step within eps"}
 
 
 def boundary_step(

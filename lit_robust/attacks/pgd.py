@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.ascent import Ball, Found, Search, best_iterate, first_success, last_iterate
+from lit_robust.attacks.ascent import Ball, Outcome, Search, best_iterate, first_success, last_iterate
 from lit_robust.attacks.attack import (
     Attack,
     AttackResult,
@@ -225,7 +225,7 @@ class PGD(Attack):
             targets = random_targets(labels, clean_logits(model, ball.clean[:1]).shape[1], generator)
         return ball, Objective(self.loss, labels, None if targets is None else targets.clone())
 
-    def _restarted(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Found:
+    def _restarted(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Outcome:
         """Search again, from other starts, for the images that withstood."""
         best = self._scored(model, objective, ball, generator)
         for _ in range(self.restarts - 1):
@@ -244,7 +244,7 @@ class PGD(Attack):
                 mine[into] = other[taken]
         return best
 
-    def _scored(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Found:
+    def _scored(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Outcome:
         if self.keep == "first":
             start = self._start(ball, generator)
             return first_success(model, objective, start, ball, self.step, self.steps)
@@ -252,7 +252,7 @@ class PGD(Attack):
         verdict = score(model, images, objective.labels, lambda logits, _: objective.loss(logits))
         spent = torch.full_like(objective.labels, self.steps)
         # A search without steps and without a start returns the clean images themselves; restarts write into these.
-        return Found(images.clone(), verdict, objective.reached(verdict.answer), spent, vanished)
+        return Outcome(images.clone(), verdict, objective.reached(verdict.answer), spent, vanished)
 
     def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Search:
         search = last_iterate if self.keep == "last" else best_iterate
@@ -280,19 +280,7 @@ class PGD(Attack):
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values; eps and step size are in [0, 1] pixel units."""
-        return {
-            "name": "PGD",
-            "norm": self.norm,
-            "eps": float(self.eps),
-            "step_size": float(self.step),
-            "steps": self.steps,
-            "start": self.start,
-            "loss": self.loss,
-            "keep": self.keep,
-            "restarts": self.restarts,
-            "target": self.target,
-            "verdict": VERDICTS[self.keep],
-        }
+        return super().protocol() | {"step_size": float(self.step), "verdict": VERDICTS[self.keep]}
 
     def with_eps(self, eps: float) -> Self:
         """Return this attack at another radius, a given step size scaled in proportion; see ``Attack``.

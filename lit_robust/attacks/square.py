@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_robust.attacks.attack import AttackResult, Model, check_count, check_eps, check_number
 from lit_robust.attacks.losses import LOSSES, margin
 from lit_robust.attacks.norms import L2, Generators, choose_generators, draw_uniform
-from lit_robust.attacks.survivors import Ledger, NormName, SurvivorAttack
+from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.logits import logits_of
@@ -78,38 +78,32 @@ class Square(SurvivorAttack):
         self, model: Model, images: Numbers, labels: Numbers, *, generator: Generators | None = None
     ) -> SquareResult:
         """Attack and score; see ``SurvivorAttack``. Gradients are never asked for."""
-        with self._opened(model, images, labels, LOSSES["margin"], generator) as ledger:
-            self.explore(ledger, generator)
-        return SquareResult(
-            ledger.images,
-            ledger.broken,
-            ledger.losses,
-            ledger.steps,
-            ledger.vanished,
-            torch.zeros_like(ledger.broken),  # Without gradients it does not matter whether they vanish.
-            ledger.queries,
-        )
+        with self._opened(model, images, labels, LOSSES["margin"], generator) as record:
+            self.explore(record, generator)
+        # Without gradients it does not matter whether they vanish.
+        result = replace(record.result(), probabilities=torch.zeros_like(record.broken))
+        return SquareResult(**vars(result), queries=record.queries)
 
-    def explore(self, ledger: Ledger, generator: Generators | None) -> None:
+    def explore(self, record: Record, generator: Generators | None) -> None:
         """Search from a random start; see ``SurvivorAttack``."""
-        rows = ledger.open()
+        rows = record.survivors()
         if not len(rows):
             return
         generator = choose_generators(generator, rows)
         assert generator is not None  # The call saw to it.
-        self._search(ledger, rows, generator)
+        self._search(record, rows, generator)
 
-    def _search(self, ledger: Ledger, rows: Tensor, generator: Generators) -> None:
+    def _search(self, record: Record, rows: Tensor, generator: Generators) -> None:
         moves = MOVES[self.norm]
-        clean, labels = ledger.clean[rows], ledger.labels[rows]
+        clean, labels = record.clean[rows], record.labels[rows]
         channels, height, width = clean.shape[1:]
         numbers = draw_uniform([len(rows), *moves.start_shape(clean.shape[1:])], generator, clean.device)
         tried = moves.start(clean, self.eps, numbers)
         best, highest = tried, torch.full_like(clean[:, 0, 0, 0], float("-inf"))
         for query in range(self.queries + 1):
             # Not under `no_grad`: see `frozen` on autocast's cache. Frozen weights build no graph anyway.
-            logits = logits_of(ledger.model(tried)).detach()
-            ledger.queries[rows] += 1
+            logits = logits_of(record.model(tried)).detach()
+            record.queries[rows] += 1
             reached = margin(logits, labels)
             higher = reached > highest
             best = torch.where(higher.view(-1, 1, 1, 1), tried, best)
@@ -118,7 +112,7 @@ class Square(SurvivorAttack):
             proposed = (logits.argmax(1) != labels).nonzero()[:, 0]
             if len(proposed):
                 going = torch.ones_like(rows, dtype=torch.bool)
-                going[proposed] = ~ledger.settle(rows[proposed], tried[proposed])
+                going[proposed] = ~record.judge(rows[proposed], tried[proposed])
                 left = going.nonzero()[:, 0]
                 if not len(left):
                     return
@@ -132,7 +126,7 @@ class Square(SurvivorAttack):
                 numbers = draw_uniform(shape, generator, clean.device)
             side = moves.side(self._share(query), height, width)
             tried = moves.propose(clean, best, self.eps, side, numbers[:, query % DRAWN_AT_ONCE])
-        ledger.settle(rows, best)
+        record.judge(rows, best)
 
     def _share(self, query: int) -> float:
         """Return the share of the image's area that the squares of a query cover, the first query being 0."""
@@ -141,21 +135,8 @@ class Square(SurvivorAttack):
 
     def protocol(self) -> dict[str, Any]:
         """Return every setting as plain values; eps is in [0, 1] pixel units."""
-        return {
-            "name": "Square",
-            "norm": self.norm,
-            "eps": float(self.eps),
-            "queries": self.queries,
-            "p_init": float(self.p_init),
-            "schedule": self.schedule,
-            "loss": "margin",
-            "start": "stripes" if self.norm == "linf" else "bumps",
-            "verdict": "broken at any query",
-        }
-
-    def with_eps(self, eps: float) -> Self:
-        """Return this attack at another radius; see ``Attack``."""
-        return replace(self, eps=eps)
+        start = "stripes" if self.norm == "linf" else "bumps"
+        return super().protocol() | {"loss": "margin", "start": start, "verdict": "broken at any query"}
 
 
 class Moves(ABC):

@@ -13,6 +13,7 @@ from lit_robust.attacks.attack import (
     Attack,
     AttackResult,
     Model,
+    are_probabilities,
     as_batch,
     check_numbers,
     check_range,
@@ -22,7 +23,6 @@ from lit_robust.attacks.attack import (
     score,
     within_classes,
 )
-from lit_robust.attacks.flags import are_probabilities
 from lit_robust.attacks.losses import LOSSES, Loss
 from lit_robust.attacks.norms import NORMS, Generators
 from lit_robust.core.arrays import Numbers
@@ -31,7 +31,7 @@ from lit_robust.core.errors import UserError
 NormName = Literal["l2", "linf"]
 
 
-class Ledger:
+class Record:
     """What is known of each image of a batch while attacks try it one after another.
 
     Images that the network misclassifies clean are broken from the start.
@@ -51,32 +51,25 @@ class Ledger:
     """
 
     def __init__(self, model: Model, ball: Ball, labels: Tensor, loss: Loss) -> None:
-        clean = ball.clean
-        count = labels.new_zeros(len(labels))
-        self.model = model
-        self.ball = ball
-        self.clean = clean
-        self.labels = labels
-        self.loss = loss
+        clean, count = ball.clean, labels.new_zeros(len(labels))
+        self.model, self.ball, self.clean, self.labels, self.loss = model, ball, clean, labels, loss
         # A network need not take an empty batch.
         self.logits = clean_logits(model, clean) if len(labels) else clean.new_zeros(0, 0)
         self.images = clean.clone()
         self.broken = self.logits.argmax(1) != labels if len(labels) else count.bool()
         self.losses = loss(self.logits, labels).float() if len(labels) else count.float()
-        self.steps = count.clone()
-        self.queries = count.clone()
-        self.vanished = count.clone()
+        self.steps, self.queries, self.vanished = count.clone(), count.clone(), count.clone()
 
-    def open(self) -> Tensor:
+    def survivors(self) -> Tensor:
         """Return the rows that are not broken, int64 ascending; waits for an accelerator."""
         return (~self.broken).nonzero()[:, 0]
 
-    def settle(self, rows: Tensor, images: Tensor) -> Tensor:
+    def judge(self, rows: Tensor, images: Tensor) -> Tensor:
         """Score images in fp32 and write down those that break, or that raise the loss of what is not broken yet.
 
         Args:
             rows: int64 ``[N]``, which images of the batch, each at most once and none broken so far.
-            images: float32 ``[N, C, H, W]``, in the ball of each up to rounding, which is mended here.
+            images: float32 ``[N, C, H, W]``, in the ball of each up to rounding, which is undone here.
 
         Returns:
             bool ``[N]``, true where misclassified.
@@ -90,6 +83,11 @@ class Ledger:
         self.losses[rows] = torch.where(keep, verdict.loss, self.losses[rows])
         self.broken[rows] = verdict.success
         return verdict.success
+
+    def result(self) -> AttackResult:
+        """Return what was found."""
+        probabilities = are_probabilities(self.logits)
+        return AttackResult(self.images, self.broken, self.losses, self.steps, self.vanished, probabilities)
 
     def ranked_targets(self, most: int) -> Tensor:
         """Return each image's wrong classes, the likeliest on the clean image first, int64 ``[B, at most most]``."""
@@ -105,12 +103,12 @@ class SurvivorAttack(Attack):
     draws_numbers: ClassVar[bool] = True
 
     @abstractmethod
-    def explore(self, ledger: Ledger, generator: Generators | None) -> None:
-        """Attack the ledger's open rows and settle them there; gradients are enabled, the network is frozen.
+    def explore(self, record: Record, generator: Generators | None) -> None:
+        """Attack the record's survivors and judge what was found there; gradients are enabled, the network is frozen.
 
         Args:
-            ledger: what is known of the batch.
-            generator: one for the batch, or one for each of the ledger's images.
+            record: what is known of the batch.
+            generator: one for the batch, or one for each of the record's images.
         """
 
     def __call__(
@@ -121,16 +119,9 @@ class SurvivorAttack(Attack):
         Images that the network misclassifies clean are returned as they are. ``AttackResult.images`` is the first one
         that broke, or that of highest loss where none did; ``success`` is any mistake, also of a targeted search.
         """
-        with self._opened(model, images, labels, LOSSES[self._scored_loss()], generator) as ledger:
-            self.explore(ledger, generator)
-        return AttackResult(
-            ledger.images,
-            ledger.broken,
-            ledger.losses,
-            ledger.steps,
-            ledger.vanished,
-            are_probabilities(ledger.logits),
-        )
+        with self._opened(model, images, labels, LOSSES[self._scored_loss()], generator) as record:
+            self.explore(record, generator)
+        return record.result()
 
     def _scored_loss(self) -> str:
         return "margin"
@@ -138,8 +129,8 @@ class SurvivorAttack(Attack):
     @contextmanager
     def _opened(
         self, model: Model, images: Numbers, labels: Numbers, loss: Loss, generator: Generators | None
-    ) -> Iterator[Ledger]:
-        """Check a call, freeze the network, and give the ledger to explore; check the verdicts at the end."""
+    ) -> Iterator[Record]:
+        """Check a call, freeze the network, and give the record to explore; check the verdicts at the end."""
         images, labels = as_batch(model, images, labels)
         check_range(images)
         check_reach(self.eps, self.norm, images)
@@ -152,7 +143,7 @@ class SurvivorAttack(Attack):
         # Autograd refuses to save inference tensors, which Lightning's test loop hands out; copies are ordinary.
         with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             ball = Ball(images.detach().clamp(0, 1), NORMS[self.norm], self.eps)
-            ledger = Ledger(within_classes(model, labels, "label"), ball, labels.clone(), loss)
-            check_numbers(ledger.losses)
-            yield ledger
-        check_numbers(ledger.losses)
+            record = Record(within_classes(model, labels, "label"), ball, labels.clone(), loss)
+            check_numbers(record.losses)
+            yield record
+        check_numbers(record.losses)

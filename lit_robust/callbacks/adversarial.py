@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, AttackResult, AutoAttack, AutoAttackResult, Flags, Sweep, Verdicts
 from lit_robust.attacks.attack import check_reach
-from lit_robust.attacks.some_classes import SomeClasses
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
 from lit_robust.callbacks.sample_images import Gallery, coming, to_uint8
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.logits import SomeClasses
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Example, Result
 from lit_robust.core.seeds import run_seed, stream_seed

@@ -101,12 +101,12 @@ class RobustAccuracy(Measure):
         tensor([0.6667, 0.3333], dtype=torch.float64)
     """
 
-    standing: Tensor
+    survivors: Tensor
     total: Tensor
 
     def __init__(self, strengths: int = 1) -> None:
         super().__init__()
-        self.add_state("standing", torch.zeros(strengths, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("survivors", torch.zeros(strengths, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, survives: Numbers) -> None:
@@ -116,11 +116,11 @@ class RobustAccuracy(Measure):
             UserError: it is of another number of strengths.
         """
         survives = numbers("survives", survives, 2, "truth", self.device)
-        if len(survives) != len(self.standing):
-            raise UserError(f"survives is of {len(survives)} strengths: give those of {len(self.standing)}.")
-        self.standing += survives.sum(1)
+        if len(survives) != len(self.survivors):
+            raise UserError(f"survives is of {len(survives)} strengths: give those of {len(self.survivors)}.")
+        self.survivors += survives.sum(1)
         self.total += survives.shape[1]
 
     def compute(self) -> Tensor:
         """Return the fractions ``[strengths]``, a scalar for a single one; NaN where nothing was counted."""
-        return self.standing.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
+        return self.survivors.cpu().double() / self.total.cpu()  # Not every accelerator has float64.

@@ -159,11 +159,11 @@ def test_zero_gradients_are_found_out(images: Tensor) -> None:
     labels = torch.ones(8, dtype=torch.int64) - (images.mean((1, 2, 3)).round() > 0.5).long()
     with APGD(eps=0.001, steps=2, loss="dlr")._opened(
         quantised, images, labels, lambda logits, _: logits[:, 0], generators(8)
-    ) as ledger:
-        APGD(eps=0.001, steps=2).explore(ledger, generators(8))
-        assert ledger.vanished.tolist() == [2] * 8
-        APGD(eps=0.001, steps=2, loss="dlr").explore(ledger, generators(8))
-        assert torch.equal(ledger.vanished, ledger.steps)
+    ) as record:
+        APGD(eps=0.001, steps=2).explore(record, generators(8))
+        assert record.vanished.tolist() == [2] * 8
+        APGD(eps=0.001, steps=2, loss="dlr").explore(record, generators(8))
+        assert torch.equal(record.vanished, record.steps)
 
 
 @pytest.mark.parametrize(("loss", "peer_loss"), [("cross_entropy", "ce"), ("dlr", "dlr"), ("targets", "")])

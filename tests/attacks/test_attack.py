@@ -15,6 +15,8 @@ from lit_robust.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack,
 from lit_robust.attacks.attack import check_batch, check_numbers, check_range, check_reach, score, within_classes
 from lit_robust.attacks.losses import cross_entropy
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import SomeClasses
+from lit_robust.metrics.base import among_classes
 
 IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1])
@@ -35,12 +37,6 @@ def test_perturb_of_an_attack_without_its_own_gives_the_images_of_a_call() -> No
     class Invert(Attack):
         def __call__(self, model: Any, images: Tensor, labels: Tensor, *, generator: Any = None) -> AttackResult:
             return AttackResult(1 - images, labels != labels, torch.zeros(2), labels, labels, labels != labels)
-
-        def protocol(self) -> dict[str, Any]:
-            return {"name": "Invert"}
-
-        def with_eps(self, eps: float) -> "Invert":
-            return self
 
     assert torch.equal(Invert().perturb(lambda images: images, IMAGES, LABELS), 1 - IMAGES)
 
@@ -321,3 +317,41 @@ def test_a_loss_that_is_not_a_number_is_refused_and_an_infinite_one_is_not() -> 
 def test_a_network_that_gives_too_few_rows_is_refused() -> None:
     with pytest.raises(UserError, match="returns 2 rows of logits for 4 images"):
         PGD(eps=0.5)(lambda images: images[:2].flatten(1), torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.long))
+
+
+CHOSEN = [1, 3, 4, 6, 9]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [PGD("l2", 0.3, 0.1, 3), PGD("l2", 0.3, 0.1, 3, loss="dlr"), APGD("linf", 0.02, 5, "dlr", 2), FAB(steps=5)],
+)
+def test_some_classes_are_a_network_without_the_others(network: nn.Module, images: Tensor, attack: Attack) -> None:
+    narrow = SomeClasses(network, CHOSEN, CPU)
+    assert isinstance(network, nn.Sequential)
+    last = network[-1]
+    assert isinstance(last, nn.Linear)
+    head = nn.Linear(48, 5)
+    head.load_state_dict({"weight": last.weight[CHOSEN], "bias": last.bias[CHOSEN]})
+    alone = nn.Sequential(*network[:-1], head).eval()
+    with torch.no_grad():
+        labels = alone(images).argmax(1)
+        masked = among_classes(network(images), CHOSEN).argmax(1)
+    assert torch.equal(narrow.numbers(labels), masked)
+    assert torch.equal(narrow.places(masked), labels)
+    with torch.inference_mode():
+        found = attack(narrow, images, labels, generator=torch.Generator().manual_seed(0))
+    expected = attack(alone, images, labels, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found.success, expected.success)
+    # Matrices of other shapes are summed in another order, which may turn the sign of a pixel's gradient in Linf.
+    if attack.norm == "l2":
+        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-4)
+
+
+def test_no_chosen_class_leaves_all_as_it_is(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    whole = SomeClasses(network, (), CPU)
+    with torch.no_grad():
+        assert torch.equal(whole(images), network(images))
+    assert torch.equal(whole.places(labels), labels)
+    assert torch.equal(whole.numbers(labels), labels)

@@ -9,8 +9,8 @@ import torchattacks
 from torch import Tensor, nn
 
 from lit_robust.attacks.apgd import APGD
+from lit_robust.attacks.attack import Flags
 from lit_robust.attacks.autoattack import AutoAttack
-from lit_robust.attacks.flags import Flags
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import NormName, SurvivorAttack
 from lit_robust.core.errors import UserError

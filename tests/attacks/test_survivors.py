@@ -1,4 +1,4 @@
-"""What all attacks on survivors share: the ledger, and verdicts in fp32."""
+"""What all attacks on survivors share: the record, and verdicts in fp32."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from lit_robust.attacks.fab import FAB
 from lit_robust.attacks.losses import margin
 from lit_robust.attacks.norms import Linf
 from lit_robust.attacks.square import Square
-from lit_robust.attacks.survivors import Ledger, SurvivorAttack
+from lit_robust.attacks.survivors import Record, SurvivorAttack
 
 ATTACKS = [
     APGD("linf", 0.0105, 10, "dlr", targets=2),
@@ -29,29 +29,29 @@ def linear(images: Tensor) -> Tensor:
     return images.flatten(1)
 
 
-def test_the_ledger_keeps_what_breaks_and_else_what_comes_nearest() -> None:
+def test_the_record_keeps_what_breaks_and_else_what_comes_nearest() -> None:
     clean = torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.1, 0.2], [0.1, 0.9, 0.2]]).view(3, 3, 1, 1)
-    ledger = Ledger(linear, Ball(clean, Linf(), 1.0), torch.tensor([0, 0, 0]), margin)
-    assert ledger.open().tolist() == [0, 1]
-    assert ledger.ranked_targets(5).tolist() == [[2, 1], [2, 1], [1, 2]]
+    record = Record(linear, Ball(clean, Linf(), 1.0), torch.tensor([0, 0, 0]), margin)
+    assert record.survivors().tolist() == [0, 1]
+    assert record.ranked_targets(5).tolist() == [[2, 1], [2, 1], [1, 2]]
     nearer = torch.tensor([[0.8, 0.1, 0.7], [0.8, 0.1, 0.1]]).view(2, 3, 1, 1)
-    assert ledger.settle(torch.tensor([0, 1]), nearer).tolist() == [False, False]
-    assert torch.equal(ledger.images, torch.stack([nearer[0], clean[1], clean[2]]))
-    torch.testing.assert_close(ledger.losses, torch.tensor([-0.1, -0.7, 0.8]))
+    assert record.judge(torch.tensor([0, 1]), nearer).tolist() == [False, False]
+    assert torch.equal(record.images, torch.stack([nearer[0], clean[1], clean[2]]))
+    torch.testing.assert_close(record.losses, torch.tensor([-0.1, -0.7, 0.8]))
     broken = torch.tensor([0.3, 0.4, 0.1]).view(1, 3, 1, 1)
-    assert ledger.settle(torch.tensor([1]), broken).tolist() == [True]
-    assert ledger.open().tolist() == [0]
-    assert torch.equal(ledger.images[1], broken[0])
+    assert record.judge(torch.tensor([1]), broken).tolist() == [True]
+    assert record.survivors().tolist() == [0]
+    assert torch.equal(record.images[1], broken[0])
 
 
 def test_an_image_that_breaks_is_kept_even_where_its_loss_is_lower() -> None:
     clean = torch.tensor([0.1, 0.0, 0.0]).view(1, 3, 1, 1)
     # The loss is the right logit, negated; the wrong one overtakes it all the same.
     broken = torch.tensor([0.9, 1.0, 0.0]).view(1, 3, 1, 1)
-    ledger = Ledger(linear, Ball(clean, Linf(), 1.0), torch.tensor([0]), lambda logits, _: -logits[:, 0])
-    assert ledger.settle(torch.tensor([0]), broken).tolist() == [True]
-    assert torch.equal(ledger.images, broken)
-    assert ledger.losses.tolist() == pytest.approx([-0.9])
+    record = Record(linear, Ball(clean, Linf(), 1.0), torch.tensor([0]), lambda logits, _: -logits[:, 0])
+    assert record.judge(torch.tensor([0]), broken).tolist() == [True]
+    assert torch.equal(record.images, broken)
+    assert record.losses.tolist() == pytest.approx([-0.9])
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
