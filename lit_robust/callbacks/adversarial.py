@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import Strategy
@@ -101,6 +102,8 @@ class AdversarialAccuracy(EvaluationCallback):
             of a memory model, and the whole is tested; ``black-box``, it sees ``surrogate``, and what it finds is shown
             to the network under test.
         surrogate: the network a black-box attack sees, such as a pretrained ``torchvision/resnet18``.
+        limit: images to attack, drawn once and for all among those of the test; null for all. The values are marked as
+            partial.
     """
 
     def __init__(
@@ -112,8 +115,11 @@ class AdversarialAccuracy(EvaluationCallback):
         examples: int = 8,
         threat_model: ThreatModel = "white-box",
         surrogate: Network | None = None,
+        limit: int | None = None,
     ) -> None:
         super().__init__(dataset)
+        if limit is not None and limit < 1:
+            raise UserError(f"limit is {limit}: give a number of images above 0, or null for all.")
         if any(value <= 0 for value in eps):
             raise UserError(f"eps {min(eps)} is not above 0: at 0 an attack changes nothing, top1 is that accuracy.")
         if not re.fullmatch(r"\w*", name):
@@ -143,6 +149,7 @@ class AdversarialAccuracy(EvaluationCallback):
         }
         self.attacks = [attack.with_eps(value) for value in sorted({attack.eps, *eps})]
         self.number_of_examples = examples
+        self.limit = limit
 
     @property
     def label(self) -> str:
@@ -153,7 +160,13 @@ class AdversarialAccuracy(EvaluationCallback):
         """Set the counts to zero, and find the network that is attacked."""
         self.metric = RobustAccuracy(len(self.attacks)).to(module.device)
         self.clean_metric = RobustAccuracy().to(module.device)
-        self.gallery = Gallery.among(coming(module.trainer, self.dataset), self.number_of_examples)
+        taken = coming(module.trainer, self.dataset)
+        self.chosen: Tensor | None = None
+        if self.limit is not None and self.limit < len(taken):
+            draw = np.random.default_rng(stream_seed(0, "limit of an attack"))
+            taken = np.sort(draw.choice(taken, self.limit, replace=False))
+            self.chosen = torch.from_numpy(taken).to(module.device)
+        self.gallery = Gallery.among(taken, self.number_of_examples)
         model = module.get_submodule("model")
         if getattr(model, "is_sharded", False):
             raise UserError(
@@ -199,6 +212,9 @@ class AdversarialAccuracy(EvaluationCallback):
             check_reach(max(attack.eps for attack in self.attacks), self.attack.norm, batch.image)
             target = None if self.attacked is self.model else self.model
             self.sweep = Sweep(self.attacks, max(1, len(batch)), self.attacked, target, random_of)
+        if self.chosen is not None:
+            is_chosen = torch.isin(batch.index, self.chosen)
+            batch, logits = batch.select(is_chosen), logits[is_chosen]
         right = among_classes(logits, self.described.classes).argmax(1) == batch.label
         self.clean_metric.update(right[None])
         mistakes, standing = batch.select(~right), batch.select(right)
@@ -217,12 +233,15 @@ class AdversarialAccuracy(EvaluationCallback):
                 found = self.sweep.finish()
             self._take(found)
         results = []
-        for attack, value, tally in zip(self.attacks, self.metric.compute().reshape(-1), self.tallies, strict=True):
+        values = self.metric.compute().reshape(-1)
+        with self.metric.sync_context():
+            count = int(self.metric.total)
+        for attack, value, tally in zip(self.attacks, values, self.tallies, strict=True):
             counted, warnings = tally.reduced(self.trainer.strategy)
             protocol = {**self._protocol(attack), **counted}
             name = f"{self.stem}_eps_{attack.eps:.4g}"
             facets = {**self.facets, "eps": attack.eps}
-            results.append(self.result(name, value, "fraction", protocol, facets=facets, warnings=warnings))
+            results.append(self.result(name, value, "fraction", protocol, count, facets=facets, warnings=warnings))
         return results
 
     def _protocol(self, attack: Attack) -> dict[str, Any]:
@@ -232,6 +251,8 @@ class AdversarialAccuracy(EvaluationCallback):
             "attack_precision": str(self.trainer.precision),
             "verdict": RULE,
         }
+        if self.chosen is not None:
+            protocol |= {"partial": True, "full_count": self.described.protocol.get("full_count", self.described.count)}
         if self.described.classes:
             protocol["decided_among"] = len(self.described.classes)
         if self.surrogate is not None:

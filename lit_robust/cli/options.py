@@ -23,11 +23,21 @@ else:
     from jsonargparse.typing import NonNegativeInt as Seed
     from jsonargparse.typing import PositiveInt as Count
 
-__all__ = ["Count", "Seed", "call", "made", "read_fractions"]
+__all__ = ["Count", "Seed", "StrictParser", "call", "made", "read_fractions"]
 
 Made = TypeVar("Made")
 Settings = dict[str, Any]
 Function = Callable[..., object]
+
+
+class StrictParser(ArgumentParser):
+    """A parser that takes no abbreviated option, nor does any that it makes for the settings of a class.
+
+    jsonargparse hands ``allow_abbrev`` on to none of those.
+    """
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
 
 def read_fractions() -> None:
@@ -74,7 +84,7 @@ def call(
     read_fractions()
     document = docstring_parser.parse(inspect.getdoc(function) or "")
     about = document.description
-    parser = ArgumentParser(prog=f"lit-robust {name}", description=about, exit_on_error=False, allow_abbrev=False)
+    parser = StrictParser(prog=f"lit-robust {name}", description=about, exit_on_error=False)
     mappings: dict[str, Any] = {}
     for each in (function, *more):
         helps = {
@@ -124,7 +134,7 @@ def made(kind: type[Made], option: str, settings: Mapping[str, Any]) -> Made:
     Raises:
         UserError: a setting is not one of the class's, or its value does not fit.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = StrictParser(exit_on_error=False)
     parser.add_argument(f"--{option}", type=kind)
     try:
         return cast(Made, parser.instantiate_classes(parser.parse_object({option: dict(settings)}))[option])

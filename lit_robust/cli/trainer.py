@@ -31,8 +31,9 @@ from lit_robust.callbacks.checkpoints import (
     resuming,
     write_whole_checkpoints,
 )
+from lit_robust.cli.evaluations import with_evaluations
 from lit_robust.cli.mistakes import explain, refuse_flat_settings
-from lit_robust.cli.options import read_fractions
+from lit_robust.cli.options import StrictParser, read_fractions
 from lit_robust.cli.recipes import with_recipes
 from lit_robust.cli.weights import check_weights
 from lit_robust.core.errors import UserError
@@ -49,14 +50,8 @@ __all__ = ["RobustCLI", "callbacks", "data", "modules", "run_trainer"]
 LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
 
 
-class StrictParser(LightningArgumentParser):
-    """A parser that takes no abbreviated option, nor does any that it makes for the settings of a class.
-
-    jsonargparse hands ``allow_abbrev`` on to none of those.
-    """
-
-    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+class TrainerParser(StrictParser, LightningArgumentParser):
+    """Lightning's parser, which takes no abbreviated option."""
 
 
 class KeepConfig(SaveConfigCallback):
@@ -168,6 +163,7 @@ class RobustCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse what cannot work before anything heavy is done."""
         try:
+            args = with_evaluations(parser, self.command.split()[1], args) if isinstance(args, list) else args
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             known = self._parser(self.command.split()[1])._option_string_actions
@@ -316,7 +312,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            parser_class=StrictParser,
+            parser_class=TrainerParser,
             save_config_callback=KeepConfig,
             save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
             trainer_defaults={

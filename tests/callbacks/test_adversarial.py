@@ -1,5 +1,6 @@
 """The threat models of one callback, through `lit-robust test`, against attacks run by hand."""
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -80,6 +81,22 @@ def by_hand(attacked, tested, batch: Batch, attack):
 
 def network(folder, seed):
     return build_classifier(Network("lit_robust/resnet_tiny", 8, weights=str(folder / f"{seed}.pt")))
+
+
+def test_a_limit_attacks_some_images_alone_the_same_ones_always(toy, tmp_path, trained):
+    weights, batch = trained
+    attack = {
+        "class_path": "lit_robust.attacks.PGD",
+        "init_args": {"eps": 1.0, "step_size": 0.5, "steps": 3, "start": "ball"},
+    }
+    (result,) = results_of(toy, tmp_path, weights / "0.pt", [{"attack": attack, "limit": 15}]).results
+    chosen = np.random.default_rng(stream_seed(0, "limit of an attack")).choice(41, 15, replace=False)
+    some = batch.select(torch.isin(batch.index, torch.from_numpy(chosen)))
+    model = network(weights, 0)
+    assert result.value == pytest.approx(float(by_hand(model, model, some, ATTACK).float().mean()), abs=1.01 / 15)
+    assert (result.count, result.protocol["partial"], result.protocol["full_count"]) == (15, True, 41)
+    with pytest.raises(UserError, match="limit is 0: give a number of images above 0"):
+        AdversarialAccuracy(ATTACK, limit=0)
 
 
 def test_white_and_black_box_are_the_attacks_run_by_hand(toy, tmp_path, trained):
