@@ -65,7 +65,7 @@ def cheap(words, tmp_path):
             labels.write_text("ImageId,PredictionString\na,n01440764 1 2 3 4\n")
             words = [str(labels) if word == labels.name else word for word in words]
         return ["data", "shard", images(tmp_path / "images", layout_of(words)), str(tmp_path / "out"), *words[4:]]
-    if words[:2] in (["data", "verify"], ["data", "corrupt"]):
+    if words[:2] in (["data", "verify"], ["data", "corrupt"], ["data", "derive"]):
         clean = tmp_path / "imagenet"
         assert (
             main(["data", "shard", images(tmp_path / "images", ["a/1.png", "b/2.png"]), str(clean), "--split", "val"])
@@ -73,6 +73,8 @@ def cheap(words, tmp_path):
         )
         if words[1] == "verify":
             return ["data", "verify", str(tmp_path), *words[3:]]
+        if words[1] == "derive":
+            return [*words[:3], str(clean), str(tmp_path / "derived"), *words[5:], "--workers", "0"]
         return [*words[:2], str(clean), str(tmp_path / "like"), "--corruptions", "[fog]", "--severities", "[1]"]
     if command == "bench":
         return [*words, "--help"]

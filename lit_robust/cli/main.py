@@ -33,6 +33,10 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data shard": "pack folders or tars of images into shards",
         "data verify": "check shards, and list every defect",
         "data corrupt": "shards under the corruptions of ImageNet-C",
+        "data derive scrambled": "shards of images whose patches are in another order",
+        "data derive black-and-white": "shards of images in black and white",
+        "data derive edges": "shards of images' edges",
+        "data derive corrupted": "shards under one corruption",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",
         "recompute": "measures again, from predictions that a run kept",
@@ -61,7 +65,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench evaluation": "all measures beside the bare forward pass",
     },
 }
-WIDTH = 27  # Of a name, in help.
+WIDTH = 29  # Of a name, in help.
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
 
@@ -131,34 +135,43 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> None:
-    """Run the command that the first one or two words name, with the rest as its options.
+    """Run the command that the first one to three words name, with the rest as its options.
 
     Raises:
         UserError: there is no such command.
     """
-    name = next((name for length in (2, 1) if (name := " ".join(words[:length])) in NAMES), "")
+    name = next((name for length in (3, 2, 1) if (name := " ".join(words[:length])) in NAMES), "")
     if name:
         from lit_robust.cli.options import call
         from lit_robust.cli.papers.runs import run_paper
 
-        function, rest = function_of(name), words[len(name.split()) :]
+        rest = words[len(name.split()) :]
+        if name.startswith("data derive "):
+            from lit_robust.cli.derive import run_derive
+
+            run_derive(name.split()[2], rest)
+            return
+        function = function_of(name)
         if name.startswith("paper "):
             run_paper(name.split()[1], rest, function)
         else:
             function(**call(name, rest, function)[0])
         return
-    group = [name for name in NAMES if name.startswith(f"{words[0]} ")]
+    named = [" ".join(words[:length]) for length in (2, 1)]
+    asked = next((one for one in named if any(name.startswith(f"{one} ") for name in NAMES)), words[0])
+    group = [name for name in NAMES if name.startswith(f"{asked} ")]
+    rest = words[len(asked.split()) :]
     if words[0] == "sweep":
         known = f"paper {Path(words[1]).stem}" if len(words) > 1 else ""
         now = known if known in NAMES else "paper NAME"
         raise UserError(f"`sweep FILE name=value` is now `lit-robust {now} --name VALUE`; --help lists the options.")
-    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+    if group and (not rest or rest[0] in ("-h", "--help")):
         lines = [
             f"  {name:<{WIDTH}}{line}" for each in COMMANDS.values() for name, line in each.items() if name in group
         ]
-        print("\n".join([f"usage: lit-robust {words[0]} NAME [OPTIONS]\n", *lines, "\nEach has its own --help."]))
+        print("\n".join([f"usage: lit-robust {asked} NAME [OPTIONS]\n", *lines, "\nEach has its own --help."]))
     elif group:
-        raise UserError(f"There is no command `{' '.join(words[:2])}`: choose {', '.join(group[:-1])} or {group[-1]}.")
+        raise UserError(f"There is no command `{asked} {rest[0]}`: choose {', '.join(group[:-1])} or {group[-1]}.")
     else:
         close = get_close_matches(words[0], NAMES, n=1)
         hint = f"did you mean {close[0]}?" if close else "`lit-robust --help` lists them."

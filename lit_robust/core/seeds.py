@@ -1,5 +1,6 @@
 """Named random streams: every draw follows from the run's seed, a name, and what it is drawn for."""
 
+import hashlib
 import os
 import zlib
 
@@ -21,3 +22,15 @@ def stream_seed(seed: int, stream: str, *numbers: int) -> int:
     """
     words = np.random.SeedSequence([seed, zlib.crc32(stream.encode()), *numbers]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
+
+
+def key_seed(seed: int, stream: str, key: str) -> int:
+    """Return a 63-bit seed that differs for every stream and every sample's key, wherever in a set the sample stands.
+
+    Args:
+        seed: the run's seed.
+        stream: what is drawn, such as ``scrambled``.
+        key: the sample's name.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return stream_seed(seed, stream, *(int.from_bytes(digest[place : place + 4], "little") for place in (0, 4, 8, 12)))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_robust.data.cue_conflict import CueConflictDataModule as CueConflictDataModule
+    from lit_robust.data.derived import DerivedDataModule as DerivedDataModule
+    from lit_robust.data.derived import StimulusDataModule as StimulusDataModule
     from lit_robust.data.folders import ImageFolderDataModule as ImageFolderDataModule
     from lit_robust.data.imagenet import ImageNetDataModule as ImageNetDataModule
     from lit_robust.data.imagenet import RestrictedImageNetDataModule as RestrictedImageNetDataModule
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 FILES = {
     "CueConflictDataModule": "cue_conflict",
+    "DerivedDataModule": "derived",
     "EvaluationCrop": "loading.transforms",
     "ImageFolderDataModule": "folders",
     "ImageNetADataModule": "imagenet_a",
@@ -39,6 +42,7 @@ FILES = {
     "RobustDataModule": "module",
     "RobustnessSuite": "suite",
     "ShardDataModule": "module",
+    "StimulusDataModule": "derived",
     "StylizedImageNetDataModule": "imagenet",
     "TrainingCrop": "loading.transforms",
 }

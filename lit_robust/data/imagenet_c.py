@@ -19,13 +19,14 @@ from lit_robust.data.loading.samples import Encoded, EvaluationSamples, OnError,
 from lit_robust.data.loading.splits import TableSplit, check_same_classes, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import ShardDataModule, SingleSetDataModule, check_classes, check_stage
-from lit_robust.data.packing.corrupting import CELLS, GENERATED, PUBLISHED, cells_there, chosen_cells, is_extra, lacking
+from lit_robust.data.packing.corrupting import CELLS, PUBLISHED, cells_there, chosen_cells, is_extra, lacking
 from lit_robust.data.settings import check_at_least, check_name
-from lit_robust.shards.info import read_info
+from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
 
 LIKE = "imagenet-c-like"
+CELLS_OWN = ("corruption", "severity", "stimulus_sha256")
 log = logging.getLogger(__name__)
 
 
@@ -83,7 +84,10 @@ class ImageNetCDataModule(SingleSetDataModule):
 
 def check_origin(folder: Path, name: str) -> None:
     """Raise a UserError where generated shards go by the name of the published ones."""
-    if name == PUBLISHED and folder.is_dir() and GENERATED in read_info(folder)[1]:
+    if name != PUBLISHED or not folder.is_dir():
+        return
+    info = read_info(folder)[1]
+    if any(GENERATED in said for said in (info, *info.get("splits", {}).values())):
         raise UserError(
             f"{folder} was made by `lit-robust data corrupt`, so its results are not ImageNet-C's: move the set to a "
             "folder imagenet-c-like, and set name to that."
@@ -162,9 +166,15 @@ def join_cells(splits: Sequence[TableSplit], groups: Sequence[int], cells: Seque
             **({"shards_sha256": _digest(benchmark)} if benchmark else {}),
             **({"extra_shards_sha256": _digest(extra)} if extra else {}),
             **({"skipped": skipped} if skipped else {}),
+            **({GENERATED: _common(first.protocol[GENERATED])} if GENERATED in first.protocol else {}),
         },
         table=join([split.table for split in splits], groups),
     )
+
+
+def _common(generated: Mapping[str, object]) -> dict[str, object]:
+    """Return what made a cell, without what is that cell's own."""
+    return {name: value for name, value in generated.items() if name not in CELLS_OWN}
 
 
 def _digest(digests: Mapping[str, str]) -> str:

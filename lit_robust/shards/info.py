@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from lit_robust.core.errors import DataError
 from lit_robust.core.files import read_regular
 
+GENERATED = "generated"  # In a split's entry: what this suite made the images by, and of which.
 TIMM_NAMES = ("_info.json", "info.json")
 LARGEST_COUNT = 10**9  # of samples, or of classes
 LONGEST_PATH = 4000

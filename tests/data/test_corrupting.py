@@ -14,9 +14,11 @@ from lit_robust.core.errors import UserError
 from lit_robust.data import EvaluationCrop, ImageNetCDataModule, ImageNetCLikeDataModule
 from lit_robust.data.loading.splits import Reading, open_table
 from lit_robust.data.packing import sources
-from lit_robust.data.packing.corrupting import CellWriter, Settings, estimated_size, frost_digest, in_processes
+from lit_robust.data.packing.derivation import Derivation
+from lit_robust.data.packing.deriving import derive
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.lock import sole_writer
+from lit_robust.stimuli.corrupted import Corrupted, frost_digest
 from lit_robust.stimuli.corruptions import FrostPictures
 
 CELLS = ["--corruptions", "[fog, gaussian_noise]", "--severities", "[1, 4]", "--seed", "5"]
@@ -47,10 +49,20 @@ def corrupt(clean, output, *options):
     return main(["data", "corrupt", str(clean / "imagenet"), str(output), *CELLS, *SIZES, *options])
 
 
-def writer_of(clean, output, frost=None, encoding="png"):
+def cell_of(clean, output, cell, frost=None, encoding="png", shard_size=1000):
     split = open_table(clean / "imagenet", "val", Reading())
-    settings = Settings(split.protocol["shards_sha256"], 5, None, None, frost, encoding)
-    return CellWriter(split, output, settings, None, shard_size=1000)
+    corruption, severity = cell.split("/")
+    return Derivation(
+        source=split,
+        folder=output / cell,
+        split="val",
+        stimulus=Corrupted(corruption=corruption, severity=int(severity), seed=5, frost=frost),
+        crop=EvaluationCrop(None, None),
+        encoding=encoding,
+        shard_size=shard_size,
+        by="lit-robust data corrupt",
+        what="the corrupted images",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +102,14 @@ def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_p
         (written / "imagenet-c-like" / tar).read_bytes() for tar in tars
     ]
     times = {tar: (output / tar).stat().st_mtime_ns for tar in tars}
-    # As a kill leaves it: the mark, a shard that is cut, and no word of the split.
+    # As a kill leaves it: the mark, a shard that was begun, and no word of the split.
     cell = output / "fog" / "4"
-    info = json.loads((cell / "_info.json").read_text())
-    (cell / "_info.json").write_text(json.dumps({**info, "splits": {}}))
     lost = next(cell.glob("*.tar"))
     content = lost.read_bytes()
-    lost.write_bytes(content[:5000])
+    lost.unlink()
+    (cell / "_info.json").unlink()
+    mark = cell_of(clean, output, "fog/4").mark
+    (cell / ".4-val.unfinished").write_text(json.dumps(mark))
     (cell / "._info.json.k1ll3d").write_text("half of it")
     (cell / f".{lost.name}.k1ll3d").write_bytes(content[:5000])
     assert corrupt(clean, output, "--encoding", "png") == 0
@@ -108,7 +121,7 @@ def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_p
 
 
 def test_jpegs_have_the_published_quality(clean, tmp_path):
-    (image,) = writer_of(clean, tmp_path, encoding="jpg").encoded("contrast/5", [0])
+    (image,) = cell_of(clean, tmp_path, "contrast/5", encoding="jpg").encoded([0])
     found = Image.open(io.BytesIO(image))
     reference = io.BytesIO()
     Image.new("RGB", (8, 8)).save(reference, "JPEG", quality=85)
@@ -142,14 +155,15 @@ def test_tars_of_somebody_else_are_never_removed(clean, tmp_path, capsys):
 
 
 def test_a_cell_that_lost_a_shard_is_written_again(clean, tmp_path):
-    writer = writer_of(clean, tmp_path)
-    writer.write("contrast/5", lambda count: None)
-    (tar,) = (tmp_path / "contrast" / "5").glob("*.tar")
+    cell = cell_of(clean, tmp_path, "contrast/5")
+    assert derive([cell], workers=0) == {cell.folder: 0}
+    (tar,) = cell.folder.glob("*.tar")
     content = tar.read_bytes()
     tar.unlink()
-    assert not writer.is_finished("contrast/5")
-    writer.write("contrast/5", lambda count: None)
+    assert not cell.is_finished
+    assert derive([cell], workers=0) == {cell.folder: 0}
     assert tar.read_bytes() == content
+    assert derive([cell], workers=0) == {}
 
 
 def test_a_full_disk_is_told_before_anything_is_written(clean, tmp_path, monkeypatch, capsys):
@@ -162,37 +176,38 @@ def test_a_full_disk_is_told_before_anything_is_written(clean, tmp_path, monkeyp
 
 def test_the_estimate_is_near_the_truth(clean, written):
     tars = list((written / "imagenet-c-like" / "fog" / "4").glob("*.tar"))
-    estimate = estimated_size(writer_of(clean, written / "imagenet-c-like"), "fog/4")
+    estimate = cell_of(clean, written / "imagenet-c-like", "fog/4").estimated_size()
     # Three images speak for 21; and a tar ends with up to a record of zeros.
     size = sum(tar.stat().st_size for tar in tars)
     assert 0.8 * (size - 20 * 512) < estimate < 1.2 * size
 
 
-def test_a_cell_that_is_stopped_leaves_no_shard(clean, tmp_path):
+def test_a_shard_that_is_stopped_is_not_there(clean, tmp_path):
     told = []
 
     def stop(count):
         told.append(count)
-        raise InterruptedError
+        raise LookupError
 
-    writer = writer_of(clean, tmp_path)
-    with pytest.raises(InterruptedError):
-        writer.write("fog/1", stop)
+    cell = cell_of(clean, tmp_path, "fog/1")
+    cell.begin()
+    with pytest.raises(LookupError):
+        cell.write(0, stop)
     assert told == [16]
-    assert sorted(path.name for path in (tmp_path / "fog" / "1").iterdir()) == ["_info.json"]
-    writer.write("fog/1", told.append)
+    assert [path.name for path in cell.folder.iterdir()] == [".1-val.unfinished"]
+    assert cell.missing() == [0]
+    cell.write(0, told.append)
     assert told == [16, 16, 5]
-    assert writer.is_finished("fog/1")
+    assert cell.finish() == 0
+    assert cell.is_finished
 
 
-def test_an_error_ends_the_other_cells_at_once(tmp_path):
+def test_an_error_ends_the_other_shards_at_once(tmp_path):
     write_clean(tmp_path / "clean" / "imagenet", count=1500)
-    writer = writer_of(tmp_path / "clean", tmp_path / "x")
-    taken = sole_writer(tmp_path / "x" / "fog" / "1", "corrupting")
+    cells = [cell_of(tmp_path / "clean", tmp_path / "x", cell) for cell in ("glass_blur/5", "fog/1")]
+    taken = sole_writer(tmp_path / "x" / "fog" / "1", "1-val")
     with taken, pytest.raises(UserError, match="Another run writes the corrupted images in .*fog/1: wait for it"):
-        list(in_processes(writer, ["fog/1", "glass_blur/5"], 2))
-    # To its end the other cell would have taken seconds more.
-    assert not writer.is_finished("glass_blur/5")
+        derive(cells, workers=2)
     assert not list((tmp_path / "x").rglob("*.tar"))
 
 
@@ -211,7 +226,7 @@ def test_frost_is_told_by_its_pictures_not_by_their_folder(tmp_path):
 
 
 def test_cells_with_other_frost_are_refused(clean, tmp_path):
-    writer = writer_of(clean, tmp_path)
-    writer.write("contrast/1", lambda count: None)
+    derive([cell_of(clean, tmp_path, "contrast/1")], workers=0)
+    frost_pictures(tmp_path / "frost", 0)
     with pytest.raises(UserError, match="is of other images or settings"):
-        writer_of(clean, tmp_path, frost="another").is_finished("contrast/1")
+        _ = cell_of(clean, tmp_path, "contrast/1", frost=tmp_path / "frost").is_finished

@@ -27,6 +27,7 @@ from lit_robust.data.settings import check_at_least, check_choice, check_given
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.fetch import Patience
+from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.listing import list_remote_split
 from lit_robust.shards.remote import Remote, is_url
@@ -316,6 +317,9 @@ def table_split(index: ShardIndex, split: str) -> TableSplit:
     if index.defects:
         lost = "an unknown number of" if index.lost is None else index.lost
         protocol["skipped"] = f"{len(index.defects)} defects of the shards, {lost} samples"
+    entry = read_info(index.folder)[1].get("splits", {}).get(index.split, {})
+    if isinstance(entry.get(GENERATED), dict):
+        protocol[GENERATED] = entry[GENERATED]
     return TableSplit(
         where=f"{index.folder} ({split})",
         num_classes=index.num_classes,

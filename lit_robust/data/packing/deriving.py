@@ -1,0 +1,139 @@
+"""Writing derived sets, by several processes, each a shard at a time."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lit_robust.core.errors import UserError
+from lit_robust.core.processes import end_with_parent
+from lit_robust.data.packing.derivation import Derivation
+from lit_robust.data.packing.sources import check_space
+from lit_robust.data.settings import check_at_least
+from lit_robust.shards.lock import sole_writer
+
+
+def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") -> dict[Path, int]:
+    """Write the sets that are not finished; the same call again goes on where a killed one was.
+
+    Args:
+        sets: each in a folder, or split, of its own.
+        workers: processes, each of which writes a shard at a time; 0 writes in this process. They change no byte.
+        doing: what to call it beside the progress bar.
+
+    Returns:
+        Folder of each set that was written to how many images could not be made; the others are finished before.
+
+    Raises:
+        UserError: a folder holds another set, another run writes it, or the disk is too small.
+        DataError: an image cannot be read.
+    """
+    check_at_least(0, workers=workers)
+    written = {}
+    with ExitStack() as stack:
+        for one in sets:
+            one.missing()  # Complains before anything is made.
+        todo = [one for one in sets if not one.is_finished]
+        if todo:
+            what = todo[0].what[:1].upper() + todo[0].what[1:]
+            check_space(todo[0].folder, sum(one.estimated_size() for one in todo), f"{what}, by an estimate,")
+        for one in todo:
+            stack.enter_context(sole_writer(one.folder, one.stem, one.what))
+            one.begin()
+        tasks = [(number, place) for number, one in enumerate(todo) for place in one.missing()]
+        left = [sum(number == own for own, _ in tasks) for number in range(len(todo))]
+        total = sum(len(todo[number].chosen(place)) for number, place in tasks)
+        with tqdm(total=total, desc=doing, unit="image") as progress:
+            for number, one in enumerate(todo):
+                if not left[number]:
+                    written[one.folder] = one.finish()
+            for number in _worked(todo, tasks, workers, progress):
+                left[number] -= 1
+                if not left[number]:
+                    written[todo[number].folder] = todo[number].finish()
+    return written
+
+
+Task = tuple[int, int]  # The set's number, and the tar's place.
+
+
+def _worked(sets: Sequence[Derivation], tasks: Sequence[Task], workers: int, progress: "tqdm[None]") -> Iterator[int]:
+    """Do the tasks, and yield the set's number after each."""
+    if workers and tasks:
+        yield from _in_processes(sets, tasks, workers, progress)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # As in worker processes: the order of sums, and so the last bit, may follow from it.
+    try:
+        for number, place in tasks:
+            sets[number].write(place, progress.update)
+            yield number
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _StoppedError(Exception):
+    """Another shard failed, or the user ended the run."""
+
+
+@dataclass
+class _Process:
+    """What a worker process works on."""
+
+    sets: Sequence[Derivation]
+    done: "Synchronized[int]"
+    stop: Event
+
+    def report(self, count: int) -> None:
+        with self.done.get_lock():
+            self.done.value += count
+        if self.stop.is_set():
+            raise _StoppedError
+
+
+_process: _Process | None = None
+
+
+def _begin_process(sets: Sequence[Derivation], done: "Synchronized[int]", stop: Event) -> None:
+    end_with_parent()
+    global _process
+    _process = _Process(sets, done, stop)
+    torch.set_num_threads(1)
+
+
+def _write(number: int, place: int) -> int:
+    assert _process is not None
+    _process.sets[number].write(place, _process.report)
+    return number
+
+
+def _in_processes(
+    sets: Sequence[Derivation], tasks: Sequence[Task], workers: int, progress: "tqdm[None]"
+) -> Iterator[int]:
+    context = multiprocessing.get_context("spawn")
+    done: Synchronized[int] = context.Value("q", 0)
+    stop = context.Event()
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, _begin_process, (sets, done, stop)) as pool:
+        waiting: set[Future[int]] = {pool.submit(_write, *task) for task in tasks}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.5)
+                progress.update(done.value - progress.n)
+                yield from (task.result() for task in finished)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that makes images was killed, probably for want of memory: run this again, with fewer "
+                "--workers."
+            ) from error
+        finally:
+            # The other processes end at their next few images instead of at their shards' end.
+            stop.set()
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,91 @@
+"""What makes a derived set of images from a set of images: the contract of all stimuli."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_robust.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of an image beside its pixels.
+
+    Attributes:
+        key: its name in the set.
+        number: its place in the set.
+        label: its class.
+    """
+
+    key: str
+    number: int
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stimulus(ABC):
+    """Makes another image of each image, or nothing.
+
+    A subclass is a frozen dataclass whose fields are the settings. What is made of an image follows from the image, its
+    origin and the settings alone, whatever else is in the batch.
+
+    Attributes:
+        kind: what tells this way of making images from others, such as ``scrambled``.
+        lack: why an image may not be made, as in ``have no mask``.
+    """
+
+    kind: ClassVar[str]
+    lack: ClassVar[str] = "could not be made"
+
+    @abstractmethod
+    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor | None]:
+        """Return for each image what is made of it, uint8 ``[3, H, W]``, or None where nothing can be.
+
+        Args:
+            images: uint8 ``[B, 3, H, W]``, cropped.
+            origins: one an image.
+
+        Raises:
+            UserError: the images or a setting do not fit.
+        """
+
+    def fits(self, key: str, label: int) -> bool:
+        """Return whether something can be made of an image, as far as that is known without its pixels."""
+        return True
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Plain values that decide the pixels; of a file its digest."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The kind, the settings and their digest: what a set that is made so says of itself."""
+        said = {"stimulus": self.kind, **self.settings}
+        return {**said, "stimulus_sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+
+
+def _plain(value: Any) -> Any:
+    assert not isinstance(value, Path), "a subclass gives the digest of what a path names"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_seed(seed: int) -> None:
+    """Raise a UserError where a seed is negative."""
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give 0 or more.")
+
+
+def check_images(images: Tensor, origins: Sequence[Origin]) -> None:
+    """Raise a UserError unless images are uint8 ``[B, 3, H, W]`` with an origin each."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(f"Images are {images.dtype} {list(images.shape)}: stimuli need uint8 of [B, 3, H, W].")
+    if len(images) != len(origins):
+        raise UserError(f"{len(origins)} origins for {len(images)} images: give one each.")
