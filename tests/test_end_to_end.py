@@ -253,6 +253,7 @@ def test_two_ranks_give_the_results_of_one(runs, toy, tmp_path):
     one, two = RunResults.load(tmp_path / "one"), RunResults.load(tmp_path / "two")
     assert (one.run["ranks"], two.run["ranks"]) == (1, 2)
     assert [(r.key, r.value, r.count) for r in one.results] == [(r.key, r.value, r.count) for r in two.results]
+    assert [r.interval for r in one.results] == [r.interval for r in two.results]
     assert [(e.index, e.captions) for e in one.examples] == [(e.index, e.captions) for e in two.examples]
 
 

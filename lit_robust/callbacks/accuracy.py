@@ -14,6 +14,7 @@ from lit_robust.core.results import Result
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.calibration import BIN_SIZE, ECE_BINS, Calibration
+from lit_robust.metrics.resampling import calibration_draws
 from lit_robust.reference import imagenet_subset, imagenet_wnids
 
 TOP_K = (1, 5)
@@ -48,12 +49,11 @@ class CleanAccuracy(EvaluationCallback):
         classes = self.described.classes
         protocol = {"decided_among": len(classes)} if classes else {}
         results = [
-            self.result(f"top{k}", value, "fraction", protocol)
-            for k, value in zip(TOP_K, self.metric.compute(), strict=True)
+            self.share(f"top{k}", value, protocol) for k, value in zip(TOP_K, self.metric.compute(), strict=True)
         ]
         if classes:
             facets = {"measure": "top1", "classes": "all"}
-            results.append(self.result("top1_all_classes", self.unrestricted.compute(), "fraction", {}, facets=facets))
+            results.append(self.share("top1_all_classes", self.unrestricted.compute(), {}, facets=facets))
         return results
 
 
@@ -105,7 +105,7 @@ class ClassSubsetAccuracy(EvaluationCallback):
         with self.metric.sync_context():
             counted = int(self.metric.total)
         facets = {"measure": "top1", "classes": self.subset}
-        result = self.result(name, value, "fraction", {"decided_among": len(self.classes)}, counted, facets=facets)
+        result = self.share(name, value, {"decided_among": len(self.classes)}, counted, facets=facets)
         # How many images of these classes the whole set has, nobody counted.
         return [replace(result, protocol={k: v for k, v in result.protocol.items() if k != "full_count"})]
 
@@ -140,13 +140,18 @@ class CalibrationEvaluation(EvaluationCallback):
         classes = {"decided_among": len(self.described.classes)} if self.described.classes else {}
         bins = {"ece": {"bins": ECE_BINS}, "aurra": {}}
         facets = {PUBLISHED: {"measure": "rms_calibration_error", "variant": "published"}}
+        values, draws = self.metric.compute(), {}
+        # One image in many cells is not many images.
+        if not any("/" in group for group in self.described.groups):
+            with self.metric.sync_context():
+                draws = calibration_draws(*self.metric.kept(), f"calibration on {self.dataset}")
         return [
-            self.result(
+            self.resampled(
                 name,
                 value,
-                "fraction",
                 {**classes, **bins.get(name, {"images_a_bin": BIN_SIZE})},
+                draws.get(name),
                 facets=facets.get(name),
             )
-            for name, value in self.metric.compute().items()
+            for name, value in values.items()
         ]

@@ -241,7 +241,7 @@ class AdversarialAccuracy(EvaluationCallback):
             protocol = {**self._protocol(attack), **counted}
             name = f"{self.stem}_eps_{attack.eps:.4g}"
             facets = {**self.facets, "eps": attack.eps}
-            results.append(self.result(name, value, "fraction", protocol, count, facets=facets, warnings=warnings))
+            results.append(self.share(name, value, protocol, count, facets, warnings))
         return results
 
     def _protocol(self, attack: Attack) -> dict[str, Any]:

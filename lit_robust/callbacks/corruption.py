@@ -1,12 +1,16 @@
 """Accuracy under ImageNet-C's corruptions, and mean corruption error."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf, isnan
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
+from tqdm import tqdm
 
 from lit_robust.callbacks.display import log_heat_map
 from lit_robust.callbacks.evaluation import EvaluationCallback, left_out
@@ -22,6 +26,8 @@ from lit_robust.metrics.corruption_error import (
     summarise,
     tested_cells,
 )
+from lit_robust.metrics.intervals import Draws
+from lit_robust.metrics.resampling import corruption_draws
 from lit_robust.reference import imagenet_wnids
 from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
 
@@ -93,11 +99,22 @@ class CorruptionEvaluation(EvaluationCallback):
             )
         self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
         self.clean_metric = TopKAccuracy((1,)).to(module.device)
+        self.image_of = images_of(data, self.dataset)
+        images = 0 if self.image_of is None else int(self.image_of.max()) + 1
+        # How often each image was right in each cell, and how often it was seen there.
+        size = (2, images, len(described.groups))
+        self.by_image = torch.zeros(size, dtype=torch.int32, device=module.device)
+        self.trainer = module.trainer
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch of the corrupted set."""
         assert batch.group is not None
         self.metric.update(logits, batch.label, batch.group)
+        if self.image_of is not None:
+            place = self.image_of[batch.index.cpu()].to(batch.label.device), batch.group
+            right = (logits.argmax(1) == batch.label).int()
+            self.by_image[0].index_put_(place, right, accumulate=True)
+            self.by_image[1].index_put_(place, torch.ones_like(right), accumulate=True)
 
     def update_from(self, dataset: str, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Count a batch of the corrupted set, or of the clean one."""
@@ -116,21 +133,34 @@ class CorruptionEvaluation(EvaluationCallback):
         clean_error, clean = self._clean()
         values = summarise(cells, self.baseline, clean_error)
         counts = dict(zip(self.metric.cells, computed["count"].reshape(-1).tolist(), strict=True))
-        facets = facets_of_cells(self.metric.cells)
+        facets, draws = facets_of_cells(self.metric.cells), self._draws()
         results = []
         for name, value in values.items():
             axes = facets.get(name, {})
-            result = self.result(
-                name,
-                value,
-                "fraction",
-                self._protocol(axes.get("measure", name), clean),
-                _counted(name, axes, counts),
-                facets=axes,
-                warnings=self._misfits(axes.get("measure", name), self.described),
-            )
+            protocol = self._protocol(axes.get("measure", name), clean)
+            counted = _counted(name, axes, counts)
+            warnings = self._misfits(axes.get("measure", name), self.described)
+            if "severity" in axes:
+                result = self.share(name, value, protocol, counted, axes, warnings)
+            else:
+                bounds = (0.0, 1.0) if name.startswith(("top1", "mean")) else (-inf, inf)
+                result = self.resampled(name, value, protocol, draws.get(name), counted, axes, warnings, bounds)
             results.append(replace(result, protocol=of_its_cells(name, axes.get("corruption"), result.protocol)))
         return results
+
+    def _draws(self) -> dict[str, Draws]:
+        """Return draws of what is of several cells, without what is relative to a clean error; empty if unknown."""
+        if self.image_of is None:
+            return {}
+        right, seen = self.trainer.strategy.reduce(self.by_image.clone(), reduce_op="sum").cpu()
+
+        def measures(top1: list[float]) -> dict[str, float]:
+            drawn = {cell: value for cell, value in zip(self.metric.cells, top1, strict=True) if not isnan(value)}
+            return {name: value for name, value in summarise(drawn, self.baseline).items() if name in wanted}
+
+        cells = tested_cells(self.metric.cells, right.sum(0) / seen.sum(0), seen.sum(0))
+        wanted = {name for name in summarise(cells, self.baseline) if not name[-1].isdigit()}
+        return corruption_draws(right, seen, f"images of {self.dataset}", measures)
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log the accuracies by corruption and severity, as a table and as a heat map."""
@@ -170,6 +200,25 @@ class CorruptionEvaluation(EvaluationCallback):
         if self.baseline is None or measure not in OF_BASELINE:
             return {}
         return {"baseline": self.baseline.protocol(), **(clean if measure == "relative_mce" else {})}
+
+
+def images_of(data: Any, dataset: str) -> Tensor | None:
+    """Return which image each sample of a corrupted set shows, int64 ``[N]`` numbers from 0; None where nobody knows.
+
+    Args:
+        data: of the test.
+        dataset: name of the set; its samples' names are ``<corruption>/<severity>/`` and the image's, or the latter.
+    """
+    key = data.sample_key(dataset) if hasattr(data, "sample_key") else None
+    if key is None:
+        return None
+    known: dict[str, int] = {}
+    count = data.evaluation_sets[dataset].count
+    numbers = tqdm(range(count), f"finding the images of {dataset}", delay=2)
+    found = [known.setdefault(re.sub(r"^\w+/[1-5]/", "", key(number)), len(known)) for number in numbers]
+    # Where no two samples of several cells have a name in common, names do not tell images.
+    is_known = len(known) < count or len(data.evaluation_sets[dataset].protocol.get("cells", ())) == 1
+    return torch.tensor(found) if is_known else None
 
 
 def facets_of_cells(cells: Sequence[str]) -> dict[str, dict[str, Any]]:

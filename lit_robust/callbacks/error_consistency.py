@@ -18,6 +18,7 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result
 from lit_robust.metrics import category_probabilities
 from lit_robust.metrics.error_consistency import ErrorConsistency
+from lit_robust.metrics.resampling import consistency_draws
 from lit_robust.metrics.shape_bias import Aggregation
 
 # Columns of (observer, image, decision): those of model-vs-human's and texture-vs-shape's files, and of a plain table.
@@ -176,7 +177,9 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
             agreed = {"agreement": int(table.trace()) / trials if trials else None}
             stem = re.sub(r"\W+", "_", name)
             facets, told = {"measure": "error_consistency", "observer": name}, {**protocol, **agreed}
-            results.append(self.result(f"error_consistency_{stem}", value, "fraction", told, trials, facets=facets))
+            draws = consistency_draws(table, f"error consistency with {name} on {self.dataset}")
+            metric = f"error_consistency_{stem}"
+            results.append(self.resampled(metric, value, told, draws, trials, facets, bounds=(-1.0, 1.0)))
         people = [place for place, name in enumerate(self.observers) if name.startswith(HUMAN)]
         if people:
             mean = sum(values[place] for place in people) / len(people)

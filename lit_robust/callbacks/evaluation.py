@@ -16,6 +16,7 @@ from lit_robust.callbacks.restriction import restricted
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result
+from lit_robust.metrics.intervals import BOOTSTRAP, WILSON, Draws, Interval, spread, wilson
 
 # What of a protocol says that samples are missing.
 LIMITS = ("restricted", "skipped", "broken_images", "partial", "full_count")
@@ -212,6 +213,59 @@ class EvaluationCallback(Callback, ABC):
             facets or {},
             tuple(warnings),
         )
+
+    def share(
+        self,
+        metric: str,
+        value: Tensor | float,
+        protocol: Mapping[str, Any],
+        count: int | None = None,
+        facets: Mapping[str, Any] | None = None,
+        warnings: Sequence[str] = (),
+        of: int | None = None,
+    ) -> Result:
+        """Return a fraction of independent images as a result, with Wilson's interval.
+
+        Args:
+            metric: these are those of ``result``.
+            value: the fraction.
+            protocol: see there.
+            count: see there.
+            facets: see there.
+            warnings: see there.
+            of: images that it is a fraction of; null for ``count``.
+        """
+        base = (self.described.count if count is None else count) if of is None else of
+        interval = wilson(float(value) * base, base)
+        told = {**protocol, "interval": WILSON}
+        return self.result(metric, value, "fraction", told, count, interval, facets, warnings)
+
+    def resampled(
+        self,
+        metric: str,
+        value: Tensor | float,
+        protocol: Mapping[str, Any],
+        draws: Draws | None,
+        count: int | None = None,
+        facets: Mapping[str, Any] | None = None,
+        warnings: Sequence[str] = (),
+        bounds: Interval = (0.0, 1.0),
+    ) -> Result:
+        """Return a fraction that is not one of images as a result, with the bootstrap's interval.
+
+        Args:
+            metric: these are those of ``result``.
+            value: the fraction.
+            protocol: see there.
+            draws: of the bootstrap; null gives no interval.
+            count: see there.
+            facets: see there.
+            warnings: see there.
+            bounds: what the measure cannot leave.
+        """
+        interval = None if draws is None else spread(float(value), draws, bounds)
+        told = {**protocol, **({} if interval is None else {"interval": BOOTSTRAP})}
+        return self.result(metric, value, "fraction", told, count, interval, facets, warnings)
 
     def lacks(self, missing: Mapping[str, str]) -> str:
         """Return why there is nothing to evaluate; empty where there is.

@@ -15,6 +15,7 @@ from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result
 from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
+from lit_robust.metrics.resampling import ranking_draws
 
 Score = Literal["max_softmax", "max_logit", "energy", "memory_similarity"]
 PUBLISHED: Score = "max_softmax"
@@ -152,14 +153,15 @@ class OodEvaluation(EvaluationCallback):
                 "positives": positives,
                 "negatives": negatives,
             }
+            with metric.sync_context():
+                draws = ranking_draws(*metric.kept(), f"{score} on {self.dataset}")
             curve = {"precision_recall": [[round(value, 6) for value in point] for point in computed["curve"].tolist()]}
             end = "" if score == PUBLISHED else f"_{score}"
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
                 told = {**protocol, **extra}
                 facets = {"measure": name, "score": score}
-                result = self.result(
-                    f"{name}{end}", computed[name], "fraction", told, positives + negatives, facets=facets
-                )
+                images = positives + negatives
+                result = self.resampled(f"{name}{end}", computed[name], told, draws.get(name), images, facets)
                 results.append(result if self.known is None else self._with_known(result, negatives))
         return results
 

@@ -56,17 +56,17 @@ class ShapeBiasEvaluation(EvaluationCallback):
         shape, texture, other, right, same = self.counts.sum(0).tolist()
         conflict = shape + texture + other
         protocol = {"aggregation": self.aggregation, "number_of_categories": len(self.metric.categories)}
-        results = [self.result("shape_bias", computed["shape_bias"], "fraction", protocol, conflict)]
+        results = [self.share("shape_bias", computed["shape_bias"], protocol, conflict, of=shape + texture)]
         for decision, decided in (("shape", shape), ("texture", texture), ("other", other)):
             facets = {"measure": "decisions", "decision": decision}
             results.append(self.result(f"{decision}_decisions", decided, "count", protocol, conflict, facets=facets))
         if same:
-            results.append(self.result("accuracy_without_conflict", right / same, "fraction", protocol, same))
+            results.append(self.share("accuracy_without_conflict", right / same, protocol, same))
         for name, row in zip(self.metric.categories, self.counts, strict=True):
             told = {**protocol, "shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
             counted, facets = int(row[:3].sum()), {"measure": "shape_bias", "category": name}
             bias = shape_bias(row[0], row[1])
-            results.append(self.result(f"shape_bias_{name}", bias, "fraction", told, counted, facets=facets))
+            results.append(self.share(f"shape_bias_{name}", bias, told, counted, facets, of=int(row[:2].sum())))
         return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:

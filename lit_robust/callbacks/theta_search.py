@@ -100,10 +100,9 @@ class ThetaSearch(EvaluationCallback):
         threat = {} if self.attack is None else {"threat_model": "gray-box"}
         axes = {"measure": "top1", "series": f"{self.stem}_theta", **threat}
         results = [
-            self.result(
+            self.share(
                 f"{self.stem}_theta_{theta:g}",
                 right / self.described.count,
-                "fraction",
                 protocol,
                 facets={**axes, "theta": theta},
                 warnings=warnings,

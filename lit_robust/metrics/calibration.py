@@ -144,12 +144,15 @@ class Calibration(Measure):
         # Of the type of an empty state, which torchmetrics sends for a rank that has seen no batch.
         self.correct.append((answer == labels).float())
 
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Return each sample's confidence, ``[N]``, and whether it is right, ``[N]`` bool, on the CPU."""
+        if isinstance(self.confidence, list) and not self.confidence:
+            return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+        return dim_zero_cat(self.confidence).cpu(), dim_zero_cat(self.correct).cpu() > 0
+
     def compute(self) -> dict[str, Tensor]:
         """Return the four measures, float64 scalars by name; NaN where nothing was counted."""
-        if isinstance(self.confidence, list) and not self.confidence:
-            confidence, correct = torch.zeros(0), torch.zeros(0, dtype=torch.bool)
-        else:
-            confidence, correct = dim_zero_cat(self.confidence), dim_zero_cat(self.correct) > 0
+        confidence, correct = self.kept()
         return {
             "rms_calibration_error": rms_calibration_error(confidence, correct),
             "rms_calibration_error_published": rms_calibration_error_published(confidence, correct),

@@ -79,7 +79,8 @@ class OodDetection(Measure):
         # Of the type of an empty state, which torchmetrics sends for a rank that has seen no batch.
         self.positive.append(positive.float())
 
-    def _kept(self) -> tuple[Tensor, Tensor]:
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Return each sample's score, ``[N]``, and whether it is out of distribution, ``[N]`` bool, on the CPU."""
         if isinstance(self.scores, list) and not self.scores:
             return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
         return dim_zero_cat(self.scores).cpu(), dim_zero_cat(self.positive).cpu() > 0
@@ -91,7 +92,7 @@ class OodDetection(Measure):
             ``aupr``, ``auroc`` and ``fpr95``, float64 scalars, NaN where one kind is lacking; ``positives`` and
             ``negatives``, int64 scalars; ``curve``, ``[points, 2]`` recall and precision at up to 101 thresholds.
         """
-        scores, positive = self._kept()
+        scores, positive = self.kept()
         return {
             "aupr": average_precision(scores, positive),
             "auroc": area_under_roc(scores, positive),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from naming import read_checked
 from pytorch_lightning import Trainer
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, cohen_kappa_score, roc_auc_score
 
 from lit_robust.callbacks import (
@@ -183,6 +184,26 @@ def test_calibration(results, logits):
     assert value(results, "imagenet/rms_calibration_error") == pytest.approx(gap, abs=1e-6)
     assert np.isnan(value(results, "imagenet/rms_calibration_error_published"))
     assert 0 <= value(results, "imagenet-a/ece") <= 1
+
+
+def test_every_fraction_has_an_interval_that_says_how(results, logits):
+    told = {result.protocol.get("interval") for result in results.values()}
+    assert told - {None} == {"Wilson", "bootstrap, 1000 draws"}
+    for result in results.values():
+        if result.unit != "fraction" or np.isnan(result.value) or result.metric == "error_consistency_humans":
+            continue
+        low, high = result.interval
+        assert low <= result.value <= high, result.key
+        assert low < high or result.value in (0, 1), result.key
+    top1 = results["test/imagenet/top1"]
+    expected = binomtest(round(top1.value * 41), 41).proportion_ci(method="wilson")
+    assert top1.interval == pytest.approx((expected.low, expected.high))
+    # One figure under 15 corruptions is one figure.
+    found = logits["imagenet-c-like"]
+    right = (found["logits"].argmax(1) == found["label"]).double().reshape(15, 41)
+    error = float(right.mean(0).std()) / 41**0.5
+    low, high = results["test/imagenet-c-like/mean_accuracy_of_tested_cells"].interval
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
 def test_error_consistency(toy, results, logits):
