@@ -108,7 +108,8 @@ class Network:
             Inception v3 give the network of their entry: without the auxiliary classifiers, and with
             ``transform_input``, which random weights and those that others trained do not have.
         mean: per-channel mean the network expects, in [0, 1] pixel units; null takes what the file says (converted
-            ones, the AdvProp port's, revisiting-at's), else what timm says of the network, else ImageNet's. A
+            ones, the AdvProp port's, revisiting-at's), else what timm's or your own network says in its
+            ``pretrained_cfg``, else ImageNet's. A
             normaliser inside the file must agree with it.
         std: per-channel standard deviation the network expects, likewise.
         copy: which to take of a file that holds several copies of the weights: ``averaged`` (EMA, SWA), ``raw``, or one
@@ -166,8 +167,8 @@ def build_classifier(spec: Network) -> Classifier:
             f"lit_robust/{'|'.join(OURS)}, or <module>:<callable>."
         )
     weights = load_weights(network, file, spec.name, spec.num_classes, spec.copy) if file else None
-    # Some of timm's weights expect another normalisation than ImageNet's; they say so themselves.
-    says = getattr(network, "pretrained_cfg", {}) if library == "timm" else {}
+    # Some of timm's weights expect another normalisation than ImageNet's; they say so themselves, as a fusion does.
+    says = getattr(network, "pretrained_cfg", {}) if library == "timm" or ":" in spec.name else {}
     mean, std = spec.mean or says.get("mean", IMAGENET_MEAN), spec.std or says.get("std", IMAGENET_STD)
     if weights is not None:
         mean, std = spec.mean or weights.says.mean or mean, spec.std or weights.says.std or std
