@@ -5,6 +5,7 @@ The rooms, each a folder; imports point down this list only:
 - ``bench`` and ``cli``: the commands; may import everything
 - ``report``: results files to tables, plots and one page
 - ``callbacks``: which measure on which test set, and the results file
+- ``analysis``: studies of a trained network
 - ``modules``: the LightningModules, one a training scheme
 - ``data``: data modules, one a data set; ``memory``: networks' features, searched for the nearest
 - ``models``, ``attacks``, ``metrics``, ``stimuli``, ``shards``: the pure parts

@@ -1,0 +1,79 @@
+"""Values of single images summed up: a mean or a share, with its 95 % interval."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+NORMAL = 1.959963984540054  # The 97.5 % point of the standard normal distribution.
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What some images say of all such images.
+
+    Attributes:
+        value: a mean or a share; NaN where there is no image.
+        interval: 95 %; None of fewer than two images.
+        count: of images.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    count: int
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """Return the mean of one value an image with Student's interval; values that are NaN are left out.
+
+    Args:
+        values: ``[N]``.
+
+    Example:
+        >>> import torch
+        >>> found = mean_of(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> found.value, [round(end, 2) for end in found.interval]
+        (2.5, [0.45, 4.55])
+    """
+    kept = values.double()
+    kept = kept[~kept.isnan()]
+    count = len(kept)
+    if not count:
+        return Estimate(math.nan, None, 0)
+    mean = float(kept.mean())
+    if count == 1 or not math.isfinite(mean):
+        return Estimate(mean, None, count)
+    reach = student(count - 1) * float(kept.std()) / math.sqrt(count)
+    return Estimate(mean, (mean - reach, mean + reach), count)
+
+
+def share_of(truths: Tensor) -> Estimate:
+    """Return the share of true ones among ``[N]`` bool with Wilson's interval.
+
+    Example:
+        >>> import torch
+        >>> [round(end, 3) for end in share_of(torch.tensor([True, False])).interval]
+        [0.095, 0.905]
+    """
+    count = len(truths)
+    if not count:
+        return Estimate(math.nan, None, 0)
+    share, square = float(truths.double().mean()), NORMAL**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    reach = NORMAL / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    # Rounding may carry an end past 0 or 1, or past the share.
+    return Estimate(share, (min(max(middle - reach, 0.0), share), max(min(middle + reach, 1.0), share)), count)
+
+
+def student(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t, to 0.001 from 3 degrees of freedom (Abramowitz & Stegun 26.7.5)."""
+    if freedom <= 2:
+        return {1: 12.706204736, 2: 4.302652730}[freedom]
+    z = NORMAL
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
