@@ -68,7 +68,7 @@ class PGD(Attack):
         eps: radius in [0, 1] pixel units: 3.0 in L2, 8 / 255 = 0.0314 in Linf; 12 in L1 for images of 32 px.
         step_size: length of a step, in the units of eps, at most 2 eps; null for 2.5 eps / steps, as
             MadryLab/robustness advises, and for 1.25 eps of a single step (Wong et al. 2020).
-        steps: number of steps, each one forward and one backward pass.
+        steps: number of steps, 1 or more, each one forward and one backward pass.
         start: where the search starts: ``none``, at the clean image; ``sphere`` (L2 alone), at distance eps in a
             random direction, as MadryLab/robustness does; ``ball``, uniform in the volume of the ball, as Foolbox 3
             does. Random starts are clamped to [0, 1].
@@ -114,7 +114,7 @@ class PGD(Attack):
         check_choice("PGD keep", self.keep, get_args(KeepName))
         check_choice("PGD target", self.target, get_args(TargetName))
         check_eps("PGD eps", self.eps, self.norm)
-        check_count("PGD steps", self.steps, 0)
+        check_count("PGD steps", self.steps, 1)
         check_count("PGD restarts", self.restarts, 1)
         if self.step_size is not None:
             check_step("PGD step_size", self.step_size, self.eps, self.norm)
@@ -188,7 +188,7 @@ class PGD(Attack):
             ball, objective = self._begin(model, images, labels, None, generator)
             if self.restarts == 1 and self.keep != "first":
                 images, vanished = self._search(model, objective, ball, generator)
-                return Moved(images, vanished == max(self.steps, 1))
+                return Moved(images, vanished == self.steps)
             found = self._restarted(model, objective, ball, generator)
             return Moved(found.images, (found.vanished > 0) & (found.vanished == found.steps))
 
@@ -251,7 +251,7 @@ class PGD(Attack):
         images, vanished = self._search(model, objective, ball, generator)
         verdict = score(model, images, objective.labels, lambda logits, _: objective.loss(logits))
         spent = torch.full_like(objective.labels, self.steps)
-        # A search without steps and without a start returns the clean images themselves; restarts write into these.
+        # A network without a gradient gives back the clean images themselves; restarts write into these.
         return Outcome(images.clone(), verdict, objective.reached(verdict.answer), spent, vanished)
 
     def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Search:

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 import lit_robust
 from lit_robust.callbacks.display import keep_evaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.core.errors import UserError
 from lit_robust.core.files import file_sha256
 from lit_robust.core.results import RunResults
 
@@ -30,6 +31,23 @@ class Describes(Protocol):
 def description(module: LightningModule) -> dict[str, Any]:
     """Return what a module under test says of its network."""
     return cast(Describes, module).describe()
+
+
+def check_replaced(folder: Path) -> None:
+    """Refuse a test of a part of the images where the results of a whole one lie, which it would replace.
+
+    Raises:
+        UserError: a folder's results are of all images of a set.
+    """
+    try:
+        found = RunResults.load(folder).results
+    except UserError:
+        return  # There are none, or a damaged file, which a test writes again.
+    if any(not result.protocol.get("partial") for result in found):
+        raise UserError(
+            f"{folder} holds the results of a whole test, which those of a part of its images would replace: give this "
+            "one a folder of its own, by --trainer.default_root_dir."
+        )
 
 
 class ResultsFile(Callback):

@@ -31,6 +31,7 @@ from lit_robust.callbacks.checkpoints import (
     resuming,
     write_whole_checkpoints,
 )
+from lit_robust.callbacks.results_file import check_replaced
 from lit_robust.cli.evaluations import with_evaluations
 from lit_robust.cli.mistakes import explain, refuse_flat_settings
 from lit_robust.cli.options import StrictParser, read_fractions
@@ -254,6 +255,10 @@ class RobustCLI(LightningCLI):
                     folders |= {Path(arguments[key])} if key == "dirpath" else set()
             if trainer.fast_dev_run and arguments.get("save_last"):
                 arguments["save_last"] = False  # Lightning would save one at the end, against its own word.
+        one_batch = "limit_test_batches" in self.single_batches
+        cut = one_batch or trainer.fast_dev_run or trainer.limit_test_batches not in (None, 1.0)
+        if self.config.subcommand == "test" and (options.limit or cut):
+            check_replaced(root)
         if self.config.subcommand == "fit" and not trainer.fast_dev_run:
             check_folder(root, sorted(folders), checkpoint)
 

@@ -19,6 +19,20 @@ WRITE_AGAIN = "write the file again with `lit-robust test`"
 DEEPEST = 32  # levels of a run's settings or of a protocol
 LARGEST = 2.0**63
 NORMS = ("l1", "l2", "linf")
+# What a value of each unit can be; a unit that is not here may have any finite value.
+UNITS: Mapping[str, tuple[float, float]] = {
+    "fraction": (0, 1),
+    "count": (0, math.inf),
+    "theta": (0, math.inf),
+}
+# Fractions that are not shares of something: errors in a baseline's errors, and agreement beyond chance.
+FRACTIONS: Mapping[str, tuple[float, float]] = {
+    "ce": (0, math.inf),
+    "mce": (0, math.inf),
+    "relative_mce": (-math.inf, math.inf),
+    "error_consistency": (-1, 1),
+}
+ROUNDING = 1e-9
 # By these names where a protocol does not list its cells, as those of published values do not.
 CORRUPTED_SETS = ("imagenet-c", "imagenet-c-like")
 # The axes, and what each is: a word or a number. A measure may have others, which are words or numbers, too.
@@ -52,7 +66,7 @@ class Result:
         metric: name of the measure, such as ``top1`` or ``shape_bias``; the loggers' key is
             ``test/<dataset>/<metric>``.
         value: the value; a fraction stays a fraction. NaN where the measure is undefined.
-        unit: ``fraction``, ``count`` or ``theta``.
+        unit: ``fraction``, ``count`` or ``theta``; see ``UNITS`` and ``FRACTIONS`` for the range of each.
         count: how many samples the value was measured on.
         protocol: plain values that settle how it was measured.
         interval: lower and upper end of a 95 % interval; None where the measure has none.
@@ -182,7 +196,18 @@ def _run_results(content: Any, file: Path) -> RunResults:
     if schema == 1:
         results = [_from_schema_1(each) for each in results]
         examples = [_series_of(each, results) for each in examples]
+    for each in results:
+        low, high = _range(each)
+        inside = math.isnan(each.value) or low - ROUNDING <= each.value <= high + ROUNDING
+        must = f"a {each.unit} {f'of {low:g} or more' if high == math.inf else f'from {low:g} to {high:g}'}"
+        _check("value", each.value, inside, must, f"{each.key} of {file}")
     return RunResults(content["run"], content["model"], results, examples)
+
+
+def _range(result: Result) -> tuple[float, float]:
+    """Return the least and the largest value that a result of its unit and measure can have."""
+    known = UNITS.get(result.unit, (-math.inf, math.inf))
+    return FRACTIONS.get(result.measure, known) if result.unit == "fraction" else known
 
 
 def _result(entry: Mapping[str, Any], file: Path) -> Result:

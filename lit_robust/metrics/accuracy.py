@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import rank_zero_warn
 
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
@@ -44,6 +45,9 @@ def topk_correct(logits: Numbers, labels: Numbers, top_k: Sequence[int]) -> Tens
 class TopKAccuracy(Measure):
     """Fractions of samples whose label is among the k highest logits; exact over ranks.
 
+    A sample with a logit that is not a number counts as ``topk_correct`` says, and ``compute`` warns of how many there
+    were.
+
     Args:
         top_k: how many answers are allowed, such as ``(1, 5)``.
         classes: the classes a decision is taken among, such as ImageNet-A's 200; empty for all of the network's.
@@ -60,6 +64,7 @@ class TopKAccuracy(Measure):
 
     correct: Tensor
     total: Tensor
+    undefined: Tensor
 
     def __init__(self, top_k: Sequence[int] = (1, 5), classes: Sequence[int] = ()) -> None:
         super().__init__()
@@ -69,6 +74,7 @@ class TopKAccuracy(Measure):
         self.classes = tuple(classes)
         self.add_state("correct", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Numbers, labels: Numbers) -> None:
         """Count a batch: logits ``[B, num_classes]``, labels ``[B]``; ``B`` may be 0.
@@ -82,9 +88,15 @@ class TopKAccuracy(Measure):
             check_labels(labels, logits.shape[1], self.classes)
         self.correct += topk_correct(among_classes(logits, self.classes), labels, self.top_k)
         self.total += len(labels)
+        self.undefined += logits.isnan().any(1).sum()
 
     def compute(self) -> Tensor:
         """Return the fractions ``[len(top_k)]``, a scalar for a single k; NaN where nothing was counted."""
+        if self.undefined:
+            rank_zero_warn(
+                f"The network's answers to {int(self.undefined)} of {int(self.total)} images hold logits that are not "
+                "numbers, which count as mistakes: check its weights and precision."
+            )
         return self.correct.cpu().double() / self.total.cpu()  # Not every accelerator has float64.
 
 

@@ -20,6 +20,9 @@ from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, de
 __all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# Pictures that a shard may hold beside a sample's image, and never as the image itself.
+OTHER_PICTURES = {"avif", "bmp", "gif", "heic", "jfif", "jp2", "jpe", "pbm", "pgm", "pnm", "ppm", "tif", "tiff"}
+REPACK = f"write the shard with images as {', '.join(IMAGE_EXTENSIONS)}, such as PNG, which loses nothing"
 THREADS = 8  # They wait for the file system, not for the processor.
 
 
@@ -136,6 +139,10 @@ def scan_shards(paths: Sequence[Path], rule: LabelRule, on_defect: Handler, prog
             pool.shutdown(cancel_futures=True)
 
 
+class UnreadFormatError(DefectError):
+    """A DefectError about a sample whose one image is in a format that is not read."""
+
+
 class _Samples:
     """The samples of one tar, as they come.
 
@@ -154,6 +161,8 @@ class _Samples:
         self._broken = False
 
     def gather(self) -> None:
+        unread: list[Defect] = []
+        groups = 0
         for key, group in groupby(self._named(), key=itemgetter(0)):
             members = [(extension, member) for _, extension, member in group]
             begin = members[0][1].header
@@ -162,10 +171,17 @@ class _Samples:
                 what = f"sample {text(key)} may lack members behind this place and is left out"
                 self._note(defect_error(self.tar.path, begin, what))
                 continue
+            groups += 1
             try:
                 self.rows[key] = self._row(key, begin, members)
+            except UnreadFormatError as error:
+                unread.append(error.found)
             except DefectError as error:
                 self._note(error)
+        # Where one is, often all are: only the end tells how many.
+        for found in unread:
+            what = f"{found.what}; so it is with {len(unread)} of the {groups} samples of this shard"
+            self._note(defect_error(self.tar.path, found.offset, what, REPACK))
 
     def _named(self) -> Iterator[tuple[bytes, str, Member]]:
         members = self.tar.members()
@@ -225,15 +241,38 @@ class _Samples:
         if len(images) != 1:
             what = f"sample {text(key)} has {' and '.join(images) or 'no image, only ' + ', '.join(members)}"
             mend = f"write the shard with one image a sample ({', '.join(IMAGE_EXTENSIONS)})"
-            if not images and any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension in members):
+            dotted = [name for name in members if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
+            if not images and dotted:
+                name = text(members[dotted[0]].name)
+                folder, slash, base = name.rpartition("/")
+                stem, _, ending = base.rpartition(".")
                 what += ", as a sample's key ends at the first dot of a file's name"
-                mend = "write the shard with file names that have no other dot, as `lit-robust data shard` does"
+                mend = (
+                    "write the shard with file names whose one dot is that before the ending, such as "
+                    f"{folder}{slash}{stem.replace('.', '_')}.{ending} for {name}, and the sample's other members alike"
+                )
+            elif not images and (other := OTHER_PICTURES.intersection(members)):
+                error = UnreadFormatError()
+                error.found = Defect(str(self.tar.path), begin, f"the image of sample {text(key)} is {min(other)}")
+                raise error
             defect(self.tar.path, begin, what, mend)
+        self._check_dotted(key, members)
         image = members[images[0]]
         if not image.length:
             what = f"the image of sample {text(key)} is empty"
             defect(self.tar.path, image.header, what, "write the shard again")
         return image.offset, image.length, IMAGE_EXTENSIONS.index(images[0])
+
+    def _check_dotted(self, key: bytes, members: dict[str, Member]) -> None:
+        """Refuse what looks like a second sample, with a label of its own, whose name has a dot more."""
+        labelled = (
+            name.removesuffix(f".{LABEL_EXTENSION}") for name in members if name.endswith(f".{LABEL_EXTENSION}")
+        )
+        second = [f"{stem}.{image}" for stem in labelled for image in IMAGE_EXTENSIONS if f"{stem}.{image}" in members]
+        if second:
+            member = members[second[0]]
+            what = f"{text(member.name)} would be part of sample {text(key)}, as a key ends at the first dot of a name"
+            defect(self.tar.path, member.header, what, "write the shard with file names that have no other dot")
 
     def _note(self, error: DefectError) -> None:
         self.on_defect(error)

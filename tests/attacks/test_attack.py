@@ -120,7 +120,8 @@ def test_numbers_of_numpy_are_settings_and_words_are_none() -> None:
     for wrong, sentence in (
         (lambda: PGD(norm="L2"), "PGD norm is 'L2': choose one of l1, l2, linf"),  # type: ignore[arg-type]
         (lambda: PGD(norm=2), "PGD norm is 2: choose one of"),  # type: ignore[arg-type]
-        (lambda: PGD(steps=2.5), "PGD steps is 2.5: give a whole number, 0 or more"),  # type: ignore[arg-type]
+        (lambda: PGD(steps=0), "PGD steps is 0: give 1 or more"),
+        (lambda: PGD(steps=2.5), "PGD steps is 2.5: give a whole number, 1 or more"),  # type: ignore[arg-type]
         (lambda: PGD(eps=[0.5]), r"PGD eps is \[0.5\]: give a number"),  # type: ignore[arg-type]
         (lambda: APGD(rho="high"), "APGD rho is 'high': give a number"),  # type: ignore[arg-type]
         (lambda: FAB(beta=None), "FAB beta is None: give a number"),  # type: ignore[arg-type]

@@ -92,13 +92,16 @@ def test_a_faint_gradient_takes_a_whole_step_whatever_the_batch() -> None:
         assert (moved - clean[:count])[:, 0, 0, 0].tolist() == pytest.approx([0.4] * count, rel=1e-5)
 
 
+def flat(images: Tensor) -> Tensor:
+    """A network whose gradient is zero everywhere."""
+    return images.flatten(1)[:, :10] * 0.0
+
+
 @pytest.mark.parametrize("start", ["sphere", "ball"])
-def test_no_steps_return_the_random_start_alone(
-    network: nn.Module, labels: Tensor, start: Literal["sphere", "ball"]
-) -> None:
+def test_without_a_gradient_images_stay_at_their_random_start(labels: Tensor, start: Literal["sphere", "ball"]) -> None:
     grey = torch.full((8, 3, 12, 12), 0.5)
-    attack = PGD(eps=0.5, step_size=0.1, steps=0, start=start)
-    length = (attack.perturb(network, grey, labels, generator=generators(8)) - grey).flatten(1).norm(dim=1)
+    attack = PGD(eps=0.5, step_size=0.1, steps=1, start=start)
+    length = (attack.perturb(flat, grey, labels, generator=generators(8)) - grey).flatten(1).norm(dim=1)
     if start == "sphere":
         torch.testing.assert_close(length, torch.full((8,), 0.5), rtol=1e-5, atol=0)
     else:
@@ -106,11 +109,9 @@ def test_no_steps_return_the_random_start_alone(
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_random_starts_are_clamped_to_the_pixel_range(
-    network: nn.Module, labels: Tensor, norm: Literal["l2", "linf"]
-) -> None:
+def test_random_starts_are_clamped_to_the_pixel_range(labels: Tensor, norm: Literal["l2", "linf"]) -> None:
     white = torch.ones(8, 3, 12, 12)
-    start = PGD(norm=norm, eps=0.9, steps=0, start="ball").perturb(network, white, labels, generator=generators(8))
+    start = PGD(norm=norm, eps=0.9, steps=1, start="ball").perturb(flat, white, labels, generator=generators(8))
     assert start.max() == 1
     assert 0.3 < (start == 1).float().mean() < 0.7, "half of the draws point out of the range"
 
@@ -257,7 +258,7 @@ def test_a_step_beyond_black_to_white_is_told_by_the_eps_of_the_sweep() -> None:
         attack.with_eps(4)
 
 
-@pytest.mark.parametrize(("steps", "share"), [(0, 1.25), (1, 1.25), (5, 0.5), (20, 0.125)])
+@pytest.mark.parametrize(("steps", "share"), [(1, 1.25), (5, 0.5), (20, 0.125)])
 def test_a_step_size_that_is_not_given_follows_eps_and_steps(steps: int, share: float) -> None:
     for norm, eps in (("l1", 12.0), ("l2", 3.0), ("linf", 8 / 255)):
         attack = PGD(norm, eps, steps=steps)  # type: ignore[arg-type]

@@ -12,8 +12,9 @@ import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger
 
+from lit_robust.callbacks.results_file import check_replaced
 from lit_robust.cli import main
-from lit_robust.core.results import RunResults
+from lit_robust.core.results import Result, RunResults
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LAST = {
@@ -125,6 +126,25 @@ def test_results_alone_are_another_runs_too(toy, tmp_path, capsys):
     assert main(words("fit", tmp_path, toy)) == 2
     (sentence,) = said(capsys)
     assert f"{tmp_path} holds another run's results.json: give this one a folder of its own" in sentence
+
+
+@pytest.mark.parametrize("limit", ["--limit=3", "--trainer.limit_test_batches=1", "--trainer.limit_test_batches=0.5"])
+def test_a_quick_look_does_not_replace_the_results_of_a_whole_test(toy, tmp_path, capsys, limit):
+    whole = [
+        Result("imagenet", "top1", 0.5, "fraction", 41, {}),
+        Result("x", "top1", 0.5, "fraction", 3, {"partial": True}),
+    ]
+    file = RunResults({}, {}, whole, []).save(tmp_path)
+    before = file.read_bytes()
+    assert main([*words("test", tmp_path, toy), limit]) == 2
+    assert f"{tmp_path} holds the results of a whole test, which those of a part of its" in said(capsys)[-1]
+    assert file.read_bytes() == before
+    # A whole test replaces them, a quick look another one's, and what is damaged; the first is the usual way.
+    RunResults({}, {}, whole[1:], []).save(tmp_path)
+    check_replaced(tmp_path)
+    file.write_text("{")
+    check_replaced(tmp_path)
+    check_replaced(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

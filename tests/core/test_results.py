@@ -19,7 +19,7 @@ def written(folder: Path, **entry: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("value", [0.1 + 0.2, -0.3, 0.0, math.nan])
+@pytest.mark.parametrize("value", [0.1 + 0.2, 1.0, 0.0, math.nan])
 def test_values_come_back_to_the_last_bit(tmp_path, value):
     RunResults({"seed": 3}, {}, [Result("imagenet", "top1", value, "fraction", 0, {"resize": None})]).save(tmp_path)
     found = RunResults.load(tmp_path)
@@ -139,6 +139,25 @@ def test_a_run_or_a_model_that_is_none_is_one_sentence(tmp_path, name):
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: "standard"}))
     with pytest.raises(UserError, match=rf"The {name} of .*results\.json is not an object"):
         RunResults.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "low", "high"),
+    [("top1", "fraction", 0, 1), ("mce", "fraction", 0, None), ("ce_fog", "fraction", 0, None),
+     ("relative_mce", "fraction", None, None), ("error_consistency_humans", "fraction", -1, 1),
+     ("shape_decisions", "count", 0, None), ("best_theta_top1", "theta", 0, None), ("slope", "degrees", None, None)],
+)  # fmt: skip
+def test_a_value_that_its_unit_cannot_have_is_one_sentence(tmp_path, metric, unit, low, high):
+    entry = {"metric": metric, "unit": unit, "dataset": "imagenet-c" if metric == "ce_fog" else "imagenet"}
+    for value in (-3.0, -0.1, 0.0, 1.0, 1.1, 2.0):
+        run = written(tmp_path, value=value, **entry)
+        if (low is None or low <= value) and (high is None or value <= high):
+            assert RunResults.load(run).results[0].value == value
+        else:
+            with pytest.raises(
+                UserError, match=rf"{metric} of .* has the value {value}, which is not a {unit} (of 0 or|from)"
+            ):
+                RunResults.load(run)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, "0.5", True, [0.5], 10**30])

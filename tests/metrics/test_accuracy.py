@@ -29,6 +29,10 @@ def test_top1_is_argmax_also_with_ties():
 def test_nan_never_helps():
     logits = torch.tensor([[float("nan"), 0.0], [0.0, float("nan")]])
     assert topk_correct(logits, torch.tensor([0, 0]), (1,)).tolist() == [0]
+    metric = TopKAccuracy((1,))
+    metric.update(torch.cat([logits, torch.eye(2)]), torch.tensor([0, 0, 0, 1]))
+    with pytest.warns(UserWarning, match="answers to 2 of 4 images hold logits that are not numbers"):
+        assert metric.compute() == 0.5
 
 
 def test_one_and_five_answers_are_counted_by_default():

@@ -1,6 +1,7 @@
 """Checkpoints in the form each laboratory writes, loaded strictly; the logits are compared bit by bit."""
 
 import argparse
+import json
 import logging
 import re
 import tarfile
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from lit_robust.core.errors import UserError
 from lit_robust.models import Network, build_classifier, weights_digest
+from lit_robust.models.foreign.convert import convert
 from lit_robust.models.foreign.naming import plain_names
 from lit_robust.models.weights import read_state_dict
 
@@ -339,3 +341,74 @@ def test_another_class_count_is_said(tmp_path, source):
     torch.save({"model": attacker_model(source.network.state_dict())}, tmp_path / "five.pt")
     with pytest.raises(UserError, match="has 5 classes.*set num_classes to 5"):
         build_classifier(Network(TINY.name, 7, weights=str(tmp_path / "five.pt")))
+
+
+def asgd(state):
+    """What torch's own averaging optimiser keeps for each parameter, after a step."""
+    parameters = [torch.nn.Parameter(tensor.clone()) for tensor in state.values() if tensor.is_floating_point()]
+    optimiser = torch.optim.ASGD(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    return optimiser.state_dict()
+
+
+def adam(state):
+    moments = {"exp_avg": torch.zeros(500_000), "exp_avg_sq": torch.zeros(500_000), "step": torch.tensor(1.0)}
+    return {"state": {0: moments}, "param_groups": []}
+
+
+# Averages that no state dict to choose holds, as the code that keeps them saves them: place in the file, what is there.
+AVERAGES = {
+    "callbacks.StochasticWeightAveraging.average_model_state": lambda s: {
+        "callbacks": {"StochasticWeightAveraging": {"n_averaged": 3, "average_model_state": other(s)}}
+    },
+    "callbacks.Kept.state": lambda s: {"callbacks": {"Kept": {"state": other(s)}}},
+    "ema.shadow_params": lambda s: {  # torch-ema
+        "ema": {"decay": 0.99, "num_updates": 3, "shadow_params": list(other(s).values()), "collected_params": None}
+    },
+    "optimizer.state.*.ax": lambda s: {"optimizer": asgd(s)},
+    "optimizer_states.*.ema": lambda s: {"optimizer_states": [{"optimizer": {}, "ema": tuple(other(s).values())}]},
+    "": lambda s: {
+        "optimizer": adam(s), "callbacks": {"Stop": {"best": torch.tensor(1.0)}}, "ema_of_loss": [torch.tensor(0.3)]
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", AVERAGES)
+def test_an_average_that_is_not_read_is_named(tmp_path, source, caplog, place):
+    state = source.network.state_dict()
+    torch.save({"state_dict": state, **AVERAGES[place](state)}, tmp_path / "w.pt")
+    with caplog.at_level(logging.WARNING):
+        loaded = build_classifier(Network(TINY.name, 5, str(tmp_path / "w.pt")))
+    assert weights_digest(loaded) == weights_digest(source)
+    said = f"what may be an average of the weights stands in {place}, which is not read here"
+    assert (said in caplog.text) if place else ("average" not in caplog.text)
+    convert(tmp_path / "w.pt", tmp_path / "w.safetensors", TINY.name, 5)
+    rules = json.loads((tmp_path / "w.provenance.json").read_text())["rules"]
+    assert sum(rule.startswith(said) for rule in rules) == bool(place)
+
+
+@pytest.mark.parametrize("key", ["unaveraged", "no_ema", "not_averaged", "without_swa", "non_ema_weights"])
+def test_a_name_that_denies_an_average_is_not_one(tmp_path, source, key):
+    state = source.network.state_dict()
+    for own in ("state_dict", "best"):
+        torch.save({key: other(state), own: state}, tmp_path / "w.pt")
+        assert weights_digest(build_classifier(Network(TINY.name, 5, str(tmp_path / "w.pt")))) == weights_digest(source)
+
+
+def test_totals_of_a_profiler_are_named(tmp_path, source, caplog):
+    state = source.network.state_dict()
+    torch.save({**state, "fc.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}, tmp_path / "w.pt")
+    with caplog.at_level(logging.WARNING):
+        convert(tmp_path / "w.pt", tmp_path / "w.safetensors", TINY.name, 5)
+    said = "2 totals of a counter of operations, as a profiler leaves them, were left out: fc.total_ops, total_params"
+    assert said in caplog.text
+    assert said in json.loads((tmp_path / "w.provenance.json").read_text())["rules"]
+
+
+def test_a_list_that_holds_itself_is_looked_through_once(tmp_path, source):
+    ring = []
+    ring += [ring] * 100
+    torch.save({"state_dict": source.network.state_dict(), "callbacks": {"ema": ring}}, tmp_path / "w.pt")
+    assert read_state_dict(tmp_path / "w.pt").keys() == source.network.state_dict().keys()

@@ -120,12 +120,34 @@ def test_compressed_tars_are_not_passed_over(tmp_path, ending):
 
 
 def test_dots_in_names_are_explained(tmp_path):
-    write_tar(tmp_path / "x-val-0.tar", [("cat.1.jpg", b"1"), ("cat.1.cls", b"1")])
+    write_tar(tmp_path / "x-val-0.tar", [("a.b/the.cat.1.jpg", b"1"), ("a.b/the.cat.1.cls", b"1")])
     message = (
-        r"no image, only 1.jpg, 1.cls, as a sample's key ends at the first dot .*: write the shard with file names"
+        r"no image, only cat.1.jpg, cat.1.cls, as a sample's key ends at the first dot .*: write the shard with file "
+        r"names whose one dot is that before the ending, such as a\.b/the_cat_1\.jpg for a\.b/the\.cat\.1\.jpg"
     )
     with pytest.raises(DataError, match=message):
         ShardIndex.open(tmp_path, "val")
+
+
+def test_a_second_sample_that_a_dot_hides_is_not_lost(tmp_path):
+    members = [("cat.jpg", b"1"), ("cat.cls", b"1"), ("cat.1.jpg", b"2"), ("cat.1.cls", b"2")]
+    write_tar(tmp_path / "x-val-0.tar", members)
+    with pytest.raises(DataError, match=r"cat\.1\.jpg would be part of sample cat, as a key ends at the first dot"):
+        ShardIndex.open(tmp_path, "val")
+    # A map or a smaller copy of the image has no label of its own.
+    write_tar(tmp_path / "x-val-0.tar", members[:3])
+    assert len(ShardIndex.open(tmp_path, "val")) == 1
+
+
+def test_images_in_formats_that_are_not_read_are_counted(tmp_path):
+    samples = [("a", "jpg"), ("b", "bmp"), ("c", "TIF"), ("d", "png")]
+    write_tar(tmp_path / "x-val-0.tar", [(f"{key}.{e}", b"1") for key, image in samples for e in (image, "cls")])
+    told = r"the image of sample {} is {}; so it is with 2 of the 4 samples of this shard"
+    with pytest.raises(DataError, match=told.format("b", "bmp") + r": write the shard with images as jpg, .* PNG"):
+        ShardIndex.open(tmp_path, "val")
+    index = ShardIndex.open(tmp_path, "val", on_error="skip")
+    assert [index.key(number) for number in range(len(index))] == ["a", "d"]
+    assert [defect.what for defect in index.defects] == [told.format("b", "bmp"), told.format("c", "tif")]
 
 
 @pytest.mark.parametrize("name", ["_info.json", "x-val-0000.tar", "x-val-0000.idx", "notes.json"])

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,17 @@ FILE_ENDINGS = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".th")
 PLAIN = (int, float, str, type(None))
 # Parts of a checkpoint that hold tensors and are never weights: the states of what trained them.
 OF_TRAINING = re.compile(r"optim|lr_|sched|(grad_)?scaler|loops|callbacks|rng|averaging_state|amp$", re.IGNORECASE)
+# A copy that says by its name that it is averaged over the steps of training, and one that says that it is not.
+AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|polyak|shadow)(?![a-z])", re.IGNORECASE)
+RAW = re.compile(
+    r"(?<![a-z])(raw|(un|non|not|no|without)[ _-]?(ema|swa|avg|averaged?)|current_model_state)(?![a-z])", re.IGNORECASE
+)
+# What an optimiser averages is gradients, but for torch's ASGD (`ax`) and wrappers that name the parameters.
+AVERAGED_BY_OPTIMISER = re.compile(r"ax|(params?_)?(ema|swa|avg|averaged?|shadow)(_(params?|buffer|weights?))?")
 # State dicts stand no deeper than in `{"checkpoint": {"model": {"state_dict": ...}}}`.
 DEEPEST = 3
+# Averages stand no deeper than in `{"callbacks": {"EMA": {"averages": {"model": {"state_dict": {"weight": ...}}}}}}`.
+DEEPEST_AVERAGE = 8
 LONGEST_NAME = 500
 
 
@@ -48,6 +58,9 @@ class Checkpoint:
             tensors are on the CPU.
         parts: what the file holds on its first level; nothing for a bare state dict.
         foreign: names of the classes and functions that were passed over.
+        unread: how many numbers the tensors have at each place that may hold an average of the weights and is no
+            state dict that can be chosen: in the state of a callback or an optimiser, or a list without names. A number
+            in a place, such as that of a parameter in an optimiser, is a ``*``.
         bare: the form of a bare state dict, for a person.
         says: what the file's metadata say of its images.
         network: what a checkpoint of our own modules says of its network, the settings of ``Network``.
@@ -56,6 +69,7 @@ class Checkpoint:
     states: Mapping[str, Mapping[str, Any]]
     parts: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    unread: Mapping[str, int] = field(default_factory=dict)
     bare: str = "state dict"
     says: Preprocessing = field(default_factory=Preprocessing)
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -104,7 +118,8 @@ def open_checkpoint(file: Path) -> Checkpoint:
     parts = tuple(str(name) for name in value) if isinstance(value, Mapping) and "" not in states else ()
     settings = value.get("hyper_parameters") if isinstance(value, Mapping) else None
     network = settings.get("network") if isinstance(settings, Mapping) else None
-    return Checkpoint(states, parts, foreign, network=network if isinstance(network, Mapping) else {})
+    unread = _averages(value, states)
+    return Checkpoint(states, parts, foreign, unread, network=network if isinstance(network, Mapping) else {})
 
 
 def _states(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -116,6 +131,35 @@ def _states(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, 
         for name, entry in entries:
             if isinstance(name, str | int) and not OF_TRAINING.match(str(name)):
                 yield from _states(entry, f"{place}.{name}" if place else str(name), depth + 1)
+
+
+def _averages(value: Any, states: Mapping[str, object]) -> dict[str, int]:
+    """Return where outside the state dicts an average of the weights may stand, and of how many numbers it is."""
+    found: Counter[str] = Counter()
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    seen: set[int] = set()  # A list may hold itself.
+    while waiting:
+        place, part = waiting.pop()
+        if isinstance(part, Tensor):
+            last = max((depth for depth, name in enumerate(place) if _averages_by_name(place, name)), default=None)
+            if last is not None or re.match("callbacks", place[0], re.IGNORECASE):
+                group = place[: len(place) - 1 if last is None else last + 1]
+                shown = ["*" if name.isdecimal() else name[:60] if name.isprintable() else "?" for name in group]
+                found[".".join(shown)] += part.numel()
+        elif not isinstance(part, Mapping | list | tuple) or id(part) in seen or len(place) == DEEPEST_AVERAGE:
+            continue
+        elif ".".join(place) not in states:
+            seen.add(id(part))
+            entries = part.items() if isinstance(part, Mapping) else enumerate(part)
+            waiting += [((*place, str(name)), entry) for name, entry in entries if isinstance(name, str | int)]
+    return dict(sorted(found.items()))
+
+
+def _averages_by_name(place: tuple[str, ...], name: str) -> bool:
+    """Return whether a part of a place says that an average of the weights stands there."""
+    if any(re.match("optim", part, re.IGNORECASE) for part in place):
+        return bool(AVERAGED_BY_OPTIMISER.fullmatch(name.lower()))
+    return bool(AVERAGED.search(name)) and not RAW.search(name)
 
 
 def _refuse_what_is_no_weights_file(file: Path) -> None:

@@ -19,6 +19,8 @@ FROM_ATTACKER = "robustness (MadryLab, Microsoft, Chen et al.)"
 FROM_NORMALISED = "network behind a normaliser (as RobustBench's)"
 # A mean or a deviation beside a network, such as `normalize.mean`, `mu`, `new_std`; not a batch norm's.
 CHANNEL = re.compile(r"(?P<place>(?:.*\.)?(?!running_)(?:\w*_)?)(?:(?P<mean>mean|mu)|std|sigma)")
+# Why `total_ops` and `total_params` are left out.
+TOTALS = "totals of a counter of operations"
 NORMALISER = re.compile(r"(^|\.)normali[sz]er?\.")
 # First parts of what measures a network beside it: loss functions and metrics.
 MEASURES = re.compile(
@@ -106,7 +108,7 @@ def plain_names(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> lis
     leaves = {name: name.split(".")[-1] for name in tensors if name not in own}
     start.drop("count of averaged steps", [name for name, leaf in leaves.items() if leaf == "n_averaged"])
     totals = [name for name, leaf in leaves.items() if leaf in ("total_ops", "total_params")]
-    start.drop("totals of a counter of operations", totals)
+    start.drop(TOTALS, totals)
     start.rename(
         "the parts that wrappers put inside names, such as _orig_mod, were taken off",
         lambda name: ".".join(part for part in name.split(".") if part not in INSIDE),

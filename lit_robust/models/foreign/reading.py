@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lit_robust.core.errors import UserError
 from lit_robust.models.foreign.checkpoint import (
+    AVERAGED,
+    RAW,
     Channels,
     Checkpoint,
     Preprocessing,
@@ -20,16 +22,13 @@ from lit_robust.models.foreign.checkpoint import (
     open_checkpoint,
     three_numbers,
 )
-from lit_robust.models.foreign.naming import Naming, plain_names
+from lit_robust.models.foreign.naming import TOTALS, Naming, plain_names
 
 _log = logging.getLogger(__name__)
 # Half precision rounds a published constant by up to 0.00025; a difference below a quarter of a grey value is none.
 CHANNEL_TOLERANCE = 5e-4
 # Where training scripts keep the weights, the most usual first: timm's and revisiting-at's, torchvision's, MadryLab's.
 USUAL = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model", "model_state_dict", "net")
-# A copy that says by its name that it is averaged over the steps of training, and one that says that it is not.
-AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|polyak|shadow)(?![a-z])", re.IGNORECASE)
-RAW = re.compile(r"(?<![a-z])(unaveraged|raw|non_?ema|current_model_state)(?![a-z])", re.IGNORECASE)
 # torchvision's own weights of these expect its own rescaling after ImageNet's normalisation.
 RESCALED = ("torchvision/googlenet", "torchvision/inception_v3")
 
@@ -105,6 +104,15 @@ def read_weights(file: Path, own: Collection[str] = (), copy: str = "averaged") 
         notes.append(f"among the tensors these entries are none, and were left out: {', '.join(others)}")
     if beside := naming.dropped.get("beside the network"):
         notes.append(f"{len(beside)} tensors stand beside the network and were left: {_first(beside)}")
+    if totals := naming.dropped.get(TOTALS):
+        notes.append(f"{len(totals)} {TOTALS}, as a profiler leaves them, were left out: {_first(totals)}")
+    # A loss or a single layer can be averaged, too; what trains a network has at least its size.
+    size = sum(tensor.numel() for tensor in naming.tensors.values())
+    if unread := [place for place, numbers in opened.unread.items() if 2 * numbers > size]:
+        notes.append(
+            f"what may be an average of the weights stands in {', '.join(unread)}, which is not read here: if you mean "
+            "it, load it by the code that wrote it, and save the network's state dict"
+        )
     form, says, why = _judge(opened, chosen, frozenset([file.resolve()]))
     for note in (*notes, *(rule for rule in naming.rules if "set to 0" in rule), *why):
         _log.warning("%s: %s", file, note)
