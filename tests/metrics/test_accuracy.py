@@ -3,7 +3,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_robust.core.errors import UserError
-from lit_robust.metrics import TopKAccuracy, topk_correct
+from lit_robust.metrics import RobustAccuracy, TopKAccuracy, topk_correct
 
 
 @pytest.mark.parametrize("num_classes", [3, 10, 1000])
@@ -53,3 +53,14 @@ def test_empty_batches_count_nothing():
 def test_no_answers_at_all_are_refused(top_k):
     with pytest.raises(UserError, match="name numbers of answers, each at least 1"):
         TopKAccuracy(top_k)
+
+
+def test_survivors_of_each_strength_are_counted_over_batches():
+    metric = RobustAccuracy(2)
+    metric.update([[True, True, False], [True, False, False]])
+    metric.update([[True, False], [False, False]])
+    assert metric.compute().tolist() == [3 / 5, 1 / 5]
+    assert (metric.survivors.tolist(), int(metric.total)) == ([3, 1], 5)
+    single = RobustAccuracy()
+    single.update([[True, False, False, False]])
+    assert float(single.compute()) == 0.25

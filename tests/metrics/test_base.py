@@ -99,6 +99,16 @@ FUNCTIONS = {
     "summarise": lambda of: torch.tensor(list(summarise({"fog/1": of(np.array(0.75))}).values())),
     "check_labels": lambda of: torch.tensor(check_labels(of(LABELS), 3) is None),
 }
+# What each part of a batch is called, how many axes it has, and which numbers it takes.
+PARTS = {
+    "accuracy": {"logits": (2, "real"), "labels": (1, "whole")},
+    "robust": {"survives": (2, "truth")},
+    "calibration": {"logits": (2, "real"), "labels": (1, "whole")},
+    "corruption": {"logits": (2, "real"), "labels": (1, "whole"), "groups": (1, "whole")},
+    "consistency": {"correct": (1, "truth"), "observed": (2, "real")},
+    "ood": {"scores": (1, "real"), "positive": (1, "truth")},
+    "shape": {"logits": (2, "real"), "shapes": (1, "whole"), "textures": (1, "whole")},
+}
 METRICS_AND_BATCHES = {
     "accuracy": (lambda: TopKAccuracy((1, 2)), (LOGITS, LABELS)),
     "robust": (lambda: RobustAccuracy(2), (np.stack([RIGHT, ~RIGHT]),)),
@@ -168,9 +178,86 @@ def test_parts_of_other_lengths_are_not_broadcast(name):
         batch, says = (batch[0][:1],), "survives is of 1 strengths: give those of 2"
     else:
         batch = (*batch[:-1], batch[-1][..., :1])
-        says = "observed has the shape" if name == "consistency" else "different numbers of samples"
+        counts = ", ".join(f"{part} {len(values)}" for part, values in zip(PARTS[name], batch, strict=True))
+        says = r"observed has the shape \[2, 1\]" if name == "consistency" else rf"samples \({counts}\): give as many"
     with pytest.raises(UserError, match=says):
         make().update(*map(torch.tensor, batch))
+
+
+def _with(batch, place, values):
+    return (*batch[:place], values, *batch[place + 1 :])
+
+
+@pytest.mark.parametrize("name", METRICS_AND_BATCHES)
+def test_a_part_with_an_axis_more_or_less_or_of_another_kind_is_named(name):
+    make, batch = METRICS_AND_BATCHES[name]
+    assert len(batch) == len(PARTS[name])
+    for place, (part, (axes, kind)) in enumerate(PARTS[name].items()):
+        for wrong in (batch[place][None], batch[place][0]):
+            with pytest.raises(UserError, match=rf"^{part} has the type .* give real numbers in {axes} axes\.$"):
+                make().update(*_with(batch, place, wrong))
+        if kind == "whole":
+            with pytest.raises(UserError, match=f"^{part} is of the type torch.float64: give whole numbers"):
+                make().update(*_with(batch, place, batch[place] + 0.5))
+        if kind == "truth":
+            with pytest.raises(UserError, match=f"^{part} holds other numbers than 0 and 1"):
+                make().update(*_with(batch, place, batch[place] + 1.0))
+
+
+ON_SCORES = (average_precision, area_under_roc, false_positive_rate, precision_recall)
+ON_CONFIDENCE = (
+    rms_calibration_error,
+    rms_calibration_error_published,
+    expected_calibration_error,
+    area_under_response_rate_accuracy,
+)
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "truths"),
+    [
+        *((measure, "scores", "positive") for measure in ON_SCORES),
+        *((measure, "confidence", "correct") for measure in ON_CONFIDENCE),
+    ],
+)
+def test_the_functions_name_what_they_cannot_take(measure, values, truths):
+    for wrong in (SCORES[None], SCORES[0]):
+        with pytest.raises(UserError, match=rf"^{values} has the type .* in 1 axes\.$"):
+            measure(wrong, RIGHT)
+    with pytest.raises(UserError, match=rf"^{truths} has the type .* in 1 axes\.$"):
+        measure(SCORES, RIGHT[None])
+    with pytest.raises(UserError, match=f"^{truths} holds other numbers than 0 and 1"):
+        measure(SCORES, [0, 1, 2])
+    with pytest.raises(UserError, match=rf"samples \({values} 3, {truths} 2\): give as many"):
+        measure(SCORES, [True, False])
+
+
+def test_functions_of_logits_name_what_they_cannot_take():
+    functions = (
+        lambda logits: ood_score(logits, "energy"),
+        lambda logits: among_classes(logits, (0,)),
+        lambda logits: category_probabilities(logits, CATEGORIES),
+        lambda logits: topk_correct(logits, LABELS, (1,)),
+    )
+    for function in functions:
+        for wrong in (LOGITS[None], LOGITS[0]):
+            with pytest.raises(UserError, match=r"^logits has the type .* in 2 axes\.$"):
+                function(wrong)
+    for function in (lambda labels: topk_correct(LOGITS, labels, (1,)), lambda labels: check_labels(labels, 3)):
+        with pytest.raises(UserError, match=r"^labels has the type .* in 1 axes\.$"):
+            function(LABELS[None])
+        with pytest.raises(UserError, match=r"^labels is of the type torch.float64: give whole numbers"):
+            function(LABELS / 2)
+    with pytest.raises(UserError, match=r"samples \(logits 3, labels 2\): give as many"):
+        topk_correct(LOGITS, LABELS[:2], (1,))
+    for part, measure in (
+        ("shape", lambda wrong: shape_bias(wrong, 1)),
+        ("texture", lambda wrong: shape_bias(1, wrong)),
+        ("counts", error_consistency),
+    ):
+        with pytest.raises(UserError, match=rf"^{part} has the type torch.complex128 .*: give real numbers\.$"):
+            measure([1j])
+    assert shape_bias(1, 2).dtype == numbers("whole", 3).dtype == torch.float64
 
 
 def test_words_that_do_not_exist_are_refused():

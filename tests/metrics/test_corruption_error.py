@@ -209,3 +209,15 @@ def test_a_baseline_without_errors_is_refused():
         corruption_error(0.4, 0.0)
     with pytest.raises(UserError, match="The baseline's rise over its clean error is 0"):
         relative_corruption_error(0.4, 0.2, 0.3, 0.3)
+
+
+def test_a_rate_that_is_not_a_fraction_is_named():
+    for rates, name in (((50.0, 0.8), "The mean error is 50"), ((0.5, 1.5), "The baseline's mean error is 1.5")):
+        with pytest.raises(UserError, match=f"^{name}: give a fraction"):
+            corruption_error(*rates)
+
+
+def test_the_extra_corruptions_have_a_mean_of_their_own():
+    found = summarise({"fog/1": 0.5, "saturate/1": 0.25, "spatter/3": 0.75, "speckle_noise/2": 0.8})
+    assert found["mean_accuracy_of_extra_corruptions"] == pytest.approx(0.6)
+    assert found["mean_accuracy_of_tested_cells"] == 0.5

@@ -72,3 +72,21 @@ def test_scores_without_a_rank_are_refused(score):
     with pytest.raises(DataError, match=f"score of image 2 of a batch is {score}"):
         metric.update(torch.tensor([0.2, 0.3, score]), torch.tensor([False, False, True]))
     assert not metric.scores
+
+
+def test_the_false_positive_rate_is_that_at_a_recall_of_95_in_100():
+    # Each of 20 positives has a negative right below it. Of the two thresholds at 0.95 the lower one counts.
+    positives = torch.arange(20, 0, -1).double()
+    metric = OodDetection()
+    metric.update(torch.cat([positives + 0.5, positives]), torch.arange(40) < 20)
+    assert float(metric.compute()["fpr95"]) == 19 / 20
+
+
+def test_the_drawn_curve_ends_at_a_recall_of_one():
+    scores, positive = torch.arange(1000.0), torch.arange(1000) % 3 == 0
+    curve = thinned_curve(scores, positive, 11)
+    assert curve.dtype == torch.float64
+    assert curve[0].tolist() == [1 / 334, 1.0]  # the highest of the 334 positives stands above all negatives
+    assert curve[-1].tolist() == [1.0, 334 / 1000]
+    for empty in (thinned_curve(torch.zeros(0), torch.zeros(0).bool()), thinned_curve(scores, positive & False)):
+        assert (empty.shape, empty.dtype) == ((0, 2), torch.float64)

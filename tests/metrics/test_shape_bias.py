@@ -91,3 +91,21 @@ def test_what_is_no_category_and_no_number_is_refused(shape, texture, logit, wor
 def test_categories_of_another_network_are_refused():
     with pytest.raises(DataError, match="A category has class 7, but the network has 2 classes"):
         ShapeBias({"a": (0,), "b": (1, 7)}).decide(torch.eye(2))
+
+
+def test_the_metric_decides_as_it_was_told_to_aggregate():
+    # Category a has the highest single class, b the highest mean, c the highest sum.
+    categories = {"a": (0, 1), "b": (2,), "c": (3, 4, 5)}
+    logits = torch.tensor([[0.25, 0.01, 0.24, 0.17, 0.17, 0.16]]).log().repeat(2, 1)
+    for aggregation, chosen in (("max", 0), ("mean", 1), ("sum", 2)):
+        metric = ShapeBias(categories, aggregation)
+        assert metric.decide(logits).tolist() == [chosen, chosen]
+        metric.update(logits, [0, 1], [0, 2])
+        # Columns: shape, texture and other on conflict images; right and all on the others.
+        assert metric.compute()["counts"].tolist() == [
+            [0, 0, 0, int(chosen == 0), 1],
+            [int(chosen == 1), int(chosen == 2), int(chosen == 0), 0, 0],
+            [0, 0, 0, 0, 0],
+        ]
+    with pytest.raises(DataError, match="A category has class 5, but the network has 5 classes"):
+        category_probabilities(logits[:, :5], categories)
