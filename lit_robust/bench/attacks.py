@@ -17,7 +17,6 @@ from lit_robust.attacks.attack import score
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.bench.measuring import (
     PlainClassifier,
-    Precision,
     alternate,
     check_peers_norm,
     machine,
@@ -28,6 +27,7 @@ from lit_robust.bench.measuring import (
     table,
 )
 from lit_robust.core.errors import UserError
+from lit_robust.core.precision import Precision, PrecisionChoice, choose_precision
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.models import Network, build_classifier
 
@@ -44,7 +44,7 @@ def bench_attacks(
     images: int,
     batch: int,
     rounds: int,
-    precision: Precision,
+    choice: PrecisionChoice,
 ) -> str:
     """Time one attack and one sweep, ours and the peers', in turn; return the tables.
 
@@ -62,10 +62,11 @@ def bench_attacks(
         images: how many.
         batch: images attacked at once.
         rounds: measurements of each contender, at least 1.
-        precision: of our attack; ``bf16`` is autocast, and verdicts stay in fp32.
+        choice: the precision of our attack; ``bf16`` is autocast, and verdicts stay in fp32.
     """
     check_peers_norm(attack)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision(choice, device.type)
     pixels, labels = (part.to(device) for part in read_images(folder, split, images, crop))
     ours = build_classifier(network).to(device).eval()
     theirs = PlainClassifier(copy.deepcopy(ours)).to(device).eval()

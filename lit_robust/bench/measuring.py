@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from tqdm import tqdm
 from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
+from lit_robust.core.hardware import read_processor
+from lit_robust.core.precision import Precision
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.loading.splits import Reading, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop
@@ -93,24 +95,17 @@ def table(title: str, figures: Sequence[Figure], ratios: Mapping[str, float]) ->
 
 
 def machine(packages: Sequence[str]) -> str:
-    """Return one line that says what was measured on: a GPU where there is one, processor, cores, threads, versions."""
+    """Return one line on what was measured on: GPU if any, processor, its bfloat16, cores, threads, load, versions."""
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     cores = len(os.sched_getaffinity(0))
     threads = torch.get_num_threads()
     gpu = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
-    return f"{gpu}{_processor()}, {cores} cores, {threads} threads; Python {platform.python_version()}, {versions}"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - no file, but the kernel's word
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
-
-
-Precision = Literal["fp32", "bf16"]
+    processor = read_processor()
+    bf16 = ", ".join(processor.bf16_flags) or "no bf16 instructions"
+    return (
+        f"{gpu}{processor.name} ({bf16}), {cores} cores, {threads} threads, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
 
 
 class PlainClassifier(nn.Module):
@@ -291,10 +286,11 @@ def count_operations(step: Callable[[], object]) -> int:
     return counter.total
 
 
-def product_rate(device: torch.device) -> float:
-    """Return the operations a second of a large bfloat16 matrix product, about the most that a network can reach."""
+def product_rate(device: torch.device, precision: Precision) -> float:
+    """Return the operations a second of a large matrix product, about the most that a network can reach."""
     size = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.rand(size, size, device=device).bfloat16() for _ in range(2))
+    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    left, right = (torch.rand(size, size, device=device).to(kind) for _ in range(2))
     seconds = [seconds_of(lambda: left @ right, device) for _ in range(6)]
     return 2 * size**3 / median(seconds[1:])  # The first also chooses an algorithm.
 

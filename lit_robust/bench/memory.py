@@ -33,7 +33,7 @@ from lit_robust.bench.measuring import (
     table,
 )
 from lit_robust.core.batch import Batch, TrainingSet
-from lit_robust.core.precision import full_precision
+from lit_robust.core.precision import choose_precision, full_precision
 from lit_robust.memory import (
     Manifest,
     begin_memory,
@@ -180,8 +180,9 @@ def _retrieval(subject: Subject, rounds: int, device: torch.device) -> str:
         f"{subject.queries} queries, {str(keys.dtype).removeprefix('torch.')} keys"
     )
     rate = 2 * subject.queries * subject.keys * subject.dimensions / ours.value
-    peak = product_rate(device)
-    note = f"Continuous retrieval does {rate / 1e12:.3g} Tflop/s; a large bfloat16 product {peak / 1e12:.3g}."
+    precision = choose_precision("auto", device.type)
+    peak = product_rate(device, precision)
+    note = f"Continuous retrieval does {rate / 1e12:.3g} Tflop/s; a large product in {precision} {peak / 1e12:.3g}."
     return f"{table(title, list(figures.values()), ratios)}\n\n{note}"
 
 

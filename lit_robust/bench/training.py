@@ -13,7 +13,6 @@ from lit_robust.attacks import PGD
 from lit_robust.bench.measuring import (
     Figure,
     PlainClassifier,
-    Precision,
     alternate,
     check_peers_norm,
     count_operations,
@@ -26,6 +25,7 @@ from lit_robust.bench.measuring import (
     table,
 )
 from lit_robust.core.batch import Batch
+from lit_robust.core.precision import Precision, PrecisionChoice, choose_precision
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import (
     AdversarialModule,
@@ -67,7 +67,7 @@ class Subject:
 
 
 def bench_training(
-    network: str, num_classes: int, size: int, batch: int, attack: PGD, rounds: int, precision: Precision
+    network: str, num_classes: int, size: int, batch: int, attack: PGD, rounds: int, choice: PrecisionChoice
 ) -> str:
     """Time training steps in turn, weigh two of them in processes of their own, and return the tables.
 
@@ -80,11 +80,12 @@ def bench_training(
         batch: images a step.
         attack: Madry's and, with another loss, TRADES'; AdvProp's is one step of 1/255 in Linf.
         rounds: measurements of each, at least 1.
-        precision: of our steps; MadryLab's is fp32, as its code is.
+        choice: the precision of our steps; MadryLab's is fp32, as its code is.
     """
     check_peers_norm(attack)
-    subject = Subject(network, num_classes, size, batch, attack, precision)
     device = _device()
+    precision = choose_precision(choice, device.type)
+    subject = Subject(network, num_classes, size, batch, attack, precision)
     names: dict[Scheme, str] = {
         scheme: f"{scheme}, {precision}" for scheme in ("standard", "madry", "advprop-pgd1", "trades")
     }
@@ -96,11 +97,11 @@ def bench_training(
     standard, madry = figures[names["standard"]], figures[names["madry"]]
     title = f"{network}, a batch of {batch} images of {size} px, PGD-{attack.norm} of {attack.steps} steps"
     others = [figure for figure in figures.values() if figure is not madry]
-    peak = product_rate(device)
+    peak = product_rate(device, precision)
     lines = [
         table(title, list(figures.values()), {figure.name: ratio(madry, figure) for figure in others}),
         "",
-        f'"Ours" is "{madry.name}". A bfloat16 matrix product reaches {peak / 1e12:.3g} Tflop/s here.',
+        f'"Ours" is "{madry.name}". A matrix product in {precision} reaches {peak / 1e12:.3g} Tflop/s here.',
         "",
         "| | time of a standard step | its operations | Tflop/s | of the product's |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -85,6 +85,7 @@ class Resumption(Callback):
             lit_robust.__version__,
             self.settings,
             trainer.world_size,
+            str(trainer.precision),  # What `auto` in the settings means differs between machines.
             description(module),
             [[one.name, one.count, one.protocol] for one in sets],
             [evaluation.inputs_sha256 for evaluation in _evaluations(trainer)],

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lit_robust.cli.options import Count, made
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 AS_IT_IS: Mapping[str, Any] = {}
 SMALL: Mapping[str, Any] = {"name": "torchvision/resnet18"}
 
@@ -61,7 +61,7 @@ def bench_attacks(
     images: Count = 64,
     batch: Count = 16,
     rounds: Count = 3,
-    precision: Precision = "bf16",
+    precision: Precision = "auto",
 ) -> None:
     """Time PGD, and a sweep over eps, beside Foolbox and torchattacks, with all their accuracies.
 
@@ -76,7 +76,7 @@ def bench_attacks(
         images: images a measurement
         batch: images attacked at once
         rounds: measurements of each contender
-        precision: of our attack; verdicts are in fp32
+        precision: of our attack; auto is bf16 where the device is fast in it; verdicts are in fp32
     """
     from lit_robust.attacks import PGD
     from lit_robust.bench import attacks
@@ -96,7 +96,7 @@ def bench_training(
     batch: Count = 16,
     attack: Mapping[str, Any] = AS_IT_IS,
     rounds: Count = 3,
-    precision: Precision = "bf16",
+    precision: Precision = "auto",
 ) -> None:
     """Time a step of each training scheme beside MadryLab's recipe, and weigh its peak memory.
 
@@ -107,7 +107,7 @@ def bench_training(
         batch: images a step
         attack: settings of Madry's PGD, such as --attack.eps 3, in [0, 1] pixel units
         rounds: measurements of each
-        precision: of our steps; the peer's is fp32
+        precision: of our steps; auto is bf16 where the device is fast in it; the peer's is fp32
     """
     from lit_robust.attacks import PGD
     from lit_robust.bench import training

@@ -35,6 +35,7 @@ from lit_robust.callbacks.results_file import check_replaced
 from lit_robust.cli.evaluations import with_evaluations
 from lit_robust.cli.mistakes import explain, refuse_flat_settings
 from lit_robust.cli.options import StrictParser, read_fractions
+from lit_robust.cli.precision import RobustTrainer
 from lit_robust.cli.recipes import with_recipes
 from lit_robust.cli.weights import check_weights
 from lit_robust.core.errors import UserError
@@ -315,6 +316,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
             RobustDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            trainer_class=RobustTrainer,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             parser_class=TrainerParser,

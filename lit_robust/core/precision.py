@@ -1,11 +1,18 @@
-"""Full single precision, for every number that is reported."""
+"""Full single precision for every number that is reported, and the fast precision of a machine for all other work."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.backends import cuda, cudnn, mkldnn
+
+from lit_robust.core.hardware import bf16_gain, read_processor
+
+Precision = Literal["bf16", "fp32"]
+PrecisionChoice = Literal["auto", "bf16", "fp32"]
+"""``auto`` is bf16 where the device computes in it, and fp32 elsewhere."""
 
 # Each may be set by itself, and wins over torch's older flags (docs.pytorch.org, "CUDA semantics", TF32).
 FINER: tuple[Any, ...] = (
@@ -14,6 +21,48 @@ FINER: tuple[Any, ...] = (
     *(getattr(cudnn, name) for name in ("conv", "rnn")),
     *(getattr(mkldnn, name) for name in ("matmul", "conv", "rnn")),
 )
+
+
+def computes_in_bf16(device_type: str) -> bool:
+    """Tell whether a device has bfloat16 arithmetic, and is not slower with it.
+
+    A GPU by its capability; a processor by its instructions, and by a measurement of them (see ``bf16_gain``).
+
+    Args:
+        device_type: ``cuda`` or ``cpu``; any other kind counts as without.
+    """
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device_type == "cpu" and bool(read_processor().bf16_flags) and bf16_gain() >= 1
+
+
+def choose_precision(choice: PrecisionChoice, device_type: str) -> Precision:
+    """Return what ``auto`` means on a device; what was named stays, with a warning where bf16 is slow.
+
+    Args:
+        choice: ``auto``, ``bf16`` or ``fp32``.
+        device_type: as of ``computes_in_bf16``.
+    """
+    if choice == "auto":
+        return "bf16" if computes_in_bf16(device_type) else "fp32"
+    if choice == "bf16" and (said := slow_bf16(device_type)):
+        warnings.warn(said, stacklevel=2)
+    return choice
+
+
+def slow_bf16(device_type: str) -> str | None:
+    """Return the sentence on a device that is slow in bfloat16, with the measured factor of a processor; else null."""
+    if device_type == "cpu" and bf16_gain() < 1:
+        return (
+            f"The precision is bf16, in which {read_processor().name} is slow: a convolution takes "
+            f"{1 / bf16_gain():.1f} times as long as in fp32, as measured here. Set the precision to auto."
+        )
+    if device_type == "cuda" and not computes_in_bf16("cuda"):
+        return (
+            f"The precision is bf16, for which {torch.cuda.get_device_name()} has no instructions: set it to auto, "
+            "which is fp32 there."
+        )
+    return None
 
 
 @contextmanager

@@ -21,10 +21,14 @@ SUBJECT = Subject(NETWORK.name, NETWORK.num_classes, 32, 4, PGD(eps=0.5, step_si
 def test_the_table_has_every_scheme_and_both_peers(monkeypatch):
     # A process of its own for each weight takes half a minute to import torch.
     monkeypatch.setattr(training, "peak_memory", lambda _, step: {"standard": 200.0, "madry": 210.0}[step[0]])
+    products = []
+    monkeypatch.setattr(training, "product_rate", lambda _, precision: products.append(precision) or 1e12)
     text = training.bench_training(NETWORK.name, 8, 32, 4, SUBJECT.attack, 1, "bf16")
     for name in ("standard", "madry", "advprop-pgd1", "trades", "MadryLab's recipe, fp32, autograd as of its time"):
         assert len(re.findall(rf"^\| {name}", text, re.MULTILINE)) == 2
     assert "1.050 times as much" in text
+    assert products == ["bf16"]
+    assert "A matrix product in bf16 reaches 1 Tflop/s" in text
     assert text.count("images/s") == 6
     assert re.search(r"^\| standard, bf16 \| 1\.00 \| 1\.00 \|", text, re.MULTILINE)
 
@@ -55,7 +59,7 @@ def test_a_scheme_takes_the_operations_that_its_passes_add_up_to():
 
 
 def test_a_product_of_two_matrices_has_a_rate():
-    assert product_rate(torch.device("cpu")) > 1e8
+    assert product_rate(torch.device("cpu"), "fp32") > 1e8
 
 
 def test_the_peer_takes_the_step_of_pgd_that_keeps_the_best():
@@ -94,3 +98,16 @@ def test_a_weight_is_that_of_the_work_and_not_of_the_process_that_asks():
 
 def test_a_weighed_step_runs():
     assert measuring.weigh(build_step, ("madry", SUBJECT)) >= 0
+
+
+def test_where_bf16_is_slow_nothing_is_computed_in_it(monkeypatch):
+    """A product of 2,048 rows would take minutes there."""
+    kinds = []
+    monkeypatch.setattr(training, "peak_memory", lambda *_: 1.0)
+    monkeypatch.setattr(training, "choose_precision", lambda choice, _: {"auto": "fp32"}[choice])
+    monkeypatch.setattr(measuring, "seconds_of", lambda work, _: kinds.append(work().dtype) or 1.0)
+    monkeypatch.setattr(training, "seconds_of", lambda work, _: 1.0)
+    text = training.bench_training(NETWORK.name, 8, 32, 4, SUBJECT.attack, 1, "auto")
+    assert set(kinds) == {torch.float32}
+    assert "bf16 " not in text.split("\n", 1)[1]
+    assert "| madry, fp32 |" in text

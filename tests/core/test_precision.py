@@ -1,4 +1,4 @@
-"""Torch's precision flags inside and after: they are the same on a machine without a GPU."""
+"""Torch's precision flags inside and after, the same on a machine without a GPU; and what `auto` means on which."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
+from lit_robust.core import precision
 from lit_robust.core.errors import UserError
-from lit_robust.core.precision import full_precision
+from lit_robust.core.hardware import Processor
+from lit_robust.core.precision import choose_precision, full_precision
 
 PARTS = {
     "products": cuda.matmul,
@@ -46,8 +48,8 @@ def restored():
     torch.backends.fp32_precision = generic
     torch.set_float32_matmul_precision("highest")
     cudnn.allow_tf32 = True
-    for part, precision in before.items():
-        part.fp32_precision = precision
+    for part, flag in before.items():
+        part.fp32_precision = flag
 
 
 def convolutions_by_the_finer_flag() -> None:
@@ -128,3 +130,56 @@ def test_autocast_is_off_inside() -> None:
     layer = torch.nn.Linear(2, 2)
     with torch.autocast("cpu", torch.bfloat16), full_precision("cpu"):
         assert layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Pretend a processor with some instructions, on which bfloat16 has a measured gain, and a GPU or none."""
+
+    def machine(flags: str, gain: float, gpu: bool | None = None) -> None:
+        processor = Processor("Pretended CPU", frozenset(flags.split()))
+        monkeypatch.setattr(precision, "read_processor", lambda: processor)
+        monkeypatch.setattr(precision, "bf16_gain", lambda: gain)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu is True)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Pretended GPU")
+
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("flags", "gain", "expected"),
+    [
+        ("avx2 avx512f", 0.1, "fp32"),
+        ("avx512f avx512_bf16", 3.4, "bf16"),
+        ("avx512f avx512_bf16 amx_bf16", 0.2, "fp32"),  # The library leaves them unused.
+        ("avx2", 1.5, "fp32"),
+        ("", 0.2, "fp32"),
+    ],
+)
+def test_auto_on_a_processor(pretend, flags, gain, expected):
+    pretend(flags, gain)
+    assert choose_precision("auto", "cpu") == expected
+    assert choose_precision("fp32", "cpu") == "fp32"
+
+
+@pytest.mark.parametrize(("capable", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_on_a_gpu(pretend, capable, expected):
+    pretend("", 0.1, capable)
+    assert choose_precision("auto", "cuda") == expected
+    assert choose_precision("auto", "mps") == "fp32"
+
+
+def test_bf16_that_is_slow_stays_with_a_warning(pretend):
+    pretend("avx2", 0.1)
+    with pytest.warns(UserWarning, match="Pretended CPU is slow: a convolution takes 10.0 times as long as in fp32"):
+        assert choose_precision("bf16", "cpu") == "bf16"
+    pretend("", 9.0, gpu=False)
+    with pytest.warns(UserWarning, match="Pretended GPU has no instructions: set it to auto"):
+        assert choose_precision("bf16", "cuda") == "bf16"
+
+
+def test_bf16_that_is_fast_says_nothing(pretend, recwarn):
+    pretend("amx_bf16", 4.0, gpu=True)
+    assert choose_precision("bf16", "cpu") == choose_precision("bf16", "cuda") == "bf16"
+    assert not recwarn.list
