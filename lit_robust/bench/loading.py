@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from lit_robust.bench.measuring import Figure, alternate, machine, table
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.loading.loader import PlannedLoader
+from lit_robust.data.loading.order import Share
 from lit_robust.data.loading.samples import EvaluationSamples, SampleTable, TrainingSamples
-from lit_robust.data.loading.splits import Reading, Share, TableSplit, open_table
+from lit_robust.data.loading.splits import Reading, TableSplit, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.shards import ShardWriter, decode_rgb
 

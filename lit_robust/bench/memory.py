@@ -351,9 +351,6 @@ class RandomTrainingImages(LightningDataModule):
         """What is to be remembered."""
         return TrainingSet(self.labels, {})
 
-    def train_once(self, numbers: NDArray[np.int64]) -> None:
-        """Nothing was remembered before: all are given."""
-
     def train_dataloader(self) -> Repeatable:
         """Return the batches."""
         return Repeatable([self._batch(place) for place in range(0, IMAGES, IMAGE_BATCH)])

@@ -45,10 +45,9 @@ def check_choice(what: str, value: object, choices: Iterable[str]) -> None:
     if isinstance(value, str) and value in names:
         return
     near = get_close_matches(value, names, n=3) if isinstance(value, str) else []
+    said = f"{what} is {'null' if value is None else repr(value)}"
     choose = f"hoose one of {', '.join(names)}."
-    raise UserError(
-        f"{what} is {value!r}" + (f", did you mean {' or '.join(near)}? C{choose}" if near else f": c{choose}")
-    )
+    raise UserError(f"{said}, did you mean {' or '.join(near)}? C{choose}" if near else f"{said}: c{choose}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Condition
+from typing import TYPE_CHECKING, TextIO
 
 from lit_robust.core.errors import UserError
 
@@ -137,41 +138,67 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping
 
 
 @contextmanager
-def held_alone(path: Path, taken: str) -> Iterator[None]:
+def held_alone(path: Path, taken: str = "") -> Iterator[None]:
     """Hold a lock file for as long as the block takes, against other processes.
 
     The system frees it when this process ends, however it ends: a record lock, which forked workers do not inherit as
-    they do one of ``flock``. Parent folders are made. The file, and made folders that stay empty, are removed at the
-    end. Where the file system has no locks, there is none.
+    they do one of ``flock``. Where the file system has no locks, there is none. (``filelock`` puts a marker in the
+    place of a lock there, which a killed process leaves behind.) Parent folders are made. The file, and made folders
+    that stay empty, are removed at the end.
 
     Args:
         path: of the lock file.
-        taken: the sentence where another process holds it.
+        taken: the sentence where another process, or this one, holds it; empty to wait until it is free.
 
     Raises:
-        UserError: another process holds it, or the folder cannot be written.
+        UserError: it is held and ``taken`` is given, or the folder cannot be written.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed it meanwhile.
-            if not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                raise UserError(taken)
-        except (BlockingIOError, PermissionError, FileNotFoundError) as error:
-            raise UserError(taken) from error
-        except OSError as error:
-            log.info("%s cannot be locked (%s): a second process would not be noticed.", path, error)
+    with _held_here(path.absolute(), taken):
+        made = [folder for folder in path.parents if not folder.exists()]
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while (file := path.open("a")) and not _is_locked(file, path, taken):
+                file.close()  # Its last holder has removed it meanwhile.
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+            file.close()
             for folder in made:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+
+
+_here: set[Path] = set()
+_changed = Condition()
+
+
+@contextmanager
+def _held_here(path: Path, taken: str) -> Iterator[None]:
+    """Hold a lock file against the other threads of this process, which a record lock does not keep out."""
+    with _changed:
+        if taken and path in _here:
+            raise UserError(taken)
+        _changed.wait_for(lambda: path not in _here)
+        _here.add(path)
+    try:
+        yield
+    finally:
+        with _changed:
+            _here.discard(path)
+            _changed.notify_all()
+
+
+def _is_locked(file: TextIO, path: Path, taken: str) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise UserError(taken) from error
+    except OSError as error:
+        log.info("%s cannot be locked (%s): a second process would not be noticed.", path, error)
+        return True
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def file_sha256(path: Path) -> str:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from lit_robust.data.imagenet import ImageNetDataModule as ImageNetDataModule
     from lit_robust.data.imagenet import RestrictedImageNetDataModule as RestrictedImageNetDataModule
     from lit_robust.data.imagenet import StylizedImageNetDataModule as StylizedImageNetDataModule
-    from lit_robust.data.imagenet_a import ImageNetADataModule as ImageNetADataModule
+    from lit_robust.data.imagenet_a_and_o import ImageNetADataModule as ImageNetADataModule
+    from lit_robust.data.imagenet_a_and_o import ImageNetODataModule as ImageNetODataModule
     from lit_robust.data.imagenet_c import ImageNetCDataModule as ImageNetCDataModule
     from lit_robust.data.imagenet_c import ImageNetCLikeDataModule as ImageNetCLikeDataModule
-    from lit_robust.data.imagenet_o import ImageNetODataModule as ImageNetODataModule
     from lit_robust.data.loading.splits import Reading as Reading
     from lit_robust.data.loading.transforms import EvaluationCrop as EvaluationCrop
     from lit_robust.data.loading.transforms import TrainingCrop as TrainingCrop
@@ -31,11 +31,11 @@ FILES = {
     "DerivedDataModule": "derived",
     "EvaluationCrop": "loading.transforms",
     "ImageFolderDataModule": "folders",
-    "ImageNetADataModule": "imagenet_a",
+    "ImageNetADataModule": "imagenet_a_and_o",
     "ImageNetCDataModule": "imagenet_c",
     "ImageNetCLikeDataModule": "imagenet_c",
     "ImageNetDataModule": "imagenet",
-    "ImageNetODataModule": "imagenet_o",
+    "ImageNetODataModule": "imagenet_a_and_o",
     "JoinedDataModule": "suite",
     "Reading": "loading.splits",
     "RestrictedImageNetDataModule": "imagenet",

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, check_choice
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.loading.samples import SampleTable
 from lit_robust.data.loading.splits import Split, TableSplit
@@ -18,7 +18,7 @@ from lit_robust.data.packing.classes import DIGITS, number_classes
 from lit_robust.data.packing.encode import extension_of, is_picture, named_by_ending, readable
 from lit_robust.data.packing.layouts import Listing, class_images
 from lit_robust.data.packing.sources import Tree, folders_in
-from lit_robust.data.settings import check_choice, check_given
+from lit_robust.data.settings import check_given
 
 Labels = Literal["sorted", "imagenet"]
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_robust.core.batch import EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
@@ -43,7 +42,6 @@ class ImageNetDataModule(ShardDataModule):
         check_at_least(1, batch_size=self.batch_size)
         check_at_least(0, seed=self.seed)
         self._splits: dict[str, Split] = {}
-        self._once: NDArray[np.int64] | None = None
 
     def setup(self, stage: str) -> None:
         """Read the shard index of the splits that ``stage`` (fit, validate, test or predict) needs.
@@ -63,21 +61,21 @@ class ImageNetDataModule(ShardDataModule):
 
     @property
     def training_set(self) -> TrainingSet:
-        """The training samples' labels, and how `train_once` prepares them: as for an evaluation."""
+        """The training samples' labels, and how an evaluation prepares them."""
         return self.describe_training(self.train_split(), self.evaluation)
 
-    def train_once(self, numbers: NDArray[np.int64]) -> None:
-        """Let the training loader give these training samples once, in order, prepared as for an evaluation."""
-        self._once = numbers
-
     def train_dataloader(self) -> PlannedLoader:
-        """Return the shuffled training loader, or that of `train_once`."""
-        if self._once is not None:
-            return self.once_loader(self.train_split(), self._once, self.evaluation)
+        """Return the training loader."""
         return self.training_loader(self.train_split())
 
     def training_loader(self, split: Split) -> PlannedLoader:
-        """Return the shuffled loader of this rank: equal full batches on every rank."""
+        """Return the shuffled loader of this rank: equal full batches on every rank.
+
+        A module may ask for some samples once instead, by ``samples_once``; they come in order, as for an evaluation.
+        """
+        once = getattr(getattr(self.trainer, "lightning_module", None), "samples_once", None)
+        if once is not None:
+            return self.evaluation_loader(split, self.evaluation, once)
         assert self.seed is not None
         share = self.share(self.batch_size)
         if len(split) < share.world:

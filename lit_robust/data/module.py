@@ -14,15 +14,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from lit_robust.core.batch import Batch, EvaluationSet, TrainingSet
 from lit_robust.core.errors import UserError
 from lit_robust.data.loading.loader import PlannedLoader
-from lit_robust.data.loading.order import ChosenOrder, Plan, random_stream
-from lit_robust.data.loading.samples import (
-    EvaluationSamples,
-    Samples,
-    SampleTable,
-    Source,
-    TableSource,
-)
-from lit_robust.data.loading.splits import Reading, Share, Split, TableSplit, open_split, workers_for
+from lit_robust.data.loading.order import EvaluationOrder, Plan, Share, random_stream
+from lit_robust.data.loading.samples import EvaluationSamples, Samples, SampleTable, Source, TableSource
+from lit_robust.data.loading.splits import Reading, Split, TableSplit, open_split, workers_for
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_name, read_root
 from lit_robust.shards import decoder_versions
@@ -69,11 +63,7 @@ class RobustDataModule(LightningDataModule, ABC):
 
     @property
     def training_set(self) -> TrainingSet:
-        """The training samples' labels, and how `train_once` prepares them; known after ``setup`` for ``fit``."""
-        raise UserError(f"{type(self).__name__} has no training images: name a set that has some, first in a suite.")
-
-    def train_once(self, numbers: NDArray[np.int64]) -> None:
-        """Let the training loader give these training samples once, in order, prepared as for an evaluation."""
+        """The training samples' labels, and how an evaluation prepares them; known after ``setup`` for ``fit``."""
         raise UserError(f"{type(self).__name__} has no training images: name a set that has some, first in a suite.")
 
     @abstractmethod
@@ -143,31 +133,25 @@ class ShardDataModule(RobustDataModule, ABC):
         """Open a split of this set; every sample must have a class."""
         return open_split(str(self.root), self.name, split, self.reading)
 
-    def evaluation_loader(self, split: Split, crop: EvaluationCrop) -> PlannedLoader:
-        """Return the padded loader of this rank: each sample valid once over all ranks."""
-        source, plan = self.evaluation_order(split)
+    def evaluation_loader(
+        self, split: Split, crop: EvaluationCrop, numbers: NDArray[np.int64] | None = None
+    ) -> PlannedLoader:
+        """Return the padded loader of this rank; see `evaluation_order`."""
+        source, plan = self.evaluation_order(split, numbers)
         samples = EvaluationSamples(source, crop, self.reading.on_error)
         return self.loader(samples, plan, keeps_workers=False)
 
-    def evaluation_order(self, split: Split) -> tuple[Source, Plan]:
-        """Return this rank's samples of a split that is evaluated: all, or ``limit`` of them."""
-        if self.limit is None or self.limit >= len(split):
-            return split.evaluation(self.evaluation_share(len(split)))
-        return self._chosen(split, self.numbers_taken(len(split)))
-
-    def once_loader(self, split: Split, numbers: NDArray[np.int64], crop: EvaluationCrop) -> PlannedLoader:
-        """Return the padded loader of this rank for some samples: each valid once over all ranks."""
-        source, plan = self._chosen(split, numbers)
-        return self.loader(EvaluationSamples(source, crop, self.reading.on_error), plan, keeps_workers=False)
-
-    def _chosen(self, split: Split, numbers: NDArray[np.int64]) -> tuple[Source, Plan]:
-        share = self.evaluation_share(len(numbers))
-        plan = ChosenOrder(numbers=numbers, batch_size=share.batch_size, rank=share.rank, world=share.world)
-        return TableSource(_scattered(split)), plan
+    def evaluation_order(self, split: Split, numbers: NDArray[np.int64] | None = None) -> tuple[Source, Plan]:
+        """Return this rank's samples of a split, each valid once over all ranks: those named, else all or ``limit``."""
+        taken = self.numbers_taken(len(split)) if numbers is None else numbers
+        share = self.evaluation_share(len(taken))
+        if numbers is None and len(taken) == len(split):
+            return split.evaluation(share)
+        return TableSource(_table(split)), EvaluationOrder(numbers=taken, **vars(share))
 
     def describe_training(self, split: Split, crop: EvaluationCrop) -> TrainingSet:
-        """Return what `once_loader` gives of a training split."""
-        return TrainingSet(_scattered(split).label, self.describe(split, "train", crop))
+        """Return what a training split says of itself where its samples are prepared as for an evaluation."""
+        return TrainingSet(_table(split).label, self.describe(split, "train", crop))
 
     def loader(self, samples: Samples, plan: Plan, keeps_workers: bool) -> PlannedLoader:
         """Return the loader of some samples in a planned order."""
@@ -198,7 +182,7 @@ class ShardDataModule(RobustDataModule, ABC):
         return Share(batch_size, self.trainer.global_rank, self.trainer.world_size)
 
 
-def _scattered(split: Split) -> SampleTable:
+def _table(split: Split) -> SampleTable:
     if not isinstance(split, TableSplit):
         raise UserError(
             f"{split.where} is behind a URL, where labels are not known beforehand and samples have no place: copy the "

@@ -1,6 +1,5 @@
 """Checks of settings; a config's null reaches a constructor whatever the type that it asks for."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from lit_robust.core.errors import UserError
@@ -22,12 +21,6 @@ def check_between(least: int, most: int, **settings: int) -> None:
     for name, value in settings.items():
         if not isinstance(value, int) or not least <= value <= most:
             raise UserError(f"{name} is {_shown(value)}: give {least:,} to {most:,}.")
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a UserError where a setting is none of the words it can be."""
-    if value not in choices:
-        raise UserError(f"{name} is {_shown(value)}: give {' or '.join(choices)}.")
 
 
 def check_given(**settings: object) -> None:

@@ -7,17 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lit_robust.core.batch import EvaluationSet, TrainingSet
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_choice
 from lit_robust.data.imagenet import ImageNetDataModule
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.samples import join
 from lit_robust.data.loading.splits import Split, TableSplit, check_same_classes
 from lit_robust.data.module import RobustDataModule, ShardDataModule
-from lit_robust.data.settings import check_choice
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +89,6 @@ class RobustnessSuite(RobustDataModule):
         """The first member's training samples."""
         return self.members[0].training_set
 
-    def train_once(self, numbers: NDArray[np.int64]) -> None:
-        """Let the training loader give these samples of the first member once, prepared as for an evaluation."""
-        self.members[0].train_once(numbers)
-
     def train_dataloader(self) -> PlannedLoader:
         """Return the first member's training loader."""
         loader: PlannedLoader = self.members[0].train_dataloader()
@@ -153,7 +145,6 @@ class JoinedDataModule(RobustnessSuite):
     ) -> None:
         super().__init__(members, root, "error", batch_size, eval_batch_size, num_workers)
         self.joined = cast(list[ImageNetDataModule], self.members)
-        self._once: NDArray[np.int64] | None = None
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs; the training all of them."""
@@ -169,16 +160,9 @@ class JoinedDataModule(RobustnessSuite):
         """All members' training samples, prepared as the first evaluates."""
         return self.joined[0].describe_training(self._train, self.joined[0].evaluation)
 
-    def train_once(self, numbers: NDArray[np.int64]) -> None:
-        """Let the training loader give these samples once, in order, prepared as the first evaluates."""
-        self._once = numbers
-
     def train_dataloader(self) -> PlannedLoader:
         """Return the loader of all members' training samples."""
-        first = self.joined[0]
-        if self._once is not None:
-            return first.once_loader(self._train, self._once, first.evaluation)
-        return first.training_loader(self._train)
+        return self.joined[0].training_loader(self._train)
 
 
 def join_splits(splits: Sequence[Split]) -> TableSplit:

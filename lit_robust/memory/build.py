@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import FULL, UMASK, held_alone, read_regular
+from lit_robust.core.files import FULL, UMASK, file_sha256, held_alone, read_regular
 from lit_robust.memory.store import (
     FILE_NAME,
     KEYS,
@@ -23,7 +23,6 @@ from lit_robust.memory.store import (
     PROJECTION,
     Manifest,
     array_digest,
-    file_digest,
     mapped_array,
 )
 
@@ -118,7 +117,7 @@ class MemoryBuilder:
                 keys_sha256=digests[KEYS],
                 labels_sha256=digests[LABELS],
                 norms_sha256=digests[NORMS],
-                projection_sha256=file_digest(part / PROJECTION) if self.manifest.projects else "",
+                projection_sha256=file_sha256(part / PROJECTION) if self.manifest.projects else "",
             )
             finished.save(part)
             part.replace(self.folder)

@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path, write_text
+from lit_robust.core.files import atomic_path, file_sha256, write_text
 from lit_robust.core.precision import full_precision
 from lit_robust.memory.continuous import QUERIES, products
-from lit_robust.memory.store import Memory, file_digest, read_json
+from lit_robust.memory.store import Memory, read_json
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def build_index(memory: Memory, factory: str, seed: int) -> Path:
             faiss.write_index(index, str(beside))
     except RuntimeError as error:
         raise UserError(f"Faiss cannot write {file} ({faiss_reason(error)}): free some space.") from error
-    note = IndexNote(factory, memory.manifest.keys_sha256, file_digest(file), version_of_faiss())
+    note = IndexNote(factory, memory.manifest.keys_sha256, file_sha256(file), version_of_faiss())
     write_text(file.with_suffix(".json"), json.dumps(asdict(note), indent=1) + "\n")
     return file
 
@@ -296,7 +296,7 @@ def check_index(memory: Memory, file: Path) -> str:
         raise DataError(f"{file.with_suffix('.json')} cannot be read ({error}): build the index again.") from error
     if note.keys_sha256 != memory.manifest.keys_sha256:
         raise DataError(f"{file} is of other keys than the memory's: build the index again.")
-    if not file.is_file() or file_digest(file) != note.file_sha256:
+    if not file.is_file() or file_sha256(file) != note.file_sha256:
         raise DataError(f"{file} is missing or has changed since it was built: build the index again.")
     return note.factory
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_robust.core.errors import DataError, UserError, printable
-from lit_robust.core.files import open_regular, read_regular, write_text
+from lit_robust.core.files import file_sha256, open_regular, read_regular, write_text
 
 SCHEMA = 3
 OLDER = 2  # Has no digest of its own.
@@ -287,7 +287,7 @@ def open_memory(folder: Path, check_digest: bool = True) -> Memory:
         NORMS: (array_digest(norms), manifest.norms_sha256),
     }
     if manifest.projects:
-        digests[PROJECTION] = file_digest(folder / PROJECTION), manifest.projection_sha256
+        digests[PROJECTION] = file_sha256(folder / PROJECTION), manifest.projection_sha256
     if check_digest:
         digests[KEYS] = array_digest(keys), manifest.keys_sha256
     for name, (ours, said) in digests.items():
@@ -326,12 +326,6 @@ def array_digest(array: NDArray[np.generic]) -> str:
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda piece: hashlib.sha256(piece).digest(), pieces))
     return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def file_digest(file: Path) -> str:
-    """Return the sha256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def mapped_array(file: Path, shape: tuple[int, ...], kind: str, fix: str) -> NDArray[Any]:

@@ -9,7 +9,9 @@ from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.plugins.layer_sync import LayerSync
@@ -45,6 +47,8 @@ class ClassifierModule(LightningModule, ABC):
 
     Attributes:
         validates_fit: whether ``fit`` validates, and so reads a validation split.
+        samples_once: int64 ``[N]``, the numbers of the training samples that ``fit`` takes once, in order and as for an
+            evaluation; None where it trains.
 
     Args:
         network: which network, with which weights.
@@ -52,6 +56,7 @@ class ClassifierModule(LightningModule, ABC):
     """
 
     validates_fit = True
+    samples_once: NDArray[np.int64] | None = None
 
     def __init__(self, network: Network, optimisation: Optimisation) -> None:
         super().__init__()

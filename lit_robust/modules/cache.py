@@ -146,7 +146,7 @@ class CacheModule(ClassifierModule):
 
     def _begin(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "train_once"):
+        if not hasattr(data, "training_set"):
             raise UserError(
                 "A memory is built from a data module such as ImageNetDataModule: give fit one instead of a loader."
             )
@@ -156,7 +156,7 @@ class CacheModule(ClassifierModule):
             self._lock.enter_context(building_alone(self.memory_folder))
         left = np.flatnonzero(~samples_done(self.memory_folder, self._training.labels))
         # Lightning needs a batch to come to an end.
-        data.train_once(left if len(left) else np.array([0]))
+        self.samples_once = left if len(left) else np.array([0])
         self.trainer.fit_loop.max_epochs = 1
         warnings.filterwarnings("ignore", message=".*configure_optimizers.* returned .None.")
         self.trainer.limit_val_batches = 0

@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path, open_regular
+from lit_robust.core.files import atomic_path, held_alone, open_regular
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.listing import Listing, list_split
-from lit_robust.shards.lock import one_at_a_time
 from lit_robust.shards.merge import Merged, claimed_classes, dali_files, merge_scans
 from lit_robust.shards.scan import IMAGE_EXTENSIONS, file_state, refuse, scan_shards, skip
 from lit_robust.shards.tar import Defect
@@ -263,6 +263,22 @@ class ShardIndex:
     def image_extension(self, number: int) -> str:
         """Return the extension of the image of sample ``number``, in lower case and without a dot."""
         return IMAGE_EXTENSIONS[int(self.extension[number])]
+
+
+@contextmanager
+def one_at_a_time(places: Sequence[Path]) -> Iterator[None]:
+    """Let one process at a time make a file, of which ``places`` are where it may lie, the best place first.
+
+    Where none of them can be written there is no waiting.
+    """
+    with ExitStack() as stack:
+        for place in places:
+            try:
+                stack.enter_context(held_alone(place.with_suffix(".lock")))
+                break
+            except UserError as error:
+                log.info("No other process is kept from scanning: %s", error)
+        yield
 
 
 def _load(place: Path, folder: Path) -> ShardIndex | None:

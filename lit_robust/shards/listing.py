@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -21,35 +21,19 @@ SPLIT_WORDS = ("train", "validation", "val", "test")
 LARGEST_LIST = 1 << 26  # bytes; a list of 100,000 shards has about a tenth
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The tars of one split, in order.
+@dataclass(frozen=True, kw_only=True)
+class Listing(SplitClaim):
+    """The tars of one split, in order, and what info files say of them.
 
     Attributes:
         folder: where they lie.
         split: name of the split as the info file spells it; None for all tars of a folder.
-        files: paths relative to ``folder``.
-        lengths: samples in each tar, where an info file tells.
-        digests: sha256 of each tar, where an info file tells.
-        count: samples in all, where an info file tells.
-        num_classes: how many classes there are, where an info file tells.
-        class_names: name of each class, where an info file tells.
-        categories: category name to class numbers, where an info file tells.
-        label_field: field of a sample's ``json`` member that holds its class, where an info file tells.
         info: names of the info files that were used.
         problems: sentences about missing shards, and about info files that contradict each other or the folder.
     """
 
     folder: Path
     split: str | None
-    files: tuple[str, ...]
-    lengths: tuple[int, ...] | None = None
-    digests: tuple[str, ...] | None = None
-    count: int | None = None
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    categories: Mapping[str, tuple[int, ...]] | None = None
-    label_field: str | None = None
     info: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -123,20 +107,9 @@ class ShardFolder:
 
     def from_claim(self, split: str, claim: SplitClaim) -> Listing:
         """Return a split as an info file of timm's form has it."""
-        listing = Listing(
-            folder=self.folder,
-            split=split,
-            files=claim.files,
-            lengths=claim.lengths,
-            digests=claim.digests,
-            count=claim.count,
-            num_classes=claim.num_classes,
-            class_names=claim.class_names,
-            categories=claim.categories,
-            label_field=claim.label_field,
-            info=(self.timm_name,),
-        )
-        return replace(listing, problems=tuple(self._missing(claim.files, listing.info, split)))
+        info = (self.timm_name,)
+        problems = tuple(self._missing(claim.files, info, split))
+        return Listing(**vars(claim), folder=self.folder, split=split, info=info, problems=problems)
 
     def from_names(self, split: str | None, files: Sequence[str]) -> Listing:
         """Return a split of the given tars, with what the info files say of them."""
@@ -171,15 +144,9 @@ class ShardFolder:
             )
         if not used and "nshards.txt" not in counts_used:
             problems += gaps(self.folder, files)
-        return Listing(
-            self.folder,
-            split,
-            tuple(files),
-            lengths,
-            count=count,
-            info=(*used, *counts_used),
-            problems=tuple(problems),
-        )
+        claim = SplitClaim(tuple(files), lengths, count=count)
+        names = (*used, *counts_used)
+        return Listing(**vars(claim), folder=self.folder, split=split, info=names, problems=tuple(problems))
 
     def unpacking(self, name: str) -> str:
         """Return the sentence about a compressed tar."""
@@ -375,20 +342,10 @@ def _remote_listing(info: Info, below: str, names: Sequence[str]) -> Listing | N
                     f"{info.where} says that labels are in the json field {claim.label_field!r}, which is read from "
                     "disks only: copy the shards to one."
                 )
-            files = tuple(below + file for file in claim.files)
-            return Listing(
-                folder=folder,
-                split=name,
-                files=files,
-                lengths=claim.lengths,
-                digests=claim.digests,
-                count=claim.count,
-                num_classes=claim.num_classes,
-                class_names=claim.class_names,
-                categories=claim.categories,
-            )
+            files = {"files": tuple(below + file for file in claim.files)}
+            return Listing(**(vars(claim) | files), folder=folder, split=name)
         listed = sorted((file for file in info.lengths if below or names_split(file, name)), key=numbered)
         if listed:
             lengths = tuple(info.lengths[file] for file in listed)
-            return Listing(folder, name, tuple(below + file for file in listed), lengths)
+            return Listing(files=tuple(below + file for file in listed), lengths=lengths, folder=folder, split=name)
     return None

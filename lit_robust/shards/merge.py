@@ -19,7 +19,7 @@ from lit_robust.core.files import read_regular
 from lit_robust.shards.labels import LARGEST, LabelRule, text, too_high
 from lit_robust.shards.listing import Listing
 from lit_robust.shards.scan import IMAGE_EXTENSIONS, Handler, ShardScan
-from lit_robust.shards.tar import Defect, DefectError
+from lit_robust.shards.tar import Defect, DefectError, found_defect
 
 FIELDS = {"v1.0": 3, "v1.1": 3, "v1.2": 4}
 
@@ -55,7 +55,7 @@ def parse_dali(where: str, text: str) -> tuple[int, Mapping[int, int]]:
             starts = _members(words, width)
             images |= {int(words[at + 1]): int(words[at + 2]) for at in starts if words[at].lower() in IMAGE_EXTENSIONS}
     except (IndexError, KeyError, ValueError) as error:
-        raise DataError(f"{where} is no index of DALI's ({error}): mend or remove it.") from error
+        raise DataError(f"{where} is not an index of DALI's ({error}): mend or remove it.") from error
     return int(count), images
 
 
@@ -89,7 +89,7 @@ def _members(words: list[str], width: int) -> list[int]:
         elif starts and width > 3:
             at += 1
         else:
-            raise ValueError(f"{' '.join(words[at : at + 3])[:60]!r} is no member")
+            raise ValueError(f"{' '.join(words[at : at + 3])[:60]!r} is not a member")
     return starts
 
 
@@ -151,12 +151,12 @@ def merge_scans(
     kept = np.ones(len(keys), dtype=bool)
     for number, other in duplicates(keys):
         file, first = listing.files[shard[number]], listing.files[shard[other]]
-        error = DefectError(
+        sentence = (
             f"Sample {text(keys[number])} is in {listing.folder / first} and again in {listing.folder / file}: "
             "remove the shard that was copied twice, or write the shards again with keys of their own."
         )
-        error.found = Defect(file, int(offset[number]), f"sample {text(keys[number])} is in {first} as well")
-        note(error)
+        what = f"sample {text(keys[number])} is in {first} as well"
+        note(found_defect(sentence, Defect(file, int(offset[number]), what)))
         kept[number] = False
     for file, scan, begin in zip(listing.files, scans, np.searchsorted(shard, range(len(scans))), strict=True):
         wrong = np.flatnonzero(scan.label >= (LARGEST if num_classes is None else num_classes))
@@ -219,9 +219,7 @@ def _check_counts(listing: Listing, scans: Sequence[ShardScan], note: Handler) -
             try:
                 count, images = read_dali(listing.folder / index)
             except DataError as unreadable:
-                error = DefectError(str(unreadable))
-                error.found = Defect(index, 0, "it is no index of DALI's")
-                note(error)
+                note(found_defect(str(unreadable), Defect(index, 0, "it is not an index of DALI's")))
                 continue
             dali.append(count)
             if differs := contradiction(scan, count, images):
@@ -230,31 +228,25 @@ def _check_counts(listing: Listing, scans: Sequence[ShardScan], note: Handler) -
     if listing.lengths is None and listing.count is not None:
         total, defective = sum(len(scan.keys) for scan in scans), any(scan.defects for scan in scans)
         if total != listing.count and not (defective and total < listing.count):
-            error = DefectError(
-                f"The shards {listing.name} hold {total} samples, but the info file says "
-                f"{listing.count}: copy or download the shards again."
-            )
-            error.found = Defect(listing.info[-1], 0, f"it says {listing.count} samples, but there are {total}")
-            note(error)
+            sentence = f"The shards {listing.name} hold {total} samples, but the info file says {listing.count}"
+            defect = Defect(listing.info[-1], 0, f"it says {listing.count} samples, but there are {total}")
+            note(found_defect(f"{sentence}: copy or download the shards again.", defect))
     if listing.lengths is not None:
         return sum(listing.lengths)
     return listing.count if listing.count is not None or len(dali) < len(scans) else sum(dali)
 
 
 def _contradiction(folder: Path, file: str, offset: int, sentence: str) -> DefectError:
-    error = DefectError(f"{folder / file} {sentence}")
-    error.found = Defect(file, offset, "it " + sentence.rpartition(":")[0])
-    return error
+    return found_defect(f"{folder / file} {sentence}", Defect(file, offset, "it " + sentence.rpartition(":")[0]))
 
 
 def _too_high(folder: Path, file: str, scan: ShardScan, wrong: NDArray[np.intp], num_classes: int) -> DefectError:
     highest = int(wrong[np.argmax(scan.label[wrong])])
     key, offset = text(scan.keys[highest]), int(scan.offset[highest])
     what = too_high(int(scan.label[highest]), num_classes)
-    error = DefectError(f"The sample {key} in {folder / file} at byte {offset} has {what}.")
-    sentence = f"samples with a class beyond the {num_classes} of the info file: {len(wrong)}, the highest is {key}"
-    error.found = Defect(file, offset, f"{sentence} ({what})")
-    return error
+    count = f"samples with a class beyond the {num_classes} of the info file: {len(wrong)}, the highest is {key}"
+    sentence = f"The sample {key} in {folder / file} at byte {offset} has {what}."
+    return found_defect(sentence, Defect(file, offset, f"{count} ({what})"))
 
 
 def _digest(files: Sequence[str], arrays: Arrays) -> str:

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards.fetch import (
-    PIECE,
     PIPE,
     SCHEMES,
     FetchError,
@@ -177,11 +176,8 @@ def refused(where: str, error: FetchError) -> UserError:
 
 
 def _sha256(file: io.FileIO) -> str:
-    digest = hashlib.sha256()
     file.seek(0)
-    while piece := file.read(PIECE):
-        digest.update(piece)
-    return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FetchedShard:

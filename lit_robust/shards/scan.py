@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lit_robust.core.files import open_regular
 from lit_robust.shards.labels import CLS, LABEL_EXTENSION, LONGEST_LABEL, NO_LABEL, LabelRule, find_label, text
-from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error
+from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error, found_defect
 
 __all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
 
@@ -74,10 +74,10 @@ def scan_shard(path: Path, rule: LabelRule = CLS, on_defect: Handler = refuse) -
     try:
         descriptor = open_regular(path)
     except OSError as error:
-        unreadable = DefectError(f"The shard {path} cannot be opened ({error.strerror}): check the path and its mode.")
-        unreadable.found = Defect(str(path), 0, f"it cannot be opened ({error.strerror})")
-        on_defect(unreadable)
-        return _shard_scan((0,), "", {}, (unreadable.found,))
+        sentence = f"The shard {path} cannot be opened ({error.strerror}): check the path and its mode."
+        unreadable = Defect(str(path), 0, f"it cannot be opened ({error.strerror})")
+        on_defect(found_defect(sentence, unreadable))
+        return _shard_scan((0,), "", {}, (unreadable,))
     try:
         return scan_open(path, descriptor, rule, on_defect)
     finally:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError, printable
-from lit_robust.core.files import open_regular
+from lit_robust.core.files import file_sha256, open_regular
 from lit_robust.core.processes import end_with_parent
 from lit_robust.shards.decode import decode_rgb
 from lit_robust.shards.info import may_be_info
@@ -23,7 +23,6 @@ from lit_robust.shards.listing import COMPRESSED, Listing, ShardFolder, list_all
 from lit_robust.shards.merge import Arrays, claimed_classes, dali_files, merge_scans
 from lit_robust.shards.scan import THREADS, scan_shards, skip
 from lit_robust.shards.tar import Defect, read_exactly
-from lit_robust.shards.write import file_digest
 
 PIECE = 256  # images a task: some seconds' work at most
 
@@ -257,7 +256,7 @@ def _altered(listing: Listing, progress: bool) -> list[Defect]:
     if listing.digests is None:
         return []
     with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(file_digest, [listing.folder / file for file in listing.files])
+        found = pool.map(file_sha256, [listing.folder / file for file in listing.files])
         bar = tqdm(found, "comparing digests", len(listing.files), unit="shard", delay=2, disable=not progress)
         return [
             Defect(file, 0, f"its bytes are not those whose sha256 {listing.info[0]} has")

@@ -8,17 +8,16 @@ import json
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from lit_robust.core.errors import UserError
-from lit_robust.core.files import atomic_path, write_text
+from lit_robust.core.files import atomic_path, held_alone, write_text
 from lit_robust.shards.info import read_info
 from lit_robust.shards.labels import LABEL_EXTENSION
 from lit_robust.shards.listing import ALIASES, UNFINISHED
-from lit_robust.shards.lock import alone_in, sole_writer
 from lit_robust.shards.scan import IMAGE_EXTENSIONS
 
 BLOCK = 512
@@ -231,6 +230,12 @@ class ShardWriter:
         self._stack.__exit__(RuntimeError, RuntimeError("given up"), None)
 
 
+def sole_writer(folder: Path, stem: str, what: str | None = None) -> AbstractContextManager[None]:
+    """Return a context in which nobody else writes the tars ``<stem>-*.tar``, in messages ``what``, in a folder."""
+    taken = f"Another run writes {what or f'{stem}-*.tar'} in {folder}: wait for it, or end it."
+    return held_alone(folder / f".{stem}.lock", taken)
+
+
 def shard_stem(folder: Path, split: str, prefix: str | None = None) -> str:
     """Return how the names of a split's tars begin: ``<prefix>-<split>``; without a prefix the folder's name is it.
 
@@ -281,12 +286,6 @@ def remove_leftovers(folder: Path, name: str) -> None:
             file.unlink(missing_ok=True)
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_entry(
     folder: Path,
     split: str,
@@ -313,7 +312,7 @@ def write_entry(
         "num_samples": sum(lengths),
     }
     # Two splits that are finished at a time must both stand there.
-    with alone_in(folder):
+    with held_alone(folder / ".info.lock"):
         path, info = read_info(folder)
         remove_leftovers(folder, re.escape(path.name))
         info = {**info, "splits": {**info.get("splits", {}), split: {**entry, **extras}}}

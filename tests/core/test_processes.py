@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.utils.data import get_worker_info
 
@@ -28,7 +29,7 @@ class Waiting:
 
 
 def load(told, method):
-    plan = EvaluationOrder(count=2, batch_size=1, rank=0, world=1)
+    plan = EvaluationOrder(numbers=np.arange(2), batch_size=1, rank=0, world=1)
     next(iter(PlannedLoader(Waiting(told), plan, 2, False, keeps_workers=False, start_method=method)))
 
 

@@ -17,7 +17,7 @@ from lit_robust.data.packing import sources
 from lit_robust.data.packing.derivation import Derivation
 from lit_robust.data.packing.deriving import derive
 from lit_robust.shards import ShardWriter
-from lit_robust.shards.lock import sole_writer
+from lit_robust.shards.write import sole_writer
 from lit_robust.stimuli.corrupted import Corrupted, frost_digest
 from lit_robust.stimuli.corruptions import FrostPictures
 

@@ -61,7 +61,7 @@ def shuffle(count=10, batch_size=4):
 
 
 def in_order(count, batch_size):
-    return EvaluationOrder(count=count, batch_size=batch_size, rank=0, world=1)
+    return EvaluationOrder(numbers=np.arange(count), batch_size=batch_size, rank=0, world=1)
 
 
 def loader(plan, workers=0, source=None, on_error="error", start_method=None):

@@ -140,7 +140,10 @@ def test_every_batch_is_in_one_block_of_its_lane(count, lanes, block):
 )
 def test_evaluation_counts_every_sample_once(count, world, batch_size, lanes):
     kinds = [
-        [EvaluationOrder(count=count, batch_size=batch_size, rank=rank, world=world) for rank in range(world)],
+        [
+            EvaluationOrder(numbers=np.arange(count), batch_size=batch_size, rank=rank, world=world)
+            for rank in range(world)
+        ],
         [
             EvaluationStretches(count=count, batch_size=batch_size, rank=rank, world=world, lanes=Lanes(lanes, 1))
             for rank in range(world)
@@ -178,7 +181,7 @@ def test_an_epoch_of_a_million_batches_takes_little_memory(kind):
     plan = {
         "global": GlobalShuffle(count=int(lengths.sum()), seed=0, **one),
         "block": BlockShuffle(lengths=lengths, block=2048, seed=0, lanes=Lanes(12, 1024), **one),
-        "evaluation": EvaluationOrder(count=int(lengths.sum()), **one),
+        "evaluation": EvaluationOrder(numbers=np.arange(int(lengths.sum())), **one),
         "stretches": EvaluationStretches(count=int(lengths.sum()), lanes=Lanes(12, 1), **one),
     }[kind]
     tracemalloc.start()

@@ -16,7 +16,7 @@ from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing import shard_images, sources, write
 from lit_robust.shards import IndexedReader, ShardIndex
-from lit_robust.shards.lock import sole_writer
+from lit_robust.shards.write import sole_writer
 
 KILLED_AT = 33
 KILLED = f"""

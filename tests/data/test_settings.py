@@ -52,7 +52,7 @@ def settings(cls):
 @pytest.mark.parametrize(("cls", "name"), [pair for cls in [*MODULES, TrainingCrop, Reading] for pair in settings(cls)])
 def test_null_is_refused_where_it_has_no_meaning(cls, name):
     # A config's null comes through the parser, whatever the type; as a word for "no" it would mean another setting.
-    with pytest.raises(UserError, match=rf"{name} is null: give"):
+    with pytest.raises(UserError, match=rf"{name} is null: (give|choose)"):
         cls(**{name: None})
 
 
@@ -86,14 +86,20 @@ def test_null_has_a_meaning_for_the_others():
             "The root ftp://host/x is not a URL that can be read: give",
         ),
         (lambda: ImageNetDataModule("~nobody-of-that-name/x"), "The root ~nobody-of-that-name/x cannot be found"),
-        (lambda: ImageFolderDataModule(labels="wnid"), "labels is 'wnid': give sorted or imagenet"),
-        (lambda: ImageNetADataModule(classes="200"), "classes is '200': give imagenet-a or all"),
-        (lambda: TrainingCrop("centre"), "training.crop is 'centre': give none or random_resized or padded"),
+        (lambda: ImageFolderDataModule(labels="wnid"), "labels is 'wnid': choose one of sorted, imagenet"),
+        (lambda: ImageNetADataModule(classes="200"), "classes is '200': choose one of imagenet-a, all"),
+        (lambda: TrainingCrop("centre"), "training.crop is 'centre': choose one of none, random_resized, padded"),
         (lambda: TrainingCrop(size=0), "training.size is 0: give 1 to 10,000"),
-        (lambda: Reading("random"), "reading.shuffle is 'random': give global or block"),
-        (lambda: Reading(on_error="ignore"), "reading.on_error is 'ignore': give error or skip"),
-        (lambda: Reading(start_method="thread"), "reading.start_method is 'thread': give fork or forkserver or spawn"),
-        (lambda: RobustnessSuite([ImageNetDataModule()], missing="ignore"), "missing is 'ignore': give error or skip"),
+        (lambda: Reading("random"), "reading.shuffle is 'random': choose one of global, block"),
+        (lambda: Reading(on_error="ignore"), "reading.on_error is 'ignore': choose one of error, skip"),
+        (
+            lambda: Reading(start_method="thread"),
+            "reading.start_method is 'thread': choose one of fork, forkserver, spawn",
+        ),
+        (
+            lambda: RobustnessSuite([ImageNetDataModule()], missing="ignore"),
+            "missing is 'ignore': choose one of error, skip",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_it_can_be(make, expected):

@@ -17,9 +17,9 @@ from url_server import serving
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.loading.loader import PlannedLoader
-from lit_robust.data.loading.order import BlockShuffle, Lanes
+from lit_robust.data.loading.order import BlockShuffle, Lanes, Share
 from lit_robust.data.loading.samples import EvaluationSamples, TrainingSamples
-from lit_robust.data.loading.splits import Reading, Share, open_split
+from lit_robust.data.loading.splits import Reading, open_split
 from lit_robust.data.loading.streams import StreamSource
 from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.shards import ShardIndex, ShardWriter, fetch

@@ -91,9 +91,8 @@ def features(weights, toy, split):
     """Return pooled features of layers.2 and labels, by a forward pass of our own."""
     data = ImageNetDataModule(toy, eval_batch_size=200, num_workers=0, evaluation=EvaluationCrop(None, None))
     data.setup("fit")
-    if split == "train":
-        data.train_once(np.arange(101))
-    batch = next(iter(data.train_dataloader() if split == "train" else data.val_dataloader())).as_float()
+    training = data.evaluation_loader(data.train_split(), data.evaluation, np.arange(101))
+    batch = next(iter(training if split == "train" else data.val_dataloader())).as_float()
     network = build_classifier(Network(NETWORK.name, 8, str(weights))).eval()
     kept = []
     network.network.layers[2].register_forward_hook(lambda *given: kept.append(given[2].mean((2, 3))))

@@ -49,7 +49,7 @@ def test_the_second_opening_reads_the_kept_index(folder, scans):
     assert [second.key(n) for n in range(7)] == [f"a/s{n:04d}" for n in range(4)] + [f"b/s{n:04d}" for n in range(3)]
     assert second.labels.dtype == np.int64
     assert not any(array.flags.writeable for array in arrays(second))
-    assert sorted(path.name for path in (folder / ".lit_robust").iterdir()) == ["split-val.index", "split-val.lock"]
+    assert sorted(path.name for path in (folder / ".lit_robust").iterdir()) == ["split-val.index"]
 
 
 def rewrite(folder):

@@ -158,11 +158,11 @@ def test_dalis_index(tmp_path):
     assert parse_dali("x.idx", short) == (1, {512: 9})
     for damaged, what in [
         (text.replace("v1.2 5", "v1.2 4"), "announces 4 samples and lists 5"),
-        (text.replace("v1.2", "v9"), "no index of DALI"),
+        (text.replace("v1.2", "v9"), "not an index of DALI"),
         (text.replace("v1.2 5", "v1.2 4").rsplit("\n", 2)[0] + "\n", "holds 5 samples, but the index of DALI lists 4"),
         (text.replace(words[1], str(int(words[1]) + 512), 1), "where the index of DALI has nothing"),
         (text.replace(words[2], str(int(words[2]) + 1)), rf"where the index of DALI has {int(words[2]) + 1} bytes"),
-        ("", "no index of DALI"),
+        ("", "not an index of DALI"),
     ]:
         tar.with_suffix(".idx").write_text(damaged)
         with pytest.raises(DataError, match=what):

@@ -11,8 +11,7 @@ from shard_making import entries, write_tar
 
 from lit_robust.shards import ShardIndex
 from lit_robust.shards import index as index_module
-from lit_robust.shards.index import cache_paths
-from lit_robust.shards.lock import one_at_a_time
+from lit_robust.shards.index import cache_paths, one_at_a_time
 
 FORK = multiprocessing.get_context("fork")
 

@@ -58,9 +58,9 @@ class Lanes:
         return range(turns.start * self.count + lane, turns.stop * self.count + lane, self.count)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Plan(ABC):
-    """The batches of one rank.
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch is this process's.
 
     Attributes:
         batch_size: samples a rank and batch.
@@ -71,6 +71,11 @@ class Plan(ABC):
     batch_size: int
     rank: int
     world: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(Share, ABC):
+    """The batches of one rank."""
 
     @property
     @abstractmethod
@@ -257,32 +262,10 @@ class GlobalShuffle(Plan):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationOrder(Plan):
-    """Evaluation batches in order, each sample valid exactly once over all ranks.
+    """Evaluation batches of some samples in order, each valid exactly once over all ranks.
 
-    Every rank gets the same number of full batches; what the data do not fill repeats the last sample with a false
+    Every rank gets the same number of full batches; what the samples do not fill repeats the last one with a false
     mask.
-
-    Attributes:
-        count: samples in the data set.
-    """
-
-    count: int
-
-    @property
-    def batches(self) -> int:
-        """How many batches there are, the same on every rank."""
-        return -(-self.count // (self.batch_size * self.world))
-
-    def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
-        """Return the sample numbers ``[batches, batch_size]``, and which of them count."""
-        places = np.arange(self.batches * self.batch_size * self.world)
-        mine = places.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank]
-        return np.minimum(mine, self.count - 1), mine < self.count
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ChosenOrder(Plan):
-    """Some samples in order, each valid exactly once over all ranks, as `EvaluationOrder` does with all.
 
     Attributes:
         numbers: ``[N]`` the samples, at least one.
@@ -293,13 +276,10 @@ class ChosenOrder(Plan):
     @property
     def batches(self) -> int:
         """How many batches there are, the same on every rank."""
-        return self._places.batches
+        return -(-len(self.numbers) // (self.batch_size * self.world))
 
     def of_epoch(self, epoch: int) -> tuple[Numbers, Mask]:
         """Return the sample numbers ``[batches, batch_size]``, and which of them count."""
-        places, valid = self._places.of_epoch(epoch)
-        return self.numbers[places], valid
-
-    @property
-    def _places(self) -> EvaluationOrder:
-        return EvaluationOrder(count=len(self.numbers), batch_size=self.batch_size, rank=self.rank, world=self.world)
+        places = np.arange(self.batches * self.batch_size * self.world)
+        mine = places.reshape(self.batches, self.batch_size, self.world)[:, :, self.rank]
+        return self.numbers[np.minimum(mine, len(self.numbers) - 1)], mine < len(self.numbers)

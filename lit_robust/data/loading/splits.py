@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, check_choice
 from lit_robust.data.loading.order import (
     BlockShuffle,
     EvaluationOrder,
@@ -20,10 +20,11 @@ from lit_robust.data.loading.order import (
     Lanes,
     Numbers,
     Plan,
+    Share,
 )
 from lit_robust.data.loading.samples import SampleTable, Source, TableSource
 from lit_robust.data.loading.streams import StreamSource, TrainingStream
-from lit_robust.data.settings import check_at_least, check_choice, check_given
+from lit_robust.data.settings import check_at_least, check_given
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.fetch import Patience
@@ -78,21 +79,6 @@ class Reading:
     def lanes(self, batch_size: int) -> Lanes:
         """Return the lanes of an order in blocks."""
         return Lanes(LANES, max(self.block // (2 * batch_size), 1))
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every batch is this process's.
-
-    Attributes:
-        batch_size: samples a rank and batch.
-        rank: this process, 0 to ``world - 1``.
-        world: number of processes.
-    """
-
-    batch_size: int
-    rank: int
-    world: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -158,17 +144,15 @@ class TableSplit(Split):
 
     def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
         """Return shuffled samples: the same number of full batches on every rank."""
-        mine = {"batch_size": share.batch_size, "rank": share.rank, "world": share.world}
         if reading.shuffle == "global":
-            return TableSource(self.table), GlobalShuffle(count=len(self), seed=seed, **mine)
+            return TableSource(self.table), GlobalShuffle(count=len(self), seed=seed, **vars(share))
         lanes = reading.lanes(share.batch_size)
-        plan = BlockShuffle(lengths=self.table.lengths, block=reading.block, seed=seed, lanes=lanes, **mine)
+        plan = BlockShuffle(lengths=self.table.lengths, block=reading.block, seed=seed, lanes=lanes, **vars(share))
         return TableSource(self.table), plan
 
     def evaluation(self, share: Share) -> tuple[Source, Plan]:
         """Return all samples, each valid once over all ranks."""
-        plan = EvaluationOrder(count=len(self), batch_size=share.batch_size, rank=share.rank, world=share.world)
-        return TableSource(self.table), plan
+        return TableSource(self.table), EvaluationOrder(numbers=np.arange(len(self)), **vars(share))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -203,30 +187,19 @@ class StreamSplit(Split):
 
     def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
         """Return shuffled samples: the same number of full batches on every rank."""
-        mine = {"batch_size": share.batch_size, "rank": share.rank, "world": share.world}
         lanes = reading.lanes(share.batch_size)
-        plan = BlockShuffle(lengths=self.lengths, block=reading.block, seed=seed, lanes=lanes, **mine)
+        plan = BlockShuffle(lengths=self.lengths, block=reading.block, seed=seed, lanes=lanes, **vars(share))
         return self._source(TrainingStream, plan, lanes), plan
 
     def evaluation(self, share: Share) -> tuple[Source, Plan]:
         """Return all samples, each valid once over all ranks."""
-        mine = {"batch_size": share.batch_size, "rank": share.rank, "world": share.world}
         lanes = Lanes(evaluation_lanes(len(self), share.batch_size * share.world), 1)
-        plan = EvaluationStretches(count=len(self), lanes=lanes, **mine)
+        plan = EvaluationStretches(count=len(self), lanes=lanes, **vars(share))
         return self._source(StreamSource, plan, lanes), plan
 
     def _source(self, kind: type[StreamSource], plan: Plan, lanes: Lanes) -> StreamSource:
-        return kind(
-            self.remote,
-            self.files,
-            self.lengths,
-            self.digests,
-            plan,
-            lanes,
-            self.num_classes,
-            self.rule,
-            self.on_error,
-        )
+        known = self.remote, self.files, self.lengths, self.digests
+        return kind(*known, plan, lanes, self.num_classes, self.rule, self.on_error)
 
 
 def workers_for(lanes: int, num_workers: int) -> int:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_robust.core.errors import UserError
-from lit_robust.data.settings import LARGEST_SIDE, check_between, check_choice, check_given
+from lit_robust.core.errors import UserError, check_choice
+from lit_robust.data.settings import LARGEST_SIDE, check_between, check_given
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean in levels: after the normalisation almost 0, as in the public code.
 

@@ -16,8 +16,7 @@ from lit_robust.data.packing.sources import check_source, check_space, open_sour
 from lit_robust.data.packing.write import Packer, check_place, make_plan
 from lit_robust.data.settings import LARGEST_SIDE, check_at_least, check_between
 from lit_robust.shards.info import read_info
-from lit_robust.shards.lock import sole_writer
-from lit_robust.shards.write import shard_stem
+from lit_robust.shards.write import shard_stem, sole_writer
 
 __all__ = ["Labels", "Layout", "Packed", "default_workers", "shard_images"]
 

@@ -17,18 +17,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path, write_text
+from lit_robust.core.errors import DataError, UserError, check_choice
+from lit_robust.core.files import atomic_path, file_sha256, write_text
 from lit_robust.data.loading.splits import TableSplit
 from lit_robust.data.loading.transforms import EvaluationCrop
-from lit_robust.data.settings import check_at_least, check_choice
+from lit_robust.data.settings import check_at_least
 from lit_robust.shards import decode_rgb
 from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.shards.scan import scan_shard
 from lit_robust.shards.write import (
     any_shard,
     end_bytes,
-    file_digest,
     remove_leftovers,
     sample_bytes,
     shard_name,
@@ -240,7 +239,7 @@ class Derivation:
         if self.source.class_names:
             extras["class_names"] = list(self.source.class_names)
         extras[GENERATED] = {**self.mark, NOT_MADE: len(lost)}
-        digests = [file_digest(self.folder / name) for name in names]
+        digests = [file_sha256(self.folder / name) for name in names]
         write_entry(self.folder, self.split, names, lengths, digests, extras)
         mark.unlink(missing_ok=True)
         return len(lost)

@@ -18,7 +18,7 @@ from lit_robust.core.processes import end_with_parent
 from lit_robust.data.packing.derivation import Derivation
 from lit_robust.data.packing.sources import check_space
 from lit_robust.data.settings import check_at_least
-from lit_robust.shards.lock import sole_writer
+from lit_robust.shards.write import sole_writer
 
 
 def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") -> dict[Path, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path, write_text
+from lit_robust.core.files import atomic_path, file_sha256, write_text
 from lit_robust.data.packing.encode import JPEG_QUALITY, extension_of, is_copied, packed_extension, readable, shrink
 from lit_robust.data.packing.layouts import Image, ImageSet
 from lit_robust.data.packing.sources import Tree
@@ -27,7 +27,6 @@ from lit_robust.shards.write import (
     check_absent,
     check_key,
     end_bytes,
-    file_digest,
     header,
     remove_leftovers,
     sample_bytes,
@@ -258,7 +257,7 @@ class Packer:
             self._write(plan, missing)
             names = [shard.name for shard in plan.shards]
             with ThreadPoolExecutor(self.workers) as pool:
-                digests = list(pool.map(file_digest, [plan.folder / name for name in names]))
+                digests = list(pool.map(file_sha256, [plan.folder / name for name in names]))
             write_entry(plan.folder, plan.split, names, lengths, digests, plan.extras)
         plan.mark.unlink(missing_ok=True)
         return len(missing)

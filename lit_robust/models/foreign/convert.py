@@ -1,6 +1,5 @@
 """`lit-robust convert`: another laboratory's checkpoint as safetensors, with a record of what was done to it."""
 
-import hashlib
 import json
 import platform
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from lit_robust import __version__
 from lit_robust.core.errors import UserError
-from lit_robust.core.files import write_tensors, write_text
+from lit_robust.core.files import file_sha256, write_tensors, write_text
 from lit_robust.models.foreign.checkpoint import Channels, open_checkpoint
 from lit_robust.models.foreign.naming import check_unwrapped
 from lit_robust.models.foreign.reading import Weights, check_normaliser, check_said, read_weights
@@ -81,7 +80,7 @@ def convert(
     digest = tensors_digest(tensors)
     record = {
         "schema": 1,
-        "source": {"file": source.name, "bytes": source.stat().st_size, "sha256": _file_digest(source)},
+        "source": {"file": source.name, "bytes": source.stat().st_size, "sha256": file_sha256(source)},
         **_what_was_done(weights, rule),
         "network": network,
         "num_classes": num_classes if network is not None else None,
@@ -142,8 +141,3 @@ def _metadata(file: Path) -> dict[str, str]:
 
     with safe_open(file, framework="pt") as content:
         return dict(content.metadata() or {})
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
