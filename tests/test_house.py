@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "data": {"shards", "stimuli", "models"},
     "modules": {"models", "attacks", "memory", "metrics"},
     "callbacks": {"metrics", "attacks", "models"},
-    "analysis": {"models", "attacks", "metrics", "data"},
+    "analysis": {"models", "attacks", "metrics", "data", "shards", "stimuli"},
     "report": set(),
     "__init__": set(),
     "__main__": {"cli"},

@@ -1,1 +1,1 @@
-"""Studies of a trained network."""
+"""Studies of a trained network: what its filters, units and representations are. Each is of pure functions."""

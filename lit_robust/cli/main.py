@@ -50,6 +50,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "paper shape-tables-1-2": "Chen, Agarwal & Nguyen 2020: accuracy, adversarial accuracy, shape bias",
         "paper natural-figures-2-8": "Hendrycks et al. 2021: ImageNet-A accuracy, ImageNet-O AUPR",
     },
+    "studies of what is inside a network": {
+        "analyze smoothness": "total variation of filters and maps, clean and noisy",
+    },
     "a cache model's memory, which `fit` builds": {
         "memory verify": "check its files, and print what it holds",
         "memory cluster": "one of fewer keys",
@@ -180,8 +183,9 @@ def _run(words: Sequence[str]) -> None:
 
 def function_of(name: str) -> Function:
     """Return the function that does a tool's work: ``data toy`` is ``data_toy`` of ``commands``."""
-    from lit_robust.cli import benches, commands, memories, papers
+    from lit_robust.cli import analyses, benches, commands, memories, papers
 
     group = name.split()[0]
-    room = {"bench": benches, "memory": memories, "paper": papers}.get(group, commands)
+    rooms = {"analyze": analyses, "bench": benches, "memory": memories, "paper": papers}
+    room = rooms.get(group, commands)
     return cast(Function, getattr(room, name.replace(" ", "_").replace("-", "_").removeprefix("paper_")))

@@ -24,6 +24,7 @@ from lit_robust.memory.continuous import (
 from lit_robust.memory.nearest import Search, exact_search, index_facts, neighbour_log_sums, open_index, recall
 from lit_robust.memory.store import Memory
 from lit_robust.models import Classifier
+from lit_robust.models.taps import PLACES, Layout, layout_of
 
 Kind = Literal["continuous", "nearest"]
 Precision = Literal["stored", "float32", "bfloat16", "float16"]
@@ -183,11 +184,8 @@ def _held(keys: Tensor, precision: Precision, device: torch.device) -> Tensor:
 
 
 Transform = Literal["none", "softmax"]
-Layout = Literal["channels first", "channels last"]
 PAPER_LAYERS = {"layer4_bottleneck1_relu": "layer4.1"}
 """Orhan and Lake's names of layers that are not torchvision's: the second of the last stage's three blocks."""
-ROWS_AND_COLUMNS: dict[Layout, tuple[int, int]] = {"channels first": (2, 3), "channels last": (1, 2)}
-"""The axes of a map's places, by its layout."""
 
 
 class CacheClassifier(nn.Module):
@@ -209,7 +207,7 @@ class CacheClassifier(nn.Module):
         self.transform = transform
         self.retrieval: ContinuousLayer | NearestLayer | None = None
         self.projects: Literal["", "unit", "raw"] = ""
-        self._places: dict[tuple[int, ...], tuple[int, int]] = {}
+        self._layouts: dict[tuple[int, ...], Layout] = {}
         self.register_buffer("mean", None, persistent=False)
         self.register_buffer("components", None, persistent=False)
 
@@ -252,39 +250,12 @@ class CacheClassifier(nn.Module):
             UserError: the output is none of these, or a map whose channels cannot be distinguished from its places.
         """
         output = self.backbone.features(images, self.layer).float()
-        if len(output) != len(images) or output.ndim not in (2, 3, 4):
-            raise UserError(f"The layer {self.layer!r} gives {list(output.shape)}: choose one of features a sample.")
-        if output.ndim == 4:
-            output = output.mean(self._places_of(output.shape, images))
-        elif output.ndim == 3:
-            output = output.mean(1)
+        known = (*output.shape[1:], *images.shape[2:])
+        if known not in self._layouts or len(output) != len(images):
+            self._layouts[known] = layout_of(self.backbone, self.layer, output, images)
+        places = PLACES[self._layouts[known]]
+        output = output.mean(places) if places else output
         return output.softmax(1) if self.transform == "softmax" else output
-
-    def _places_of(self, shape: torch.Size, images: Tensor) -> tuple[int, int]:
-        """Return the axes of a map's rows and columns, found once for each shape."""
-        known = (*shape[1:], *images.shape[2:])
-        if known not in self._places:
-            layout = layout_of_square(shape, images.shape) or self._layout_by_size(shape, images)
-            self._places[known] = ROWS_AND_COLUMNS[layout]
-        return self._places[known]
-
-    @torch.no_grad()
-    def _layout_by_size(self, shape: torch.Size, images: Tensor) -> Layout:
-        """Tell a map's layout by how its shape changes with the image's size."""
-        larger = images.new_zeros(1, images.shape[1], 2 * images.shape[2], 2 * images.shape[3])
-        unclear = (
-            f"The layer {self.layer!r} gives {list(shape)}, whose channels cannot be distinguished from its places: "
-            "choose another, such as the one after the pooling."
-        )
-        try:
-            grown = self.backbone.features(larger, self.layer).shape
-        except (RuntimeError, ValueError, AssertionError) as error:
-            # Some networks take images of one size alone.
-            raise UserError(unclear) from error
-        layout = layout_of_grown(shape, grown)
-        if layout is None:
-            raise UserError(unclear)
-        return layout
 
     @property
     def is_sharded(self) -> bool:
@@ -300,39 +271,3 @@ class CacheClassifier(nn.Module):
         if self.retrieval is None:
             raise UserError("The cache model has no memory yet: build it with `lit-robust fit`, then test.")
         return self.retrieval
-
-
-def layout_of_square(shape: Sequence[int], image_shape: Sequence[int]) -> Layout | None:
-    """Tell a map's layout where its image is square, and so has as many rows as columns.
-
-    Args:
-        shape: of the map, 4 axes.
-        image_shape: ``[B, 3, H, W]``.
-
-    Returns:
-        None where the shape alone does not tell.
-
-    Example:
-        >>> layout_of_square((9, 7, 7, 768), (9, 3, 224, 224))
-        'channels last'
-    """
-    _, first, second, third = shape
-    if image_shape[2] != image_shape[3] or (first == second) == (second == third):
-        return None
-    return "channels first" if second == third else "channels last"
-
-
-def layout_of_grown(shape: Sequence[int], grown: Sequence[int]) -> Layout | None:
-    """Tell a map's layout by its shape for a larger image: channels are those that stay as many.
-
-    Args:
-        shape: of the map, 4 axes.
-        grown: its shape for an image of more rows and columns.
-
-    Returns:
-        ``channels first`` where nothing grows, as torch's poolings to one size give it; None where one axis grows or
-        all three do.
-    """
-    changed = tuple(axis for axis in (1, 2, 3) if shape[axis] != grown[axis])
-    layouts: dict[tuple[int, ...], Layout] = {(): "channels first", (2, 3): "channels first", (1, 2): "channels last"}
-    return layouts.get(changed)

@@ -15,6 +15,7 @@ from lit_robust.core.errors import UserError, nearest
 from lit_robust.core.logits import logits_of
 from lit_robust.models.foreign.checkpoint import Channels, in_pixel_units, names_file
 from lit_robust.models.foreign.reading import check_normaliser, check_said
+from lit_robust.models.taps import outputs
 from lit_robust.models.weights import load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,18 +50,13 @@ class Classifier(nn.Module):
         # Convolutions are fastest with channels last, on CPUs and GPUs; where images are so already this is free.
         return logits_of(self.network(normalised.contiguous(memory_format=torch.channels_last)))
 
-    def layer(self, name: str) -> nn.Module:
-        """Return the sub-module of the network with a dotted name; raise a UserError where there is none."""
-        layers: dict[str, nn.Module] = dict(self.network.named_modules())
-        if name not in layers or not name:
-            names = ", ".join(child for child, _ in self.network.named_children())
-            raise UserError(f"The network has no layer {name!r}: its first-level layers are {names}.")
-        return layers[name]
+    @property
+    def normalised(self) -> nn.Module:
+        """The network inside, whose names of layers are meant where one is asked for."""
+        return self.network
 
     def features(self, images: Tensor, layer: str) -> Tensor:
-        """Return what the sub-module named ``layer`` gives out for ``images``, before later modules change it in place.
-
-        A module that the network calls several times, such as a residual block's one ReLU, gives its last output.
+        """Return what a layer gives out, before later modules change it in place; see `lit_robust.models.taps`.
 
         Args:
             images: float ``[B, 3, H, W]`` in [0, 1].
@@ -69,27 +65,7 @@ class Classifier(nn.Module):
         Raises:
             UserError: the network has no such layer, never calls it, or it gives no single tensor.
         """
-        last: list[Tensor] = []
-
-        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
-            if not isinstance(output, Tensor):
-                raise UserError(
-                    f"The layer {layer!r} gives a {type(output).__name__}, not one tensor: choose another, such as the "
-                    "one around it."
-                )
-            # In-place ReLUs and sums write into what they are given.
-            last[:] = [output.clone()]
-
-        handle = self.layer(layer).register_forward_hook(keep)
-        try:
-            self(images)
-        finally:
-            handle.remove()
-        if not last:
-            raise UserError(
-                f"The network never calls its layer {layer!r} by itself: choose another, such as the one around it."
-            )
-        return last[0]
+        return outputs(self, images, [layer])[layer]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from lit_robust.memory.classifier import CacheClassifier, ContinuousLayer, Neare
 from lit_robust.memory.compression import unit_length
 from lit_robust.memory.store import KeyType
 from lit_robust.models import Classifier, Network, weights_digest
+from lit_robust.models.taps import layer_of
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.optimisation import Optimisation
 
@@ -135,7 +136,7 @@ class CacheModule(ClassifierModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``; the data are set up for it.
         """
         super().check(stage)
-        self.classifier.layer(self.cache.layer)
+        layer_of(self.classifier, self.cache.layer)
         if stage == "fit":
             check_place(self.memory_folder)
             return

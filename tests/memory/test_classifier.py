@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 
 from lit_robust.core.errors import UserError
-from lit_robust.memory.classifier import CacheClassifier, layout_of_grown, layout_of_square
+from lit_robust.memory.classifier import CacheClassifier
 from lit_robust.models import Classifier, Network, build_classifier
 
 HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -95,16 +95,3 @@ def test_a_layout_is_looked_for_once():
     for count in (3, 4):
         cache.vectors(torch.rand(count, 3, 64, 64))
     assert calls == [3, 1, 4]
-
-
-def test_layouts_by_shapes():
-    square, oblong = (9, 3, 64, 64), (9, 3, 64, 48)
-    assert layout_of_square((9, 512, 2, 2), square) == "channels first"
-    assert layout_of_square((9, 2, 2, 768), square) == "channels last"
-    assert layout_of_square((9, 32, 32, 32), square) is None
-    assert layout_of_square((9, 4, 16, 8), square) is None
-    assert layout_of_square((9, 64, 64, 48), oblong) is None
-    assert layout_of_grown((9, 32, 32, 24), (1, 32, 64, 48)) == "channels first"
-    assert layout_of_grown((9, 32, 24, 32), (1, 64, 48, 32)) == "channels last"
-    assert layout_of_grown((9, 512, 1, 1), (1, 512, 1, 1)) == "channels first"
-    assert layout_of_grown((9, 4, 16, 8), (1, 4, 64, 8)) is None
