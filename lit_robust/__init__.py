@@ -7,7 +7,6 @@ The rooms, each a folder; imports point down this list only:
 - ``callbacks``: which measure on which test set, and the results file
 - ``analysis``: studies of a trained network
 - ``modules``: the LightningModules, one a training scheme
-- ``analysis``: studies of what is inside a trained network
 - ``data``: data modules, one a data set; ``memory``: networks' features, searched for the nearest
 - ``models``, ``attacks``, ``metrics``, ``stimuli``, ``shards``: the pure parts
 - ``reference``: published constants; ``core``: batch, results, errors, files, seeds and precision
