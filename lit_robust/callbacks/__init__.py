@@ -2,6 +2,7 @@
 
 from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
+from lit_robust.callbacks.category_accuracy import CategoryAccuracy
 from lit_robust.callbacks.checkpoints import CheckpointBetweenSteps, SaveOnSignal
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
@@ -20,6 +21,7 @@ from lit_robust.callbacks.theta_search import ThetaSearch
 __all__ = [
     "AdversarialAccuracy",
     "CalibrationEvaluation",
+    "CategoryAccuracy",
     "CheckpointBetweenSteps",
     "ClassSubsetAccuracy",
     "CleanAccuracy",

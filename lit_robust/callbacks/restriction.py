@@ -126,6 +126,8 @@ def image_name(key: str) -> str:
 def find_by_name(listed: Selection, described: EvaluationSet, key: Callable[[int], str]) -> Found:
     """Find the images of a list in a set of other shards, in each of its cells where it has some.
 
+    A derived set, of whose source some images could not be made, may lack them; no other set may.
+
     Args:
         listed: the list, with names.
         described: the set.
@@ -149,13 +151,17 @@ def find_by_name(listed: Selection, described: EvaluationSet, key: Callable[[int
             times[name] += 1
             numbers.append(number)
             shows.append(labels[name])
+    said = [described.protocol.get(name) for name in ("generated", "as_loaded")]
+    may_lack = any(isinstance(one, dict) and one.get("not_made") for one in said)
     for name, counted in times.items():
-        if counted != cells:
+        if counted != cells and not (may_lack and counted == 0):
             each = f", not once in each of the {cells} cells" if cells > 1 else ", not once"
             raise DataError(
                 f"The set {described.name} has the listed image {name} {counted} times{each}: restrict a set of the "
                 "same images, with the names that they had."
             )
+    if not numbers:
+        raise DataError(f"The set {described.name} has none of the listed images: restrict a set of the same images.")
     return Found(tuple(numbers), "name", tuple(shows))
 
 

@@ -78,7 +78,7 @@ class StimulusSamples(EvaluationSamples):
             return None
         number = int(request.numbers[place])
         row = number if self.table.row is None else int(self.table.row[number])
-        origin = Origin(self.table.key(number), row, int(self.table.label[number]))
+        origin = Origin(self.table.key(number), row, int(self.table.label[number]), self.crop)
         made = self.stimulus.make(clean[None], [origin])[0]
         if made is None:
             raise DataError(

@@ -116,6 +116,20 @@ def draw_figure(
     return image
 
 
+def figure_mask(*, outline: int, size: int, seed: np.random.SeedSequence, layout: Layout = PLAIN) -> NDArray[np.bool_]:
+    """Return which pixels of a figure lie inside its outline by more than half, bool ``[size, size]``.
+
+    The arguments are those of `draw_figure`; the figure's texture and colours do not matter.
+    """
+    _check("outline", outline, OUTLINES)
+    _check_size(size)
+    draws = Draws(seed)
+    for _ in range(7):  # Which is the lighter, and the two colours.
+        draws.uniform(0, 1)
+    coverage: NDArray[np.float32] = _coverage(_place_outline(OUTLINES[outline], *_axes(size), layout, draws))
+    return coverage[:, :, 0] > 0.5
+
+
 def draw_figures(cues: Sequence[tuple[int, int]], *, size: int, seed: int, layout: Layout = PLAIN) -> NDArray[np.uint8]:
     """Draw a set of figures; figure ``n`` depends on the seed, ``n`` and its own cues alone.
 

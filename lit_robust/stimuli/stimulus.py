@@ -3,12 +3,14 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_robust.core.errors import UserError
@@ -22,11 +24,13 @@ class Origin:
         key: its name in the set.
         number: its place in the set.
         label: its class.
+        crop: what was done to it before, decoded ``[H, W, 3]`` to ``[3, H, W]``, for what belongs to the whole image.
     """
 
     key: str
     number: int
     label: int
+    crop: Callable[[NDArray[np.uint8]], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

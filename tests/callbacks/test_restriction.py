@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import Trainer
 from tiny_sets import SMALL, WHOLE, write
 
@@ -21,14 +22,21 @@ from lit_robust.core.batch import EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import RunResults
 from lit_robust.data import (
+    DerivedDataModule,
     ImageNetCDataModule,
     ImageNetCLikeDataModule,
     ImageNetDataModule,
     RobustnessSuite,
+    StimulusDataModule,
     StylizedImageNetDataModule,
 )
+from lit_robust.data.loading.splits import Reading, open_table
+from lit_robust.data.packing.derivation import Derivation
+from lit_robust.data.packing.deriving import derive
+from lit_robust.data.packing.silhouettes import MaskSilhouettes
 from lit_robust.models import Network
 from lit_robust.modules import Optimisation, StandardModule
+from lit_robust.shards import decode_rgb
 
 LABELS = [3, 0, 5, 3, 1, 0, 7]
 KEYS = [f"n{label:08d}/ILSVRC2012_val_{place:08d}" for place, label in enumerate(LABELS)]
@@ -203,6 +211,25 @@ def test_a_name_that_a_set_has_twice_is_refused(lists, tmp_path):
         KEYS[0], f"other/{KEYS[0][10:]}", KEYS[2], KEYS[3], KEYS[5], KEYS[6]])  # fmt: skip
     with pytest.raises(DataError, match="the listed image ILSVRC2012_val_00000000 2 times, not once:"):
         run(tmp_path, RobustnessSuite([clean()], tmp_path), Scripted(), SampleRestriction(lists[:1]), CleanAccuracy())
+
+
+def test_a_derived_set_may_lack_images_that_could_not_be_made(root, lists, tmp_path):
+    source = open_table(root / "imagenet", "val", Reading())
+    side = WHOLE(decode_rgb(source.table.readers[0].image_bytes(0), "")).shape[-1]
+    for image in (0, 2, 3):
+        Image.new("L", (side, side), 1).save(tmp_path / f"{KEYS[image][10:]}.png")
+    stimulus = MaskSilhouettes(masks=tmp_path)
+    folder = tmp_path / "silhouettes"
+    derive([Derivation(source=source, folder=folder, split="val", stimulus=stimulus, crop=WHOLE)], workers=0)
+    written = DerivedDataModule(tmp_path, name="silhouettes", **SMALL)
+    loaded = StimulusDataModule(root, WHOLE, stimulus=stimulus, name="silhouettes", **SMALL)
+    for number, data in enumerate((written, loaded)):
+        restriction = SampleRestriction(lists, "silhouettes")
+        found = run(tmp_path / str(number), data, Scripted(), restriction, CleanAccuracy("silhouettes"))
+        result = found["test/silhouettes/top1"]
+        # Of 0, 2 and 6, which both get right, 6 has no mask.
+        assert result.count == 2
+        assert "2 of 3 images" in result.protocol["restricted"]
 
 
 def described(**protocol):

@@ -198,7 +198,7 @@ class Derivation:
         """Yield the files of some images; None for one that could not be made."""
         table = self.source.table
         images = [self._decode(number) for number in numbers]
-        origins = [Origin(table.key(number), number, int(table.label[number])) for number in numbers]
+        origins = [Origin(table.key(number), number, int(table.label[number]), self.crop) for number in numbers]
         # Images of one size go together, which is faster.
         together = len({image.shape for image in images}) == 1
         groups = [slice(0, len(images))] if together else [slice(place, place + 1) for place in range(len(images))]
