@@ -2,6 +2,8 @@
 
 import ast
 import gc
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -23,7 +25,7 @@ MAY_IMPORT = {
     "callbacks": {"metrics", "attacks", "models"},
     "analysis": {"models", "attacks", "metrics", "data", "shards", "stimuli"},
     "report": set(),
-    "__init__": set(),
+    "__init__": {"callbacks"},
     "__main__": {"cli"},
 }
 ROOMS = set(MAY_IMPORT) - {"__init__", "__main__"}
@@ -66,6 +68,17 @@ def test_imports_point_down(file):
     assert imported <= MAY_IMPORT[room] | GROUND_FLOOR
 
 
+def test_the_package_is_light_until_evaluate_is_asked_for():
+    heavy = "torch", "pytorch_lightning", "numpy", "pandas"
+    code = f"import sys, lit_robust; assert not sys.modules.keys() & {set(heavy)}, sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    import lit_robust
+
+    assert callable(lit_robust.evaluate)
+    with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
+        lit_robust.evaluat  # noqa: B018
+
+
 def test_the_rule_can_fail():
     assert imported_rooms("from lit_robust.data import X") == {"data"}
     assert imported_rooms("from lit_robust import data, core") == {"data", "core"}
@@ -86,7 +99,7 @@ def imported_files(file: Path) -> set[Path]:
             place = PACKAGE.parent.joinpath(*name.split("."))
             places = [p for at in (place, place.parent) for p in (at.with_suffix(".py"), at / "__init__.py")]
             found.add(next(p for p in places if p.is_file()))
-    return found - {PACKAGE / "__init__.py"}  # It has the version alone.
+    return found - {PACKAGE / "__init__.py"}  # It has the version, and what is imported when it is asked for.
 
 
 def check_no_circle(imports: dict[Path, set[Path]]) -> None:

@@ -16,6 +16,7 @@ from lit_robust.attacks.attack import check_reach
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
+from lit_robust.callbacks.plain import check_agreement, describes, network_of
 from lit_robust.callbacks.sample_images import Gallery, coming, to_uint8
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError, check_choice
@@ -167,7 +168,8 @@ class AdversarialAccuracy(EvaluationCallback):
             taken = np.sort(draw.choice(taken, self.limit, replace=False))
             self.chosen = torch.from_numpy(taken).to(module.device)
         self.gallery = Gallery.among(taken, self.number_of_examples)
-        model = module.get_submodule("model")
+        model = network_of(module)
+        self.unseen = None if describes(module) else model
         if getattr(model, "is_sharded", False):
             raise UserError(
                 "The memory's keys are spread over the ranks, which then answer together, and an attack's batches "
@@ -207,6 +209,9 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Take in what is classified right; attack as far as batches are full."""
+        if self.unseen is not None and len(batch):
+            check_agreement(self.unseen, batch.image, logits)
+            self.unseen = None
         if self.sweep is None:
             # Before the first clean answer, for there may be none that is right, and so nothing to attack.
             check_reach(max(attack.eps for attack in self.attacks), self.attack.norm, batch.image)

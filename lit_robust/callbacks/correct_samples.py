@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.plain import PlainData, data_of, description
 from lit_robust.callbacks.restriction import SCHEMA, SampleRestriction, sample_keys, samples_digest
-from lit_robust.callbacks.results_file import description
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
@@ -42,7 +42,7 @@ class CorrectSamples(EvaluationCallback):
         """Forget an earlier run's samples; rank 0 removes its file.
 
         Raises:
-            UserError: a restriction of this run needs that file.
+            UserError: a restriction of this run needs that file, or the samples have no numbers of their own.
         """
         trainer = module.trainer
         self.file = Path(trainer.default_root_dir) / f"correct-{self.dataset}.json"
@@ -55,7 +55,13 @@ class CorrectSamples(EvaluationCallback):
         if trainer.is_global_zero:
             self.file.unlink(missing_ok=True)
         # A restriction leaves each sample its number among all.
-        whole = module.trainer.datamodule.evaluation_sets[self.dataset]  # type: ignore[attr-defined]
+        data = data_of(trainer)
+        if isinstance(data, PlainData):
+            raise UserError(
+                f"{self.label} lists samples by their numbers, which a plain loader does not settle: test with a data "
+                "module of lit_robust.data."
+            )
+        whole = data.evaluation_sets[self.dataset]
         self.digest, self.whole = samples_digest(whole), whole
         self.right: list[Tensor] = [torch.zeros(0, 2, dtype=torch.int64, device=module.device)]
 
@@ -103,7 +109,7 @@ class CorrectSamples(EvaluationCallback):
         if "cells" in self.whole.protocol:
             return {}
         try:
-            name = sample_keys(trainer.datamodule, self.dataset)  # type: ignore[attr-defined]
+            name = sample_keys(data_of(trainer), self.dataset)
         except UserError:  # A stream's samples have no names, and are found by their numbers.
             return {}
         return {"names": [name(number) for number, _ in self.found], "labels": [label for _, label in self.found]}

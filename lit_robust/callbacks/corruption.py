@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lit_robust.callbacks.display import log_heat_map
 from lit_robust.callbacks.evaluation import EvaluationCallback, left_out
+from lit_robust.callbacks.plain import data_of
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result
@@ -72,7 +73,7 @@ class CorruptionEvaluation(EvaluationCallback):
             UserError: the set has no cells, or no classes that the baseline was measured on, or the data have no set
                 that ``clean`` names.
         """
-        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(module.trainer)
         if self.clean not in self.described_sets and self.clean not in (CLEAN, *getattr(data, "missing_sets", {})):
             names = ", ".join(name for name in data.evaluation_sets if name != self.dataset) or "no other set"
             raise UserError(

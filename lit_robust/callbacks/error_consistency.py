@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.plain import data_of
 from lit_robust.callbacks.restriction import sample_keys
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
@@ -135,7 +136,7 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
             UserError: the decisions cannot be read, or none is of an image of the set.
         """
         recorded, self.digest = read_decisions(self.decisions), self.inputs_sha256
-        data = module.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(module.trainer)
         key = sample_keys(data, self.dataset)
         # A restriction leaves each sample its number among all.
         count = data.evaluation_sets[self.dataset].count

@@ -12,8 +12,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.display import Shown, displaying, show
+from lit_robust.callbacks.plain import PlainData, data_of, logits_of_step, valid_part
 from lit_robust.callbacks.restriction import restricted
-from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.batch import Batch, EvaluationSet, as_batch
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result
 from lit_robust.metrics.intervals import BOOTSTRAP, WILSON, Draws, Interval, spread, wilson
@@ -31,12 +32,14 @@ class CountedSet:
         number: of its loader.
         seen: int64, valid samples so far.
         broken: int64, samples so far that could not be read and that the settings allow to skip.
+        came: how many samples, valid or not, this rank was given so far.
     """
 
     described: EvaluationSet
     number: int
     seen: Tensor
     broken: Tensor
+    came: int = 0
 
     @classmethod
     def start(cls, described: EvaluationSet, number: int, device: torch.device) -> "CountedSet":
@@ -46,6 +49,7 @@ class CountedSet:
 
     def count(self, batch: Batch, kept: Batch) -> None:
         """Count a batch, of which ``kept`` is the valid part."""
+        self.came += len(batch)
         self.seen = self.seen + len(kept)
         if batch.broken is not None:
             self.broken = self.broken + batch.broken.sum()
@@ -69,18 +73,22 @@ class CountedSet:
         protocol, count = dict(self.described.protocol), self.described.count
         if broken:
             protocol, count = {**protocol, "broken_images": broken}, count - broken
-        if seen != count:
+        warnings = list(self.described.warnings)
+        if isinstance(data_of(trainer), PlainData) and seen > count > 0:
+            warnings.append(f"the loader gave {seen} samples of a data set of {count}")
+        elif seen != count and count > 0:
             protocol |= {"partial": True, "full_count": count}
-        return replace(self.described, count=seen, protocol=protocol)
+        return replace(self.described, count=seen, protocol=protocol, warnings=warnings)
 
 
 def _asked(trainer: Trainer, described: EvaluationSet) -> int | None:
-    """Return of how many samples there must be answers; None where batches or a restricted set are cut."""
+    """Return of how many samples there must be answers; None where batches or a restricted set are cut, or unknown."""
     batches = trainer.limit_test_batches
     # To Lightning 1.0 is everything, 1 is one batch.
-    if not (isinstance(batches, float) and batches == 1.0):
+    data = data_of(trainer)
+    if not (isinstance(batches, float) and batches == 1.0) or isinstance(data, PlainData):
         return None
-    limit = getattr(trainer.datamodule, "limit", None)  # type: ignore[attr-defined]
+    limit = getattr(data, "limit", None)
     if limit is None:
         return described.count
     return None if "samples_sha256" in described.protocol else min(limit, described.count)
@@ -211,7 +219,7 @@ class EvaluationCallback(Callback, ABC):
             {**self.described.protocol, **protocol},
             interval,
             facets or {},
-            tuple(warnings),
+            (*self.described.warnings, *warnings),
         )
 
     def share(
@@ -277,7 +285,7 @@ class EvaluationCallback(Callback, ABC):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the loader by its name; an evaluation of a set that the data left out does nothing."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         self.finished = self.stored is not None
         self.results, self.examples, self.shown = self.stored or ([], [], [])
         self.left_out = self.lacks(getattr(data, "missing_sets", {})) != ""
@@ -296,7 +304,7 @@ class EvaluationCallback(Callback, ABC):
 
     def check(self, trainer: Trainer) -> None:
         """Raise a UserError where the data, which are set up, do not have its set, or another callback evaluates it."""
-        sets: Mapping[str, EvaluationSet] = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
+        sets: Mapping[str, EvaluationSet] = data_of(trainer).evaluation_sets
         if self.dataset not in sets:
             names = ", ".join(sets) or "no test set"
             raise UserError(
@@ -339,8 +347,10 @@ class EvaluationCallback(Callback, ABC):
             return
         for one in self.followed:
             if dataloader_idx == one.number:
-                kept, logits = valid_part(batch, outputs, one.described.name, trainer)
-                one.count(batch, kept)
+                taken = as_batch(batch, one.came)
+                answers = logits_of_step(outputs, pl_module, taken)
+                kept, logits = valid_part(taken, answers, one.described.name, trainer)
+                one.count(taken, kept)
                 self.update_from(one.described.name, pl_module, kept, logits)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -361,27 +371,6 @@ class EvaluationCallback(Callback, ABC):
         with displaying(is_partial) as self.shown:
             self.examples = self.illustrate(trainer)
         self.finished = True
-
-
-def valid_part(batch: Batch, outputs: Tensor, dataset: str, trainer: Trainer) -> tuple[Batch, Tensor]:
-    """Return the valid samples of a batch and their logits.
-
-    Raises:
-        DataError: a logit is not a finite number.
-    """
-    kept: Batch = batch.valid_part
-    logits: Tensor = outputs if kept is batch else outputs[batch.valid]
-    broken = ~logits.isfinite().all(1)
-    if broken.any():
-        number = int(kept.index[broken][0])
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        key = data.sample_key(dataset) if hasattr(data, "sample_key") else None
-        name = f" ({key(number)})" if key else ""
-        raise DataError(
-            f"The network gives logits that are not finite for sample {number}{name} of {dataset}: check its weights "
-            "and precision."
-        )
-    return kept, logits
 
 
 def log_images(trainer: Trainer, key: str, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> None:

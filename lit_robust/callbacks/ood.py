@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import LIMITS, EvaluationCallback, left_out
+from lit_robust.callbacks.plain import network_of
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result
@@ -41,7 +42,8 @@ class OodEvaluation(EvaluationCallback):
             ``aupr``, ``auroc`` and ``fpr95``; ``max_logit``, ``energy``, or ``memory_similarity`` of a cache model,
             whose results have the score's name at their end.
         known: name of the test loader whose images of those classes are in distribution, such as ``imagenet``, so that
-            no image is read twice; null where ``dataset`` has images of both kinds.
+            no image is read twice; null where ``dataset`` has images of both kinds. Where it is named, all images of a
+            ``dataset`` without groups, such as a plain loader, are out of distribution.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class OodEvaluation(EvaluationCallback):
         Raises:
             UserError: the set has no images out of distribution, or the module no memory to ask.
         """
-        if len(described.groups) != 2:
+        if len(described.groups) != 2 and (described.groups or self.known is None):
             raise UserError(f"{self.dataset} has no images out of distribution: name a set such as imagenet-o.")
         if "memory_similarity" in self.scores:
             if not hasattr(module, "familiarity"):
@@ -100,7 +102,7 @@ class OodEvaluation(EvaluationCallback):
                     f"{type(module).__name__} has no memory, whose similarity is to be the score: take "
                     "memory_similarity out of scores, or test a CacheModule."
                 )
-            if getattr(module.get_submodule("model"), "is_sharded", False):
+            if getattr(network_of(module), "is_sharded", False):
                 raise UserError(
                     "The memory's keys are spread over the ranks, each of which knows only its own: set "
                     "retrieval.sharded to false, or take memory_similarity out of scores."
@@ -109,8 +111,8 @@ class OodEvaluation(EvaluationCallback):
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Keep a batch's scores."""
-        assert batch.group is not None
-        self._count(module, batch, logits, batch.group == OUT_OF_DISTRIBUTION)
+        is_out = torch.ones_like(batch.valid) if batch.group is None else batch.group == OUT_OF_DISTRIBUTION
+        self._count(module, batch, logits, is_out)
 
     def update_from(self, dataset: str, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Keep the scores of a batch of its set, or of the images of known classes in the other one."""
@@ -149,7 +151,7 @@ class OodEvaluation(EvaluationCallback):
             protocol = {
                 **classes,
                 "score": score,
-                "positive": self.described.groups[OUT_OF_DISTRIBUTION],
+                "positive": self.described.groups[OUT_OF_DISTRIBUTION] if self.described.groups else self.dataset,
                 "positives": positives,
                 "negatives": negatives,
             }

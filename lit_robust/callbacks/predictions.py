@@ -13,8 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.plain import data_of, description
 from lit_robust.callbacks.restriction import sample_keys
-from lit_robust.callbacks.results_file import description
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.files import atomic_path, write_tensors, write_text
@@ -116,6 +116,7 @@ def write_manifest(kept: KeptSet, names: Iterable[str] | None) -> None:
             "class_names": list(described.class_names),
             "classes": list(described.classes),
             "groups": list(described.groups),
+            "warnings": list(described.warnings),
         },
         "model": dict(kept.model),
     }
@@ -246,7 +247,7 @@ class KeepPredictions(EvaluationCallback):
         return []
 
     def _names(self, trainer: Trainer) -> Iterable[str] | None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         try:
             name = sample_keys(data, self.dataset)
         except UserError:  # A set without names is no mistake here: the samples' numbers tell them apart.

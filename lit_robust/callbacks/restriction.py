@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lit_robust.callbacks.plain import PlainData, data_of
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 
@@ -229,8 +230,13 @@ class SampleRestriction(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the set's loader, and make the mask over its samples."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        sets = getattr(data, "evaluation_sets", {})
+        data = data_of(trainer)
+        sets = data.evaluation_sets
+        if isinstance(data, PlainData):
+            raise UserError(
+                f"SampleRestriction finds the samples of {self.dataset} by number or name, which a plain loader does "
+                "not settle: test with a data module of lit_robust.data."
+            )
         if self.dataset not in (*sets, *getattr(data, "missing_sets", {})):
             raise UserError(
                 f"SampleRestriction restricts {self.dataset!r}, but the data have {', '.join(sets) or 'no test set'}: "
@@ -287,7 +293,7 @@ def restricted(described: EvaluationSet, trainer: Trainer) -> EvaluationSet:
     found = [c for c in callbacks if isinstance(c, SampleRestriction) and c.dataset == described.name]
     if len(found) > 1:
         raise UserError(f"Two SampleRestrictions restrict {described.name}: give all files to one.")
-    return found[0].describe(described, trainer.datamodule) if found else described  # type: ignore[attr-defined]
+    return found[0].describe(described, data_of(trainer)) if found else described
 
 
 def sample_keys(data: Any, dataset: str) -> Callable[[int], str]:

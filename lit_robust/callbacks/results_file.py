@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -14,23 +14,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 import lit_robust
 from lit_robust.callbacks.display import keep_evaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.plain import data_of, describes, description
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import file_sha256
 from lit_robust.core.results import RunResults
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
-
-
-class Describes(Protocol):
-    """A module that can tell which network it is."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return plain values."""
-
-
-def description(module: LightningModule) -> dict[str, Any]:
-    """Return what a module under test says of its network."""
-    return cast(Describes, module).describe()
 
 
 def check_replaced(folder: Path) -> None:
@@ -74,7 +63,7 @@ class ResultsFile(Callback):
         if not trainer.is_global_zero:
             return
         evaluations = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback)]  # type: ignore[attr-defined]
-        missing = getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
+        missing = getattr(data_of(trainer), "missing_sets", {})
         folder = Path(trainer.default_root_dir).resolve()
         run = {
             "name": folder.name,
@@ -85,8 +74,9 @@ class ResultsFile(Callback):
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 1),
             "precision": str(trainer.precision),
-            # The trainer's is an attack's; answers are taken in full precision, see ``ClassifierModule.test_step``.
-            "scored_in": "fp32",
+            # The trainer's is an attack's; answers of our modules are taken in full precision, see
+            # ``ClassifierModule.test_step``.
+            "scored_in": "fp32" if describes(pl_module) else str(trainer.precision),
             "ranks": trainer.world_size,
             "hardware": hardware(pl_module.device),
             "versions": versions(),

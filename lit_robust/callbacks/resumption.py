@@ -14,8 +14,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 import lit_robust
 from lit_robust.callbacks.display import read_shown, write_shown
 from lit_robust.callbacks.evaluation import EvaluationCallback, Found
+from lit_robust.callbacks.plain import description
 from lit_robust.callbacks.restriction import restricted
-from lit_robust.callbacks.results_file import description
 from lit_robust.core.results import RunResults
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.display import displaying
-from lit_robust.callbacks.evaluation import log_images, valid_part
+from lit_robust.callbacks.evaluation import log_images
+from lit_robust.callbacks.plain import data_of, logits_of_step, valid_part
 from lit_robust.callbacks.restriction import SampleRestriction, restricted
-from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.batch import Batch, EvaluationSet, as_batch
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import atomic_path
 from lit_robust.metrics.base import among_classes
@@ -76,7 +77,7 @@ class Gallery:
 
 def coming(trainer: Trainer, dataset: str) -> NDArray[np.int64]:
     """Return the numbers, ascending, of a test set's samples that will be evaluated: limited and restricted."""
-    data, callbacks = trainer.datamodule, trainer.callbacks  # type: ignore[attr-defined]
+    data, callbacks = data_of(trainer), trainer.callbacks  # type: ignore[attr-defined]
     described = data.evaluation_sets[dataset]
     count = described.count
     numbers: NDArray[np.int64] = data.numbers_taken(count) if hasattr(data, "numbers_taken") else np.arange(count)
@@ -108,7 +109,7 @@ class SampleImages(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the images of each set."""
-        sets = getattr(trainer.datamodule, "evaluation_sets", {})  # type: ignore[attr-defined]
+        sets = data_of(trainer).evaluation_sets
         # Rank 0's loggers show what all ranks collect.
         shows = any(hasattr(logger, "log_image") for logger in trainer.loggers)
         self.galleries = {
@@ -117,6 +118,7 @@ class SampleImages(Callback):
             if shows and not described.categories
         }
         self.seen = dict.fromkeys(self.galleries, torch.zeros((), dtype=torch.int64, device=pl_module.device))
+        self.came = dict.fromkeys(self.galleries, 0)
 
     def on_test_batch_end(
         self,
@@ -131,11 +133,14 @@ class SampleImages(Callback):
         if dataloader_idx not in self.galleries:
             return
         described, gallery = self.galleries[dataloader_idx]
+        batch = as_batch(batch, self.came[dataloader_idx])
+        self.came[dataloader_idx] += len(batch)
         broken = 0 if batch.broken is None else batch.broken.sum()
         self.seen[dataloader_idx] = self.seen[dataloader_idx] + batch.valid.sum() + broken
         if len(gallery.kept) == len(gallery.wanted):
             return
-        kept, logits = valid_part(batch, outputs, described.name, trainer)
+        answers = logits_of_step(outputs, pl_module, batch)
+        kept, logits = valid_part(batch, answers, described.name, trainer)
         for place, number in gallery.places(kept.index):
             answer = int(among_classes(logits[place, None], described.classes).argmax())
             words = {"image": caption(described, kept, place, answer)}

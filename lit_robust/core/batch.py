@@ -1,6 +1,6 @@
 """What travels from data to networks and callbacks: a batch, and what a test set says of itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_robust.core.arrays import as_tensor
+from lit_robust.core.errors import UserError
+
 
 @dataclass
 class Batch:
     """One batch of images with their labels and places in the data set.
+
+    A module of one's own may write ``images, labels = batch``.
 
     Attributes:
         image: ``[B, 3, H, W]``; uint8 on the loader's side, float32 in [0, 1] after ``as_float``.
@@ -36,6 +41,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (self.image, self.label)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
@@ -83,6 +91,94 @@ class Batch:
         return replace(self, image=self.image.float().div_(255.0))
 
 
+# Under what names dicts of others, such as Hugging Face's, have them.
+IMAGES, LABELS = ("image", "images", "img", "pixel_values"), ("label", "labels", "fine_label")
+
+
+def as_batch(given: Any, first: int, rank: int = 0, world: int = 1) -> Batch:
+    """Return what any loader gave as a batch, numbered as it comes; a `Batch` as it is.
+
+    Args:
+        given: ``(image, label)``, what stands behind the two is not read; or a dict such as ``{"image", "label"}``.
+            Images are ``[B, C, H, W]``, uint8 or floats in [0, 1], or as many single ones of one shape; labels are
+            ``[B]`` whole numbers. Both may be tensors, NumPy arrays or lists.
+        first: how many samples this process was given before.
+        rank: of this process.
+        world: how many processes share the samples; their numbers interlock.
+
+    Raises:
+        UserError: it is none of these.
+
+    Example:
+        >>> batch = as_batch([torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [5, 7]], first=10)
+        >>> batch.image.dtype, batch.label, batch.index
+        (torch.float32, tensor([5, 7]), tensor([10, 11]))
+    """
+    if isinstance(given, Batch):
+        return given
+    image, label = image_and_label(given)
+    if isinstance(image, list | tuple) and image and all(isinstance(one, Tensor) for one in image):
+        shapes = {tuple(one.shape) for one in image}
+        if len(shapes) > 1:
+            raise UserError(f"Images of a batch have the shapes {', '.join(map(str, shapes))}: resize or crop them.")
+        image = torch.stack(list(image))
+    images = as_tensor("The batch's image", image)
+    labels = as_tensor("The batch's label", label, images.device)
+    if not (images.dtype == torch.uint8 or images.is_floating_point()) or images.ndim != 4:
+        raise UserError(
+            f"A batch has images of {images.dtype} and shape {list(images.shape)}: give [batch, channels, height, "
+            "width], uint8 or floats in [0, 1]."
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"A batch has labels of {labels.dtype} and shape {list(labels.shape)} for {len(images)} images: give one "
+            "whole number an image."
+        )
+    index = (first + torch.arange(len(images), device=images.device)) * world + rank
+    valid = torch.ones_like(index, dtype=torch.bool)
+    return Batch(images if images.dtype == torch.uint8 else images.float(), labels.long(), index, valid).as_float()
+
+
+def image_and_label(given: Any) -> tuple[Any, Any]:
+    """Return the two parts of a batch, or of a sample, that any loader or data set gave.
+
+    Raises:
+        UserError: they are not to be told.
+    """
+    if isinstance(given, Mapping):
+        image, label = (next((name for name in names if name in given), None) for names in (IMAGES, LABELS))
+        if image is not None and label is not None:
+            return given[image], given[label]
+        raise UserError(
+            f"A batch has {', '.join(map(str, given)) or 'nothing'}: rename what is wanted of it to image and label."
+        )
+    if isinstance(given, list | tuple) and len(given) >= 2:
+        return given[0], given[1]
+    raise UserError(
+        f"A batch is a {type(given).__name__}, in which images and labels are not to be told: let the loader give "
+        "(image, label), or a dict of both."
+    )
+
+
+RANGE_TOLERANCE = 1e-4  # A resized pixel may pass 1 by a rounding error; a normalised image passes it by far more.
+
+
+def check_unit_range(images: Tensor) -> None:
+    """Refuse images outside [0, 1], which a network here would normalise twice; waits for the device.
+
+    Raises:
+        UserError: some pixel is below 0, above 1, or not a number.
+    """
+    if not images.numel():
+        return
+    low, high = torch.stack(torch.aminmax(images)).tolist()
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise UserError(
+            f"The loader's images reach from {low:.3g} to {high:.3g}, and [0, 1] is wanted: take Normalize out of its "
+            "transform, and give mean and std to the network, or to evaluate."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
     """What a training set says of itself to a module that wants each of its images once.
@@ -108,6 +204,7 @@ class EvaluationSet:
         class_names: what to call each class where a person reads; empty where nobody said.
         classes: the classes that a decision is taken among, ascending; empty for all of the network's.
         groups: what to call each of a batch's groups, such as ``fog/3``; empty for a set without groups.
+        warnings: sentences that stand beside every value measured on it.
     """
 
     name: str
@@ -117,6 +214,7 @@ class EvaluationSet:
     class_names: Sequence[str] = ()
     classes: Sequence[int] = ()
     groups: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     def class_name(self, number: int) -> str:
         """Return what to call class ``number``."""

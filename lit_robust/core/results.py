@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import read_regular, write_text
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 2
 FILE_NAME = "results.json"
@@ -133,24 +136,46 @@ class RunResults:
     results: list[Result]
     examples: list[Example] = field(default_factory=list)
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write ``results.json`` into ``folder``, all of it or nothing, and return its path."""
         content = {"schema": SCHEMA, **asdict(self)}
         for entry in content["results"]:
             # JSON has no NaN; null says "undefined" to every reader.
             entry["value"] = None if math.isnan(entry["value"]) else entry["value"]
-        path = folder / FILE_NAME
+        path = Path(folder) / FILE_NAME
         write_text(path, json.dumps({"sha256": _digest(content), **content}, indent=1, allow_nan=False) + "\n")
         return path
 
+    def to_frame(self) -> "pandas.DataFrame":
+        """Return the values as a table of pandas, one a row.
+
+        Returns:
+            The columns ``dataset``, ``metric``, ``value``, ``unit``, ``count``, ``low`` and ``high`` (the ends of the
+            95 % interval, NaN where there is none), one for each facet, such as ``eps`` (that
+            of a layer's unit is ``unit_number``), and ``warnings``.
+        """
+        import pandas
+
+        rows = [
+            {
+                **{name: getattr(result, name) for name in ("dataset", "metric", "value", "unit", "count")},
+                **dict(zip(("low", "high"), result.interval or (math.nan, math.nan), strict=True)),
+                **{"unit_number" if name == "unit" else name: told for name, told in result.facets.items()},
+                "warnings": "; ".join(result.warnings),
+            }
+            for result in self.results
+        ]
+        return pandas.DataFrame(rows)
+
     @classmethod
-    def load(cls, path: Path) -> "RunResults":
+    def load(cls, path: str | Path) -> "RunResults":
         """Read a results file of schema 1 or 2, or the one inside a run's folder.
 
         Raises:
             UserError: there is none, it is not JSON, its schema is another, it was changed after it was written, or a
                 part cannot be what it says.
         """
+        path = Path(path)
         file = path / FILE_NAME if path.is_dir() else path
         try:
             return _run_results(json.loads(read_regular(file)), file)

@@ -41,8 +41,8 @@ class Classifier(nn.Module):
         self.network = network
         self.normalisation = mean, std
         # Not in the state dict: they belong to the network's description, which a checkpoint keeps by itself.
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits ``[B, num_classes]`` of float images ``[B, 3, H, W]`` in [0, 1]."""
@@ -117,7 +117,7 @@ class Network:
         check_channels(self.mean, self.std)
 
 
-def check_channels(mean: Channels | None, std: Channels | None) -> None:
+def check_channels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Refuse a mean or a standard deviation that is not in [0, 1] pixel units, as those in grey values are not."""
     if not in_pixel_units(mean or (), std or ()):
         raise UserError(f"mean {mean} and std {std} are not in [0, 1] pixel units: divide them by 255.")

@@ -3,6 +3,7 @@
 import math
 import pickle
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass, replace
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_robust.core.batch import Batch
+from lit_robust.core.batch import Batch, as_batch, check_unit_range
 from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
 from lit_robust.metrics import TopKAccuracy
@@ -68,6 +69,7 @@ class ClassifierModule(LightningModule, ABC):
         self.network = replace(network, mean=mean, std=std, transform_input=rescales)
         self.model: nn.Module = classifier
         self.validation_accuracy = TopKAccuracy(top_k=(1, 5))
+        self._came: dict[tuple[str, int], int] = {}
 
     def keep_hyperparameters(self, **settings: Any) -> None:
         """Save the constructor's arguments as plain values, which a checkpoint can hold without running code.
@@ -141,6 +143,31 @@ class ClassifierModule(LightningModule, ABC):
         """Return the batch mean of the cross-entropy, with the settings' label smoothing."""
         return F.cross_entropy(logits, labels, label_smoothing=self.optimisation.label_smoothing)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """Take what a plain loader gives, see ``as_batch``, and number its samples as they come in each epoch.
+
+        A data module of ours gives such batches by itself.
+
+        Raises:
+            UserError: it is no batch of images and labels, or the first one's images are not in [0, 1].
+        """
+        if isinstance(batch, Batch):
+            return batch
+        place = (str(self.trainer.state.stage), dataloader_idx)
+        first = self._came.get(place, 0)
+        taken = as_batch(batch, first, self.trainer.global_rank, self.trainer.world_size)
+        if first == 0:
+            check_unit_range(taken.image)
+        self._came[place] = first + len(taken)
+        return taken
+
+    def on_train_epoch_start(self) -> None:
+        """Number a plain loader's samples from 0 again."""
+        stage = str(self.trainer.state.stage)
+        self._came = {place: came for place, came in self._came.items() if place[0] != stage}
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = on_train_epoch_start
+
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the scheme's loss, a scalar.
@@ -182,6 +209,8 @@ class ClassifierModule(LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse data whose classes are not the network's."""
+        # True of every data module of ours, and nothing that a user could change.
+        warnings.filterwarnings("ignore", message="You have overridden .on_before_batch_transfer. in .LightningModule.")
         self.check(stage)
 
     def check(self, stage: str) -> None:

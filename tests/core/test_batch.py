@@ -2,9 +2,12 @@
 
 import weakref
 
+import numpy as np
+import pytest
 import torch
 
-from lit_robust.core.batch import Batch
+from lit_robust.core.batch import Batch, as_batch
+from lit_robust.core.errors import UserError
 
 
 def batch(valid: list[bool]) -> Batch:
@@ -43,3 +46,54 @@ def test_a_batch_is_freed_with_its_last_use_and_not_by_a_later_collection() -> N
         seen = weakref.ref(whole)
         del whole
         assert seen() is None
+
+
+IMAGES = torch.rand(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (IMAGES, torch.tensor([5, 7])),
+        [IMAGES, torch.tensor([5, 7], dtype=torch.uint8)],
+        (IMAGES.double(), [5, 7], "path"),
+        (list(IMAGES), (5, 7)),
+        (IMAGES.numpy(), np.array([5, 7])),
+        {"image": IMAGES, "label": torch.tensor([5, 7])},
+        {"pixel_values": IMAGES, "labels": torch.tensor([5, 7]), "id": [1, 2]},
+    ],
+)
+def test_what_loaders_give_is_numbered_as_it_comes(given) -> None:
+    taken = as_batch(given, first=3)
+    assert torch.equal(taken.image, IMAGES)
+    assert (taken.label.tolist(), taken.index.tolist(), taken.valid.tolist()) == ([5, 7], [3, 4], [True, True])
+    images, labels = taken
+    assert images is taken.image
+    assert labels is taken.label
+
+
+def test_bytes_become_fractions_and_the_numbers_of_ranks_interlock() -> None:
+    grey = torch.full((2, 3, 4, 4), 51, dtype=torch.uint8)
+    first, second = (as_batch((grey, [0, 1]), first=2, rank=rank, world=2) for rank in (0, 1))
+    assert first.image.unique().tolist() == [pytest.approx(0.2)]
+    assert (first.index.tolist(), second.index.tolist()) == ([4, 6], [5, 7])
+    assert as_batch(first, first=9) is first
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (IMAGES, "A batch is a Tensor, in which images and labels are not to be told"),
+        ((IMAGES,), "A batch is a tuple"),
+        ({"x": IMAGES, "label": [1, 2]}, "A batch has x, label: rename"),
+        ((IMAGES.long(), [1, 2]), "images of torch.int64 and shape"),
+        ((IMAGES[0], [1, 2]), r"shape \[3, 4, 4\]"),
+        ((IMAGES, [1, 2, 3]), r"labels of torch.int64 and shape \[3\] for 2 images"),
+        ((IMAGES, torch.eye(2)), "labels of torch.float32"),
+        (([IMAGES[0], IMAGES[0, :, :2]], [1, 2]), "resize or crop"),
+        ((["a", "b"], [1, 2]), "image is of type list: give a tensor"),
+    ],
+)
+def test_what_is_no_batch_is_refused(given, sentence) -> None:
+    with pytest.raises(UserError, match=sentence):
+        as_batch(given, first=0)

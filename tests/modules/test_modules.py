@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
@@ -34,11 +35,11 @@ class Loader:
         return 3
 
 
-def fit(module, tmp_path, **options):
+def fit(module, tmp_path, loader=None, **options):
     settings = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
     settings |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path}
     trainer = Trainer(**(settings | options))
-    trainer.fit(module, Loader())
+    trainer.fit(module, loader or Loader())
     return trainer
 
 
@@ -204,3 +205,43 @@ def test_a_checkpoint_with_tensors_beside_the_network_is_refused():
 def fit_from(module, path, tmp_path):
     trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
     trainer.fit(module, Loader(), ckpt_path=path)
+
+
+class Plain(Dataset):
+    """The first batches' images and labels as other people's data sets give them."""
+
+    def __init__(self, normalised=False):
+        batches = list(Loader())
+        images = torch.cat([batch.image for batch in batches])
+        self.images = images * 4 - 2 if normalised else images
+        self.labels = torch.cat([batch.label for batch in batches])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, number):
+        return self.images[number], int(self.labels[number])
+
+
+@pytest.mark.parametrize("kind", [StandardModule, AdversarialModule])
+def test_plain_batches_train_as_ours_do(tmp_path, kind):
+    attack = (PGD(norm="l2", eps=0.5, step_size=0.25, steps=2, start="ball"),) if kind is AdversarialModule else ()
+    options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    states = []
+    for loader in (Loader(), DataLoader(Plain(), batch_size=4)):
+        seed_everything(2)
+        module = kind(NETWORK, SETTINGS, *attack)
+        trainer = Trainer(max_epochs=2, enable_model_summary=False, default_root_dir=tmp_path, **options)
+        # Random starts follow from a sample's number: the same in every epoch, and in validation between.
+        trainer.fit(module, loader, loader)
+        states.append((module.state_dict(), float(trainer.callback_metrics["val/top1"])))
+    (first, one), (second, other) = states
+    assert one == other
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, msg=name)
+
+
+def test_normalised_images_of_a_plain_loader_are_refused(tmp_path):
+    module = StandardModule(NETWORK, SETTINGS)
+    with pytest.raises(UserError, match="take Normalize out of its transform"):
+        fit(module, tmp_path, loader=DataLoader(Plain(normalised=True), batch_size=4))
