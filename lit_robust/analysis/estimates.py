@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-NORMAL = 1.959963984540054  # The 97.5 % point of the standard normal distribution.
+from lit_robust.metrics.intervals import NORMAL, wilson
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,8 @@ def share_of(truths: Tensor) -> Estimate:
         >>> [round(end, 3) for end in share_of(torch.tensor([True, False])).interval]
         [0.095, 0.905]
     """
-    count = len(truths)
-    if not count:
-        return Estimate(math.nan, None, 0)
-    share, square = float(truths.double().mean()), NORMAL**2
-    middle = (share + square / (2 * count)) / (1 + square / count)
-    reach = NORMAL / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    # Rounding may carry an end past 0 or 1, or past the share.
-    return Estimate(share, (min(max(middle - reach, 0.0), share), max(min(middle + reach, 1.0), share)), count)
+    count, right = len(truths), int(truths.sum())
+    return Estimate(right / count if count else math.nan, wilson(right, count), count)
 
 
 def student(freedom: int) -> float:

@@ -70,6 +70,12 @@ class Images:
         return self.split.table.label[self.numbers]
 
     @property
+    def class_names(self) -> list[str]:
+        """What to call each image's class, ``[N]``."""
+        names = self.split.class_names
+        return [names[label] if label < len(names) else f"class {label}" for label in self.labels.tolist()]
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """Which images these are, as plain values."""
         part: Mapping[str, Any] = {}

@@ -64,7 +64,7 @@ def interpolate(
     return Interpolations(found.images.view(shape), pixels, before.view(shape[:2]), after.view(shape[:2]))
 
 
-def path_measures(paths: Interpolations, judge: nn.Module, labels: Tensor, batch: int) -> list[Measured]:
+def path_measures(paths: Interpolations, judge: nn.Module | None, labels: Tensor, batch: int) -> list[Measured]:
     """Return what another network sees on the way, through the representation and through the pixels.
 
     ``monotone_path`` is the share of paths on which the second class's logit, less the first one's, rises at every
@@ -73,7 +73,7 @@ def path_measures(paths: Interpolations, judge: nn.Module, labels: Tensor, batch
 
     Args:
         paths: between images of two classes each.
-        judge: images in [0, 1] to logits.
+        judge: images in [0, 1] to logits; None for the distances alone.
         labels: int64 ``[N, 2]``, the classes of the two ends; they differ.
         batch: images at once.
     """
@@ -81,6 +81,8 @@ def path_measures(paths: Interpolations, judge: nn.Module, labels: Tensor, batch
         Measured("representation_distance", mean_of(paths.after[:, 1:-1].mean(1)), "ratio"),
         Measured("representation_distance_of_pixel_mean", mean_of(paths.before[:, 1:-1].mean(1)), "ratio"),
     ]
+    if judge is None:
+        return measured
     for ending, images in (("", paths.images), ("_of_pixel_mean", paths.pixels)):
         logits = in_batches(judge, images.flatten(0, 1), batch).view(*images.shape[:2], -1)
         rows = torch.arange(len(labels))[:, None]

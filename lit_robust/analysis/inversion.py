@@ -166,7 +166,7 @@ def measures(inverted: Inversions) -> list[Measured]:
     return [
         Measured("representation_distance", mean_of(inverted.after), "ratio"),
         Measured("representation_distance_of_start", mean_of(inverted.before), "ratio"),
-        Measured("recovery", mean_of(recovery(inverted.images, inverted.targets, inverted.starts)), "fraction"),
+        Measured("recovery", mean_of(recovery(inverted.images, inverted.targets, inverted.starts)), "relative"),
         Measured("ssim", mean_of(similarity), "ssim"),
         Measured("ssim_of_start", mean_of(start), "ssim"),
     ]

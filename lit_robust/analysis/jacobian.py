@@ -3,17 +3,22 @@
 Orhan (2018), after Novak et al. (2018), on which Orhan & Lake 2019 build: does a memory make it smaller?
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from lit_robust.analysis.estimates import mean_of
+from lit_robust.analysis.outcome import Outcome
 from lit_robust.attacks.attack import Model, check_count, check_range, frozen
 from lit_robust.attacks.norms import Generators, draw_normal
 from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.logits import logits_of
 from lit_robust.core.precision import full_precision
+from lit_robust.core.results import Result
+from lit_robust.core.seeds import stream_seed
 
 Of = Literal["probabilities", "logits"]
 
@@ -96,6 +101,54 @@ def _squared(value: Tensor, images: Tensor) -> Tensor:
 
 def seeds_of(numbers: Sequence[int], seed: int) -> list[torch.Generator]:
     """Return a generator for each image's probes, by the image's number."""
-    from lit_robust.core.seeds import stream_seed
-
     return [torch.Generator().manual_seed(stream_seed(seed, "jacobian probes", number)) for number in numbers]
+
+
+def jacobian_study(
+    model: Model,
+    images: Tensor,
+    of: Of,
+    probes: int | None,
+    batch: int,
+    seed: int,
+    dataset: str,
+    protocol: Mapping[str, Any],
+    device: torch.device,
+) -> Outcome:
+    """Measure the norm at every image.
+
+    Args:
+        model: images to logits, on the device.
+        images: float32 ``[N, C, H, W]`` in [0, 1].
+        of: ``probabilities`` or ``logits``.
+        probes: of an estimate; None for the exact norm.
+        batch: images at once.
+        seed: of the probes.
+        dataset: name of the set.
+        protocol: which network and images these are.
+        device: where to compute.
+    """
+    parts = []
+    for numbers in tqdm(torch.split(torch.arange(len(images)), batch), "jacobian", leave=False):
+        some = images[numbers].to(device)
+        if probes is None:
+            parts.append(jacobian_norm(model, some, of).cpu())
+        else:
+            sources = seeds_of(numbers.tolist(), seed)
+            parts.append(estimated_jacobian_norm(model, some, probes, sources, of).square.cpu())
+    values = torch.cat(parts)
+    # Of an estimate the square alone is unbiased; its interval holds the probes' scatter, too.
+    name = "jacobian_norm" if probes is None else "jacobian_squared_norm"
+    found, flat = mean_of(values), int((values == 0).sum())
+    result = Result(
+        dataset=dataset,
+        metric=f"{name}_of_{of}",
+        value=found.value,
+        unit="per pixel value",
+        count=found.count,
+        protocol={**protocol, "of": of, "probes": probes or "exact"},
+        interval=found.interval,
+        facets={"measure": name, "of": of},
+        warnings=(f"It is exactly 0 at {flat} of {len(values)} images.",) if flat else (),
+    )
+    return Outcome([result], {name: values})

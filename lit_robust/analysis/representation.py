@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from lit_robust.attacks import frozen
 from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier
+from lit_robust.models.taps import PLACES, Layout, layout_of, outputs
 
 Bounds = tuple[float, float]
 RELU: Bounds = (0.0, float("inf"))
@@ -85,6 +86,9 @@ class Straight(NamedTuple):
     kinds: tuple[str, ...]
 
 
+NOT_STRAIGHT = Straight(frozenset(), ())
+
+
 @dataclass(frozen=True)
 class Representation:
     """Images to vectors: the activations of one layer, maps averaged over their places.
@@ -98,11 +102,13 @@ class Representation:
         network: images in [0, 1] to logits.
         layer: dotted name of the layer inside the network; null for what its last linear layer is given.
         straight: see ``of``.
+        layout: of the layer's output.
     """
 
     network: Classifier
     layer: str | None = None
-    straight: Straight = field(default_factory=lambda: Straight(frozenset(), ()))
+    straight: Straight = NOT_STRAIGHT
+    layout: Layout = "vectors"
 
     @classmethod
     def of(
@@ -119,15 +125,18 @@ class Representation:
         Raises:
             UserError: there is no such layer, it gives no vector or map, or the network has no linear layer.
         """
-        plain = cls(network, layer)
+        layout: Layout = "vectors"
         with torch.inference_mode(False), torch.enable_grad(), frozen(network):
+            if layer is not None:
+                layout = layout_of(network, layer, outputs(network, image, [layer])[layer], image)
+            plain = cls(network, layer, layout=layout)
             if not straight_through:
                 plain(image.clone())
                 return plain
             with _Rectifiers() as seen:
                 values = plain(image.clone().requires_grad_(True))
             found = _ends(values.grad_fn, seen.calls)
-            straight = cls(network, layer, found)
+            straight = cls(network, layer, found, layout)
             if not torch.equal(straight(image.clone().requires_grad_(True)), values):
                 raise UserError(
                     f"The network behind {layer or 'its last layer'} uses what its ReLU writes into, not what it "
@@ -138,8 +147,10 @@ class Representation:
     def __call__(self, images: Tensor) -> Tensor:
         """Return float32 vectors ``[B, D]`` of images ``[B, C, H, W]`` in [0, 1]."""
         with _Rectifiers(self.straight.calls):
-            values = self.network.features(images, self.layer) if self.layer else penultimate(self.network, images)
-        return as_vectors(values, self.layer or "input of the last linear layer")
+            if self.layer is None:
+                return penultimate(self.network, images)
+            values = outputs(self.network, images, [self.layer])[self.layer]
+        return as_vectors(values, self.layout)
 
     def protocol(self) -> dict[str, Any]:
         """Return plain values for the results file."""
@@ -147,30 +158,20 @@ class Representation:
         return {"layer": self.layer or "penultimate", "straight_through": passed or "none"}
 
 
-def as_vectors(values: Tensor, name: str) -> Tensor:
-    """Return float32 vectors ``[B, D]`` of a layer's output.
-
-    Args:
-        values: vectors ``[B, D]``, tokens ``[B, N, D]`` or maps ``[B, D, H, W]``; the latter two are averaged.
-        name: of the layer, for the sentence.
-
-    Raises:
-        UserError: they are none of these.
-    """
-    if values.ndim not in (2, 3, 4):
-        raise UserError(f"The {name} gives a tensor of shape {list(values.shape)}: choose a layer of vectors or maps.")
-    places = {2: (), 3: (1,), 4: (2, 3)}[values.ndim]
+def as_vectors(values: Tensor, layout: Layout) -> Tensor:
+    """Return float32 vectors ``[B, D]`` of a layer's output: its mean over the places."""
+    places = PLACES[layout]
     return (values.mean(places) if places else values).float()
 
 
 def penultimate(network: Classifier, images: Tensor) -> Tensor:
-    """Return what the network's last linear layer is given for images ``[B, C, H, W]`` in [0, 1].
+    """Return what the network's last linear layer is given, float32 ``[B, D]``, for images ``[B, C, H, W]`` in [0, 1].
 
     Raises:
-        UserError: the network calls no linear layer.
+        UserError: the network calls no linear layer, or one of other than vectors.
     """
     given: list[Tensor] = []
-    linear = [module for module in network.network.modules() if isinstance(module, nn.Linear)]
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     handles = [module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])) for module in linear]
     try:
         network(images)
@@ -181,7 +182,9 @@ def penultimate(network: Classifier, images: Tensor) -> Tensor:
         raise UserError(
             "The network has no linear layer, so what is its penultimate one is not to be told: name a layer."
         )
-    return given[-1]
+    if given[-1].ndim != 2:
+        raise UserError(f"The network's last linear layer is given {list(given[-1].shape)}: name a layer of vectors.")
+    return given[-1].float()
 
 
 def _ends(last: Any, calls: Mapping[Any, tuple[int, Bounds]]) -> Straight:

@@ -157,8 +157,10 @@ def answer_entropy(answers: Tensor) -> Tensor:
     return -shares.log2().mean(1) + 0.0
 
 
-def visualisation_measures(made: Visualisations, judge: nn.Module, top_labels: Tensor, batch: int) -> list[Measured]:
-    """Return what another network sees in visualisations.
+def visualisation_measures(
+    made: Visualisations, judge: nn.Module | None, top_labels: Tensor, batch: int
+) -> list[Measured]:
+    """Return by how much units rose, and what another network sees in the images.
 
     ``answer_entropy`` tells whether a unit's visualisations show one thing whatever they started from; ``agreement``
     whether that is what the images show which excite the unit most (Figure 8): the share of visualisations that are
@@ -166,17 +168,19 @@ def visualisation_measures(made: Visualisations, judge: nn.Module, top_labels: T
 
     Args:
         made: of ``U`` units.
-        judge: images in [0, 1] to logits.
+        judge: images in [0, 1] to logits; None for the rise alone.
         top_labels: int64 ``[U, K]``, classes of the images that excite each unit most.
         batch: images at once.
     """
+    gain = Measured("activation_gain", mean_of((made.after - made.before).mean(1)), "activation")
+    if judge is None:
+        return [gain]
     answers = in_batches(judge, made.images.flatten(0, 1), batch).argmax(1).view(made.after.shape)
     most = top_labels.mode(dim=1).values
-    gains = (made.after - made.before).mean(1)
     return [
         Measured("answer_entropy", mean_of(answer_entropy(answers)), "bits"),
         Measured("agreement", mean_of((answers == most[:, None]).double().mean(1)), "fraction"),
-        Measured("activation_gain", mean_of(gains), "activation"),
+        gain,
     ]
 
 

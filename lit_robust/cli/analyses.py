@@ -4,6 +4,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_robust.cli.representations import (
+    analyze_interpolation,
+    analyze_inversion,
+    analyze_manipulation,
+    analyze_visualisation,
+)
+from lit_robust.cli.sensitivity import (
+    analyze_attribution,
+    analyze_fusion,
+    analyze_jacobian,
+    analyze_perturbation_size,
+)
+
+__all__ = [
+    "analyze_attribution",
+    "analyze_fusion",
+    "analyze_interpolation",
+    "analyze_inversion",
+    "analyze_jacobian",
+    "analyze_manipulation",
+    "analyze_perturbation_size",
+    "analyze_smoothness",
+    "analyze_visualisation",
+]
 AS_IT_IS: Mapping[str, Any] = {}
 
 

@@ -52,6 +52,14 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "studies of what is inside a network": {
         "analyze smoothness": "total variation of filters and maps, clean and noisy",
+        "analyze inversion": "images that have the representations of others",
+        "analyze interpolation": "from image to image through the representation",
+        "analyze visualisation": "units raised from images and from noise",
+        "analyze manipulation": "features added to images",
+        "analyze jacobian": "how strongly the answer changes with the image",
+        "analyze perturbation-size": "how large the corruptions of ImageNet-C are",
+        "analyze attribution": "where in images a network sees their classes",
+        "analyze fusion": "the best weight of a standard network fused with a robust one",
     },
     "a cache model's memory, which `fit` builds": {
         "memory verify": "check its files, and print what it holds",

@@ -14,13 +14,13 @@ def test_the_size_is_the_largest_change_over_the_largest_value():
     other[0, 0, 0, 0] -= 0.2
     other[1, 2, 1, 1] += 0.5
     assert normalised_size(other, clean).tolist() == pytest.approx([0.25, 2.0])
-    with pytest.raises(UserError, match="not the same images"):
-        normalised_size(other[:1], clean)
+    with pytest.raises(UserError, match="set resize and crop"):
+        normalised_size(other[:, :, :2], clean)
 
 
 def test_misaligned_images_are_enlarged_about_their_centre():
     rows = torch.arange(224, dtype=torch.uint8)[None, :, None].expand(3, 224, 224).contiguous()
-    found = misaligned(rows).float()
+    found = misaligned(rows, 256).float()
     assert found.shape == (3, 224, 224)
     # Row r shows what was at (r + 16.5) * 224 / 256 - 0.5.
     expected = (torch.arange(224) + 16.5) * 224 / 256 - 0.5

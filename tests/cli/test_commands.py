@@ -11,7 +11,17 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from lit_robust.cli import TRAINER_COMMANDS, analyses, benches, commands, main, memories, papers
+from lit_robust.cli import (
+    TRAINER_COMMANDS,
+    analyses,
+    benches,
+    commands,
+    main,
+    memories,
+    papers,
+    representations,
+    sensitivity,
+)
 from lit_robust.cli.main import NAMES, function_of
 from lit_robust.cli.options import call, made
 from lit_robust.cli.recipes import about, names, recipe, with_recipes
@@ -22,7 +32,7 @@ def test_the_table_names_every_command_and_no_other():
     tools = set(NAMES) - set(TRAINER_COMMANDS)
     functions = {
         each
-        for room in (analyses, commands, benches, memories)
+        for room in (analyses, commands, benches, memories, representations, sensitivity)
         for each in vars(room).values()
         if inspect.isfunction(each) and each.__module__ == room.__name__
     }

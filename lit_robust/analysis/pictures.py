@@ -1,0 +1,65 @@
+"""Grids of images with a word for each row and each column."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+SMALLEST = 96  # pixels of a cell's side; smaller images are enlarged, pixel by pixel
+GAP = 2
+
+
+def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """Return images as one picture, with the rows' names on the left and the columns' above.
+
+    Args:
+        rows: name to float images ``[K, 3, H, W]`` in [0, 1], of one size; as many in each row.
+        columns: names of the K columns; empty for none.
+
+    Returns:
+        uint8 ``[height, width, 3]``, on white.
+    """
+    count, _, height, width = next(iter(rows.values())).shape
+    zoom = max(1, -(-SMALLEST // min(height, width)))
+    font = ImageFont.load_default(12)
+    left = max((int(font.getlength(name)) for name in rows), default=0) + 8
+    above = 18 if columns else 0
+    high, wide = height * zoom + GAP, width * zoom + GAP
+    picture = Image.new("RGB", (left + count * wide, above + len(rows) * high), "white")
+    draw = ImageDraw.Draw(picture)
+    for column, name in enumerate(columns):
+        draw.text((left + column * wide, 2), _fitting(name, font, wide - GAP), "black", font)
+    for row, (name, images) in enumerate(rows.items()):
+        draw.text((4, above + row * high + high // 2 - 8), name, "black", font)
+        for column, levels in enumerate(as_levels(images)):
+            cell = Image.fromarray(levels).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+            picture.paste(cell, (left + column * wide, above + row * high))
+    return np.asarray(picture)
+
+
+def as_levels(images: Tensor) -> NDArray[np.uint8]:
+    """Return uint8 ``[K, H, W, 3]`` of float images ``[K, 3, H, W]`` in [0, 1]."""
+    levels = images.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return np.ascontiguousarray(levels.cpu().numpy())
+
+
+def heat(maps: Tensor) -> Tensor:
+    """Return maps ``[K, H, W]``, each from its least to its greatest value, as float images ``[K, 3, H, W]`` in [0, 1].
+
+    Colours go from blue by green to red (matplotlib's ``turbo``); a map of one value is blue.
+    """
+    from matplotlib import colormaps
+
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    scaled = (maps - low) / torch.where(high > low, high - low, 1.0)
+    colours = colormaps["turbo"](scaled.cpu().numpy())[..., :3]
+    return torch.from_numpy(colours.astype(np.float32)).permute(0, 3, 1, 2)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
