@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_robust.attacks.attack import Model, Score, score
 from lit_robust.attacks.losses import Objective
-from lit_robust.attacks.norms import Norm, Radius, to_unit_size
+from lit_robust.attacks.norms import Norm, Radius, none_on_cpu, to_unit_size
 from lit_robust.core.errors import UserError
 from lit_robust.core.logits import logits_of
 
@@ -74,7 +74,7 @@ def loss_gradient(model: Model, loss: LogitLoss, images: Tensor) -> LossGradient
     if _computes_in_fp16(images.device.type):
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     gradient = gradient / factor.view(-1, 1, 1, 1)
-    largest = gradient.abs().amax((1, 2, 3))
+    largest = torch.linalg.vector_norm(gradient, torch.inf, dim=(1, 2, 3))
     return LossGradient(losses.detach(), gradient, logits.detach(), ~((largest > 0) & largest.isfinite()))
 
 
@@ -122,10 +122,13 @@ class Ball:
         # Row by row, as the norm of 150,528 values at once is rounded by some 1e-6, too.
         rows = self.norm.length(offset.flatten(0, 2)).view(len(offset), offset.shape[1] * offset.shape[2])
         length = self.norm.length(rows).view(-1, 1, 1, 1)
+        outside = length > self.eps * (1 + 1e-6) + PIXEL
+        if none_on_cpu(outside):
+            return images
         target = offset * (self.eps / length.clamp_min(1e-30))
         drawn = self.clean + target
         drawn = torch.where((drawn - self.clean).abs() > target.abs(), torch.nextafter(drawn, self.clean), drawn)
-        return torch.where(length > self.eps * (1 + 1e-6) + PIXEL, drawn, images)
+        return torch.where(outside, drawn, images)
 
 
 def ascent_step(

@@ -25,6 +25,7 @@ from lit_robust.attacks.losses import Objective, random_targets
 from lit_robust.attacks.norms import Generators, Linf
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.layout import in_fast_layout
 
 EpsUnit = Literal["range", "image_maximum"]
 
@@ -86,7 +87,7 @@ class CachePaperAttack(Attack):
             if not len(labels):
                 none = labels.new_zeros(0)
                 return AttackResult(clean, none.bool(), none.float(), none, none, none.bool())
-            model = within_classes(model, labels, "label")
+            model = within_classes(in_fast_layout(model, images.device.type), labels, "label")
             radius = self.eps
             ball = Ball(clean, Linf(), radius if self.eps_unit == "range" else radius * clean.amax((1, 2, 3), True))
             targets = random_targets(labels, clean_logits(model, clean[:1]).shape[1], generator)
