@@ -252,6 +252,7 @@ class AdversarialAccuracy(EvaluationCallback):
     def _protocol(self, attack: Attack) -> dict[str, Any]:
         protocol: dict[str, Any] = {
             "attack": attack.protocol(),
+            "main_eps": self.attack.eps,
             "threat_model": self.threat_model,
             "attack_precision": str(self.trainer.precision),
             "verdict": RULE,

@@ -8,10 +8,10 @@ from html import escape
 from itertools import groupby
 from typing import Any
 
-from lit_robust.core.results import Example, Result
+from lit_robust.core.results import Result
 from lit_robust.report.plots.drawing import mark_swatch, swatch
-from lit_robust.report.protocol import attack_settings, flat, is_partial, plain
-from lit_robust.report.runs import Run, read_picture
+from lit_robust.report.protocol import attack_settings, flat, plain
+from lit_robust.report.runs import Run
 from lit_robust.report.table import MISSING, PARTIAL_NOTE, Cell, Table, parts
 from lit_robust.report.titles import UNDEFINED, dataset_title, metric_title, order
 
@@ -50,7 +50,7 @@ def legend(labels: Mapping[str, str], runs: list[str]) -> str:
     return f'<ul class="legend">{"".join(entries)}</ul>'
 
 
-def results_table(table: Table, runs: list[Run], most: int) -> str:
+def results_table(table: Table, runs: list[Run], most: int, dataset: str | None = None) -> str:
     """Return the comparison as HTML, with its notes beneath.
 
     Args:
@@ -58,21 +58,27 @@ def results_table(table: Table, runs: list[Run], most: int) -> str:
         runs: in the order of the rows.
         most: columns of one HTML table; more make several, each with the runs that have a value in it. Each lies in a
             box that scrolls.
+        dataset: title of the test set whose columns alone are wanted; null for all.
     """
-    return "".join(_part(table, runs, part) for part in parts(table.columns, most)) + _notes(table)
+    wanted = [number for number, column in enumerate(table.columns) if dataset in (None, column.dataset)]
+    groups = [[wanted[place] for place in part] for part in parts([table.columns[n] for n in wanted], most)]
+    return "".join(_part(table, runs, part, dataset) for part in groups) + notes(table, wanted)
 
 
-def _part(table: Table, runs: list[Run], part: list[int]) -> str:
+def _part(table: Table, runs: list[Run], part: list[int], dataset: str | None) -> str:
     columns = [table.columns[number] for number in part]
     groups = [(name, len(list(members))) for name, members in groupby(column.group for column in columns)]
-    sets = "".join(f'<th colspan="{width}" scope="colgroup">{escape(name)}</th>' for name, width in groups)
+    # Under the heading of a set its name is not said again.
+    said = [(name.removeprefix(f"{dataset}: ") if name != dataset else "", width) for name, width in groups]
+    sets = "".join(f'<th colspan="{width}" scope="colgroup">{escape(name)}</th>' for name, width in said)
     heads = "".join(
         f'<th scope="col">{escape(column.head)} <small>{escape(column.unit)}</small></th>' for column in columns
     )
     cells = {run.label: [table.rows[run.label][number] for number in part] for run in runs}
+    scales = [bar_scale([row[place] for row in cells.values()]) for place in range(len(part))]
     rows = "".join(
-        f'<tr{_kind(run)}><th scope="row">{named(number, run.label)}<small>{escape(network(run))}</small></th>'
-        f"{''.join(_cell(table, cell) for cell in cells[run.label])}</tr>"
+        f"<tr{row_class(run)}>{run_head(number, run)}"
+        f"{''.join(value_cell(table, cell, scale) for cell, scale in zip(cells[run.label], scales, strict=True))}</tr>"
         for number, run in enumerate(runs)
         if any(cells[run.label])
     )
@@ -83,7 +89,18 @@ def _part(table: Table, runs: list[Run], part: list[int]) -> str:
     )
 
 
-def _kind(run: Run) -> str:
+def run_head(number: int, run: Run) -> str:
+    """Return the first cell of a run's row: its name, and what network it is."""
+    return f'<th scope="row">{named(number, run.label)}<small>{escape(network(run))}</small></th>'
+
+
+def bar_scale(cells: Iterable[Cell | None]) -> float:
+    """Return what a whole bar of a column stands for: 1, or the largest corruption error above it."""
+    return max([1.0, *(cell.result.value for cell in cells if cell and math.isfinite(cell.result.value))])
+
+
+def row_class(run: Run) -> str:
+    """Return what marks the row of a published network; empty for a run."""
     return ' class="published"' if run.published else ""
 
 
@@ -93,32 +110,59 @@ def network(run: Run) -> str:
     return " \N{MIDDLE DOT} ".join(str(part) for part in parts if part)
 
 
-def _cell(table: Table, cell: Cell | None) -> str:
+def value_cell(
+    table: Table, cell: Cell | None, scale: float = 1.0, best: bool = False, marks: Mapping[str, float] | None = None
+) -> str:
+    """Return a value as a cell: with its interval, its notes' marks, and for a fraction a bar.
+
+    Args:
+        table: whose notes the marks are of.
+        cell: the value; None where the run lacks it.
+        scale: what a whole bar stands for.
+        best: whether to set it in bold.
+        marks: name to value of what stands as a tick on the bar, such as chance.
+    """
     if cell is None:
         return f'<td class="missing">{MISSING}</td>'
-    marks = "".join(f"<sup>{escape(table.mark(number))}</sup>" for number in cell.notes)
+    raised = "".join(f"<sup>{escape(table.mark(number))}</sup>" for number in cell.notes)
     partial = '<span class="tag">partial</span>' if cell.partial else ""
-    value, bar = cell.result.value, ""
+    value, interval, bar = cell.result.value, cell.result.interval, ""
     if cell.result.unit == "fraction" and math.isfinite(value):
-        bar = f'<span class="bar" style="--share: {100 * min(max(value, 0.0), 1.0):.1f}%"></span>'
+        ends = (value, value) if interval is None else interval
+        low, share, high = (100 * min(max(part / scale, 0.0), 1.0) for part in (ends[0], value, ends[1]))
+        ticks = "".join(
+            f'<i style="--at: {100 * at / scale:.1f}%" title="{escape(name)} {100 * at:.4g}"></i>'
+            for name, at in (marks or {}).items()
+        )
+        style = f"--share: {share:.1f}%; --low: {low:.1f}%; --high: {high:.1f}%"
+        bar = f'<span class="bar" style="{style}">{ticks}</span>'
     exact = f"{value:.6g} ({cell.result.unit})" if math.isfinite(value) else "undefined"
-    interval = cell.result.interval
     span = f", 95 % interval {interval[0]:.6g} to {interval[1]:.6g}" if interval else ""
     title = escape(f"{exact}{span}, {cell.result.count:,} images")
-    return f'<td title="{title}"><span class="value">{escape(cell.text)}</span>{marks}{partial}{bar}</td>'
+    words = f'<b class="value">{escape(cell.text)}</b>' if best else f'<span class="value">{escape(cell.text)}</span>'
+    small = f'<small class="interval">{escape(cell.interval)}</small>' if cell.interval else ""
+    return f'<td title="{title}">{words}{raised}{small}{partial}{bar}</td>'
 
 
-def _notes(table: Table) -> str:
+def notes(table: Table, columns: Sequence[int] | None = None) -> str:
+    """Return the notes of a table as lists; of some columns alone where they are named."""
+    chosen = range(len(table.columns)) if columns is None else columns
+    cells = [row[place] for row in table.rows.values() for place in chosen]
+    used = {number for cell in cells if cell for number in cell.notes}
     said = {
         number: f"<li><sup>{escape(table.mark(number))}</sup> {escape(note.text)}</li>"
         for number, note in enumerate(table.notes)
+        if number in used
     }
-    sources = [line for number, line in said.items() if table.notes[number].kind == "source"]
-    others = [line for number, line in said.items() if table.notes[number].kind != "source"]
-    if table.has_partial:
+    kinds = {number: table.notes[number].kind for number in said}
+    sources = [line for number, line in said.items() if kinds[number] == "source"]
+    warnings = [line for number, line in said.items() if kinds[number] == "warning"]
+    others = [line for number, line in said.items() if kinds[number] not in ("source", "warning")]
+    if any(cell.partial for cell in cells if cell):
         word, rest = PARTIAL_NOTE.split(": ", 1)
         others.append(f'<li><span class="tag">{escape(word)}</span> {escape(rest)}</li>')
-    lists = [f'<ul class="notes">{"".join(others)}</ul>'] if others else []
+    lists = [f'<ul class="notes warnings">{"".join(warnings)}</ul>'] if warnings else []
+    lists += [f'<ul class="notes">{"".join(others)}</ul>'] if others else []
     if sources:
         title = f"<summary>Sources of the published values <small>{len(sources)}</small></summary>"
         lists.append(f'<details class="sources">{title}<ul class="notes">{"".join(sources)}</ul></details>')
@@ -270,76 +314,3 @@ def _memory_words(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(_memory_words(part) for part in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else plain(value)
-
-
-MOST_EXAMPLES = 36
-TITLES = {"adversarial": "clean and attacked", "cue-conflict": "shape against texture"}
-
-
-def gallery(runs: list[Run]) -> str:
-    """Return the runs' images, a foldable block a run; empty if no run kept any.
-
-    Few runs show up to 12 examples of a kind each; many show fewer, or the page would not open on a phone. Where a
-    file is missing, words stand in its place.
-
-    Args:
-        runs: the runs, in order.
-
-    Raises:
-        UserError: an image cannot be read, is not a PNG, or lies outside its run's folder.
-    """
-    limit = max(2, min(12, MOST_EXAMPLES // len(runs)))
-    blocks = []
-    for number, run in enumerate(runs):
-        examples = sorted(run.found.examples, key=lambda example: (example.kind, example.dataset))
-        if not examples:
-            continue
-        groups = groupby(examples, key=lambda example: (example.kind, example.dataset))
-        inside = "".join(_group(run, *key, list(members), limit) for key, members in groups)
-        unfolded = " open" if len(runs) <= 3 else ""
-        blocks.append(
-            f'<details class="gallery"{unfolded}><summary>{named(number, run.label)}</summary>{inside}</details>'
-        )
-    return "".join(blocks)
-
-
-def _group(run: Run, kind: str, dataset: str, examples: list[Example], limit: int) -> str:
-    shown = examples[:limit]
-    amount = f"{len(shown)} of {len(examples)}" if len(shown) < len(examples) else str(len(examples))
-    cards = "".join(_card(run, example) for example in shown)
-    own = [result for result in run.found.results if result.dataset == dataset]
-    title = f"{dataset_title(dataset, own)}: {TITLES.get(kind, kind)}"
-    partial = ' <span class="tag">partial</span>' if any(map(is_partial, own)) else ""
-    return f'<h3>{escape(title)} <small>{amount}</small>{partial}</h3><div class="cards">{cards}</div>'
-
-
-def _card(run: Run, example: Example) -> str:
-    pictures = "".join(_picture(run, example, role) for role in example.images)
-    rest = [words if role == "label" else f"{role}: {words}" for role, words in example.captions.items()
-            if role not in example.images]  # fmt: skip
-    head = escape(", ".join([*rest, f"image {example.index}"]))
-    wide = " pair" if len(example.images) > 1 else ""
-    return f'<div class="card{wide}"><p>{head}</p><div>{pictures}</div></div>'
-
-
-def _picture(run: Run, example: Example, role: str) -> str:
-    words = example.captions.get(role, "")
-    verdict = ""
-    if words and "label" in example.captions:
-        right = words == example.captions["label"]
-        verdict = '<b class="right">\N{CHECK MARK}</b> ' if right else '<b class="wrong">\N{BALLOT X}</b> '
-    name = f"<small>{escape(role)}</small> " if len(example.images) > 1 else ""
-    caption = f"<figcaption>{name}{verdict}{escape(words)}</figcaption>"
-    return f"<figure>{_image(run, example, role, words)}{caption}</figure>"
-
-
-def _image(run: Run, example: Example, role: str, words: str) -> str:
-    picture = read_picture(run, example.images[role])
-    if picture is None:
-        return f'<p class="gone">{escape(example.images[role])} is missing from the run\'s folder.</p>'
-    # Small images are enlarged in whole pixels: smoothing would hide what an attack changed.
-    sharp = ' class="pixels"' if picture.width < 128 else ""
-    dataset = dataset_title(example.dataset, run.found.results)
-    alternative = escape(f"{dataset}, image {example.index}, {role}: {words}")
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<img src="{picture.uri}" {size} alt="{alternative}"{sharp}>'

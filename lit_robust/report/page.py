@@ -9,20 +9,14 @@ from string import Template
 import lit_robust
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
-from lit_robust.core.results import RunResults
-from lit_robust.report.html import gallery, joined, legend, memory_models, record, results_table, swatch_style
-from lit_robust.report.plots.accuracy import accuracy_plots
-from lit_robust.report.plots.corruptions import corruption_error_plots, heat_maps
-from lit_robust.report.plots.drawing import Plot
-from lit_robust.report.plots.precision_recall import precision_recall_plots
-from lit_robust.report.plots.shape_bias import shape_bias_plots
+from lit_robust.report.html import joined, swatch_style
 from lit_robust.report.published import published_runs
 from lit_robust.report.runs import Run, load_runs
+from lit_robust.report.scorecard import card_columns, card_html, finding
+from lit_robust.report.sections import MOST_COLUMNS, SECTIONS, found_of, section_html
 from lit_robust.report.table import Table, compare, compare_observers
 from lit_robust.report.text import csv_text, latex, markdown
-from lit_robust.report.titles import dataset_title, is_attacked
-
-MOST_COLUMNS = 8  # fit on an upright sheet of A4 and on a screen of 1280 px
+from lit_robust.report.titles import dataset_title
 
 
 def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = ()) -> Path:
@@ -52,13 +46,9 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
     return output
 
 
-def _results(runs: list[Run]) -> dict[str, RunResults]:
-    return {run.label: run.found for run in runs}
-
-
 def _tables(runs: list[Run]) -> dict[str, Table]:
     """Return the tables by their titles, the second only where observers are many."""
-    found = _results(runs)
+    found = found_of(runs)
     observers = {"Error consistency by observer": compare_observers(found)}
     return {"Results": compare(found), **{title: table for title, table in observers.items() if table.columns}}
 
@@ -67,7 +57,7 @@ def _tables(runs: list[Run]) -> dict[str, Table]:
 WRITERS: dict[str, Callable[[list[Run]], str]] = {
     ".html": lambda runs: page(runs),
     ".md": lambda runs: "\n".join(map(markdown, _tables(runs).values())),
-    ".csv": lambda runs: csv_text(_results(runs)),
+    ".csv": lambda runs: csv_text(found_of(runs)),
     ".tex": lambda runs: "\n".join(latex(table, MOST_COLUMNS) for table in _tables(runs).values()),
 }
 
@@ -81,29 +71,16 @@ def page(runs: list[Run]) -> str:
     Raises:
         UserError: an image of a run cannot be read.
     """
-    found = _results(runs)
-    labels = list(found)
-    plots = [
-        *accuracy_plots(found),
-        *shape_bias_plots(found),
-        *corruption_error_plots(found),
-        *precision_recall_plots(found),
-    ]
-    sections = [
-        *(_section(title, results_table(table, runs, MOST_COLUMNS)) for title, table in _tables(runs).items()),
-        _section("Memory models", memory_models(runs)),
-        _section("Plots", "".join(_figure(plot, labels) for plot in plots), "plots"),
-        _section("Corruptions", heat_maps(found)),
-        _section("Images", gallery(runs)),
-        _section("How each number was measured", record(runs)),
-    ]
+    columns = card_columns(runs)
     folder = files("lit_robust.report")
     template = Template((folder / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(_title([run.label for run in runs if not run.published])),
         style=(folder / "page.css").read_text(encoding="utf-8") + swatch_style([run.published for run in runs]),
+        finding=escape(finding(runs, columns)),
+        card=card_html(runs, columns),
         lede=escape(_lede(runs)),
-        sections="\n".join(sections),
+        sections="\n".join(section_html(section) for make in SECTIONS for section in make(runs)),
         version=escape(lit_robust.__version__),
     )
 
@@ -114,9 +91,8 @@ def _title(labels: list[str]) -> str:
 
 def _lede(runs: list[Run]) -> str:
     measured = [run for run in runs if not run.published]
-    results = [result for run in measured for result in run.found.results]
     counts: dict[str, int] = {}
-    for result in results:
+    for result in (result for run in measured for result in run.found.results):
         title = dataset_title(result.dataset, [result])
         counts[title] = max(counts.get(title, 0), result.count)
     sets = [f"{title} ({count:,} images)" for title, count in counts.items()]
@@ -124,26 +100,7 @@ def _lede(runs: list[Run]) -> str:
     words = [f"The results of {who}{f' on {joined(sets)}' if sets else ''}."]
     if len(runs) > len(measured):
         words.append("Beneath stand published values, each with its source; none of them was measured here.")
-    if any(map(is_attacked, results)):
-        words.append("Adversarial accuracy is the share of images that stay right when attacked within eps.")
-    if any(result.measure == "shape_bias" for result in results):
-        words.append("Shape bias is the share of decisions for an image's shape among those for its shape or texture.")
-    if any(result.measure == "mce" for result in results):
-        words.append("mCE is the mean corruption error, 100 for AlexNet; lower is better.")
-    words.append("Accuracies and biases are percentages; a dagger marks a value that was measured otherwise.")
     return " ".join(words)
-
-
-def _section(title: str, inside: str, kind: str = "") -> str:
-    box = f'<div class="{kind}">{inside}</div>' if kind else inside
-    return f"<section><h2>{escape(title)}</h2>{box}</section>" if inside else ""
-
-
-def _figure(plot: Plot, labels: list[str]) -> str:
-    return (
-        f'<figure class="plot"><h3>{escape(plot.title)}</h3>{plot.svg}{legend(plot.labels, labels)}'
-        f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
-    )
 
 
 def report(runs: list[Path], output: Path = Path("report.html"), published: Sequence[str] = ()) -> None:

@@ -7,7 +7,16 @@ from typing import Literal
 
 from lit_robust.core.results import Result, RunResults
 from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
-from lit_robust.report.titles import dataset_title, eps_title, is_detail, metric_title, order, series_title, value_text
+from lit_robust.report.titles import (
+    dataset_title,
+    eps_title,
+    interval_text,
+    is_detail,
+    metric_title,
+    order,
+    series_title,
+    value_text,
+)
 
 MISSING = "\N{EN DASH}"
 SYMBOLS = {
@@ -68,12 +77,14 @@ class Cell:
         result: the value itself.
         partial: whether only a part of the test set was seen.
         notes: numbers of the notes that hold for it.
+        interval: its 95 % interval as a reader sees it; empty where it has none.
     """
 
     text: str
     result: Result
     partial: bool
     notes: tuple[int, ...]
+    interval: str = ""
 
 
 @dataclass
@@ -114,7 +125,8 @@ class Table:
             self.notes.append(note)
         return self.notes.index(note)
 
-    def _add(self, found: Mapping[str, Result]) -> None:
+    def add(self, found: Mapping[str, Result]) -> None:
+        """Append a column: a run's label to its value, where it has one."""
         reference = usual(list(found.values()))
         owner = next(label for label, result in found.items() if result is reference)
         self.columns.append(_column(reference, dataset_title(reference.dataset, found.values())))
@@ -133,7 +145,8 @@ class Table:
             for text in result.warnings:
                 sentence = f"Warning: {dataset_title(result.dataset)}: {text.rstrip('.')}."
                 notes.append(self._number(Note("warning", sentence)))
-            row.append(Cell(value_text(result.value, result.unit), result, is_partial(result), tuple(notes)))
+            text, interval = value_text(result.value, result.unit), interval_text(result)
+            row.append(Cell(text, result, is_partial(result), tuple(notes), interval))
 
 
 def _column(result: Result, dataset: str) -> Column:
@@ -211,7 +224,7 @@ def _table(runs: Mapping[str, RunResults], belongs: Callable[[Result], bool]) ->
             columns.setdefault((dataset, result.metric, turn), {})[label] = result
     table = Table([], {label: [] for label in runs})
     for _, column in sorted(columns.items(), key=_reading_order):
-        table._add(column)
+        table.add(column)
     return table
 
 
@@ -226,4 +239,5 @@ def words(table: Table, cell: Cell | None) -> str:
     """Return what stands in a cell: the value, its notes' marks, and whether it is partial."""
     if cell is None:
         return MISSING
-    return " ".join([cell.text, *map(table.mark, cell.notes), *(["(partial)"] if cell.partial else [])])
+    span = [f"[{cell.interval}]"] if cell.interval else []
+    return " ".join([cell.text, *span, *map(table.mark, cell.notes), *(["(partial)"] if cell.partial else [])])

@@ -118,7 +118,8 @@ def _cell(table: Table, cell: Cell | None) -> str:
         return escaped(MISSING)
     marks = ",".join(escaped(table.mark(number)) for number in cell.notes)
     raised = rf"\textsuperscript{{{marks}}}" if marks else ""
-    return escaped(cell.text) + raised + (" (partial)" if cell.partial else "")
+    span = rf" {{\scriptsize [{escaped(cell.interval)}]}}" if cell.interval else ""
+    return escaped(cell.text) + span + raised + (" (partial)" if cell.partial else "")
 
 
 def escaped(text: str) -> str:

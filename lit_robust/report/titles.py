@@ -13,6 +13,7 @@ DATASETS = {
     "restricted-imagenet": "Restricted ImageNet",
     "imagenet-a": "ImageNet-A",
     "imagenet-o": "ImageNet-O",
+    "imagenet-r": "ImageNet-R",
     "cue-conflict": "Cue conflict",
 }
 # Anyone may call a folder so; the toy data do. Sets without a number of their own have ImageNet's 1,000 classes.
@@ -170,3 +171,15 @@ def value_text(value: float, unit: str) -> str:
     if unit == "fraction":
         return f"{100 * value:.1f}"
     return f"{value:,.0f}" if unit == "count" else f"{value:.4g}"
+
+
+def interval_text(result: Result) -> str:
+    """Return a value's 95 % interval for a reader, in the unit of the value; empty where it has none.
+
+    Example:
+        >>> interval_text(Result("imagenet", "top1", 0.665, "fraction", 200, {}, (0.597, 0.7268)))
+        '59.7\N{EN DASH}72.7'
+    """
+    if result.interval is None:
+        return ""
+    return "\N{EN DASH}".join(value_text(end, result.unit) for end in result.interval)

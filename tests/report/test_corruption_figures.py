@@ -34,7 +34,7 @@ def measured(offset: float = 0.0, **protocol: object) -> RunResults:
 
 
 def test_a_heat_map_has_a_cell_a_corruption_and_severity():
-    tree = ElementTree.fromstring(f"<div>{heat_maps({'mine': measured()})}</div>")
+    tree = ElementTree.fromstring(f"<div>{heat_maps({'mine': measured()}, 'imagenet-c')}</div>")
     rows = tree.findall(".//tbody/tr")
     assert ["".join(row[0].itertext()) for row in rows] == ["gaussian noise", "fog", "saturate"]
     for place, row in enumerate(rows):
@@ -50,18 +50,19 @@ def test_a_heat_map_has_a_cell_a_corruption_and_severity():
 def test_missing_and_partial_cells_are_said():
     found = measured(partial=True)
     found.results = [r for r in found.results if r.metric != "top1_fog_3"]
-    html = heat_maps({"mine": found, "other": RunResults({}, {}, [result("mce", 0.7)])})
+    html = heat_maps({"mine": found, "other": RunResults({}, {}, [result("mce", 0.7)])}, "imagenet-c")
     assert html.count('class="missing"') == 1
     assert html.count(">partial<") == 1
     assert html.count("<figure") == 1  # the run without cells has none
-    assert heat_maps({"bare": RunResults({}, {}, [])}) == ""
+    assert heat_maps({"bare": RunResults({}, {}, [])}, "imagenet-c") == ""
 
 
 def test_both_benchmarks_are_kept_apart():
     like = RunResults({}, {}, [result("top1_fog_1", 0.5, "imagenet-c-like")])
-    html = heat_maps({"a": measured(), "b": like})
-    assert "ImageNet-C: accuracy" in html
-    assert "ImageNet-C-like: accuracy" in html
+    for dataset, own, other in (("imagenet-c", "a", "b"), ("imagenet-c-like", "b", "a")):
+        html = heat_maps({"a": measured(), "b": like}, dataset)
+        assert f">{own}</span>" in html
+        assert f">{other}</span>" not in html
     assert not corruption_values(like, "imagenet-c").cells
 
 
@@ -71,13 +72,9 @@ def test_a_benchmark_of_any_name_has_figures_under_its_own():
     found.results = [replace(r, dataset='my "fog" & snow', protocol={"cells": ["fog/1"]}) for r in found.results]
     runs = {"mine": found, "published": measured()}
     assert corrupted_sets(runs) == {"imagenet-c": "ImageNet-C", 'my "fog" & snow': 'my "fog" & snow'}
-    html = f"<div>{heat_maps(runs)}</div>"
-    assert [head.text for head in ElementTree.fromstring(html).iter("h3")] == [
-        "ImageNet-C: accuracy, %",
-        'my "fog" & snow: accuracy, %',
-    ]
     plots = corruption_error_plots(runs)
-    assert [plot.title for plot in plots] == ["ImageNet-C: corruption errors", 'my "fog" & snow: corruption errors']
+    assert [plot.dataset for plot in plots] == ["ImageNet-C", 'my "fog" & snow']
+    assert {plot.title for plot in plots} == {"Corruption errors"}
     ids = [
         set(re.findall(r'\bid="([^"]+)"', ElementTree.tostring(ElementTree.fromstring(p.svg)).decode())) for p in plots
     ]

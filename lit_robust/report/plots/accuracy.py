@@ -13,11 +13,12 @@ from lit_robust.report.titles import NORM_TITLES, dataset_title, is_attacked, th
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a curve: eps in [0, 1] pixel units, accuracy as a fraction, and whether it is partial."""
+    """One value of a curve: eps in [0, 1] pixel units, accuracy as a fraction, whether it is partial, its interval."""
 
     eps: float
     accuracy: float
     partial: bool
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _add_published(panel: Curves, reference: Result, label: str, found: RunResul
 
 
 def _point(eps: float, result: Result) -> Point:
-    return Point(eps, result.value, is_partial(result))
+    return Point(eps, result.value, is_partial(result), result.interval)
 
 
 def _clean(found: RunResults, attacked: Result) -> list[Point]:
@@ -125,13 +126,27 @@ def accuracy_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
     Args:
         runs: unique label to results; a run's place settles its colour and mark.
     """
-    return [_accuracy_plot(curve, list(runs), f"accuracy-{number}") for number, curve in enumerate(curves(runs))]
+    trained = {label: strength for label, found in runs.items() if (strength := training_strength(found))}
+    return [
+        _accuracy_plot(curve, list(runs), trained, f"accuracy-{number}") for number, curve in enumerate(curves(runs))
+    ]
 
 
-def _accuracy_plot(curve: Curves, labels: list[str], name: str) -> Plot:
+def training_strength(found: RunResults) -> tuple[str, float] | None:
+    """Return norm and eps of the attack that a network was trained by, as its module tells; None without one."""
+    settings = found.model.get("settings")
+    attack = settings.get("attack") if isinstance(settings, Mapping) else None
+    attack = attack.get("init_args", attack) if isinstance(attack, Mapping) else None
+    if not isinstance(attack, Mapping) or not isinstance(attack.get("eps"), int | float):
+        return None
+    return str(attack.get("norm")), float(attack["eps"])
+
+
+def _accuracy_plot(curve: Curves, labels: list[str], trained: Mapping[str, tuple[str, float]], name: str) -> Plot:
     scale = 255 if curve.norm == "linf" else 1
     norm = NORM_TITLES.get(curve.norm, "")
-    title = f"{curve.dataset}: {', '.join(filter(None, [f'accuracy under {curve.threat} attack', norm]))}"
+    title = ", ".join(filter(None, [f"Accuracy under {curve.threat} attack", norm]))
+    marked = {label: trained[label][1] for label in curve.lines if label in trained and trained[label][0] == curve.norm}
     shown = {**curve.lines, **curve.marks}
     with plot_settings():
         figure = new_figure(WIDTH, 340)
@@ -141,24 +156,34 @@ def _accuracy_plot(curve: Curves, labels: list[str], name: str) -> Plot:
             eps, accuracy = [point.eps * scale for point in line], [100 * point.accuracy for point in line]
             if label in curve.lines:
                 axes.plot(eps, accuracy, dashes, color=colour, clip_on=False, zorder=3)
+            for x, point in zip(eps, line, strict=True):
+                if point.interval is not None:
+                    low, high = (100 * end for end in point.interval)
+                    axes.vlines(x, low, high, color=colour, linewidth=1.2, zorder=3)
+            if label in marked:
+                axes.axvline(marked[label] * scale, color=colour, linestyle=":", linewidth=1.3, zorder=2)
             for x, y, point in zip(eps, accuracy, line, strict=True):
                 face = PAPER if point.partial else colour
                 axes.plot(x, y, marker, color=colour, markerfacecolor=face, clip_on=False, zorder=4)
         axes.set_ylim(0, 100)
         axes.set_xlim(left=0)
-        axes.set_xlabel(f"{norm} eps{', in 1/255' if scale == 255 else ''}".strip())
+        axes.set_xlabel(f"{norm} eps, {'in 1/255' if scale == 255 else 'pixels in [0, 1]'}".strip())
         axes.set_title("accuracy, %", loc="left", fontsize=12)
         axes.grid(axis="y")
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.tick_params(length=0, pad=8)
         words = [f"{label}: {_line_words(line, scale)}" for label, line in shown.items()]
-        svg = to_svg(figure, name, title, "; ".join(words))
+        svg = to_svg(figure, name, f"{curve.dataset}: {title}", "; ".join(words))
     caption = f"Clean accuracy at eps 0. Attack: {curve.attack}."
+    if any(point.interval for line in shown.values() for point in line):
+        caption += " Vertical lines are 95 % intervals."
+    if marked:
+        caption += " A dotted line is the eps of a run's training."
     if any(point.partial for line in shown.values() for point in line):
         caption += HOLLOW
     if curve.marks:
         caption += " Marks without a line are published."
-    return Plot(title, caption, svg, {label: curve.remarks.get(label, "") for label in shown})
+    return Plot(curve.dataset, title, caption, svg, {label: curve.remarks.get(label, "") for label in shown})
 
 
 def _line_words(line: list[Point], scale: int) -> str:

@@ -96,26 +96,22 @@ def corrupted_sets(runs: Mapping[str, RunResults]) -> dict[str, str]:
     return {name: dataset_title(name, own) for name, own in sets.items()}
 
 
-def heat_maps(runs: Mapping[str, RunResults]) -> str:
-    """Return every run's accuracies by corruption and severity as HTML; empty if no run has any.
+def heat_maps(runs: Mapping[str, RunResults], dataset: str) -> str:
+    """Return every run's accuracies on a test set by corruption and severity as HTML; empty if no run has any.
 
     Numbers are percentages, and the darker a cell's tint, the higher. Where a run has accuracies over all severities
     alone, those stand in the last column.
 
     Args:
         runs: unique label to results, in the order of the page.
+        dataset: name of the set.
     """
-    sets = corrupted_sets(runs)
-    blocks = []
-    for dataset, title in sets.items():
-        maps = []
-        for number, (label, found) in enumerate(runs.items()):
-            values = corruption_values(found, dataset)
-            if values.cells:
-                maps.append(_heat_map(number, label, values))
-        if maps:
-            blocks.append(f'<h3>{escape(title)}: accuracy, %</h3><div class="heats">{"".join(maps)}</div>')
-    return "".join(blocks)
+    maps = [
+        _heat_map(number, label, values)
+        for number, (label, found) in enumerate(runs.items())
+        if (values := corruption_values(found, dataset)).cells
+    ]
+    return f'<h4>Accuracy by corruption and severity, %</h4><div class="heats">{"".join(maps)}</div>' if maps else ""
 
 
 def _heat_map(number: int, label: str, values: CorruptionValues) -> str:
@@ -175,7 +171,7 @@ def corruption_error_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
 def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], dataset: str, name: str) -> Plot:
     rows = [MEAN, *in_order(corruption for found in values.values() for corruption in found.errors)]
     percent = {label: _percentages(found) for label, found in values.items()}
-    title = f"{dataset}: corruption errors"
+    title = "Corruption errors"
     few = len(values) <= MOST_BARS
     with plot_settings():
         figure = new_figure(WIDTH, 80 + len(rows) * (14 + 9 * len(values) if few else 30))
@@ -185,7 +181,9 @@ def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], datas
             shift = 0.7 * ((number + 0.5) / len(values) - 0.5)
             for row, share in shares.items():
                 y = rows.index(row) + shift
-                hollow = _is_partial(values[label], row)
+                hollow, span = _is_partial(values[label], row), _of(values[label], row).interval
+                if span is not None:
+                    axes.hlines(y, 100 * span[0], 100 * span[1], color=INK, linewidth=1.0, zorder=4)
                 if few:
                     thick = 0.7 / len(values) * 0.8
                     axes.barh(y, share, thick, color=PAPER if hollow else colour, edgecolor=colour, zorder=3)
@@ -204,11 +202,13 @@ def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], datas
         words = (
             f"{label}: {', '.join(f'{r} {v:.1f} %' for r, v in shares.items())}" for label, shares in percent.items()
         )
-        svg = to_svg(figure, name, title, "; ".join(words))
+        svg = to_svg(figure, name, f"{dataset}: {title}", "; ".join(words))
     caption = "Errors summed over the severities, divided by AlexNet's; 100 is AlexNet. Lower is better."
+    if any(_of(found, row).interval for label, found in values.items() for row in percent[label]):
+        caption += " Thin lines are 95 % intervals."
     if any(_is_partial(found, row) for label, found in values.items() for row in percent[label]):
         caption += HOLLOW
-    return Plot(title, caption, svg, {label: _legend_words(found) for label, found in values.items()})
+    return Plot(dataset, title, caption, svg, {label: _legend_words(found) for label, found in values.items()})
 
 
 def _percentages(values: CorruptionValues) -> dict[str, float]:
@@ -217,8 +217,11 @@ def _percentages(values: CorruptionValues) -> dict[str, float]:
 
 
 def _is_partial(values: CorruptionValues, row: str) -> bool:
-    result = values.mean_error if row == MEAN else values.errors[row]
-    return result is not None and is_partial(result)
+    return is_partial(_of(values, row))
+
+
+def _of(values: CorruptionValues, row: str) -> Result:
+    return values.mean_error if row == MEAN and values.mean_error is not None else values.errors[row]
 
 
 def _legend_words(values: CorruptionValues) -> str:

@@ -22,12 +22,14 @@ class Plot:
     """A plot with what must be said of it.
 
     Attributes:
+        dataset: title of its test set.
         title: what it shows.
         caption: how it was measured and how to read it.
         svg: the plot, an ``svg`` element.
         labels: label of each run in it, to what a legend adds after the name.
     """
 
+    dataset: str
     title: str
     caption: str
     svg: str

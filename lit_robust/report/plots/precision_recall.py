@@ -45,7 +45,7 @@ def precision_recall_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
 def _plot(found: Mapping[str, Result], labels: list[str], name: str) -> Plot:
     first = next(iter(found.values()))
     measure = metric_title(first)
-    title = f"{dataset_title(first.dataset, found.values())}: precision against recall, {measure}"
+    dataset, title = dataset_title(first.dataset, found.values()), f"Precision against recall, {measure}"
     with plot_settings():
         figure = new_figure(WIDTH, 340)
         axes = figure.add_subplot()
@@ -63,11 +63,13 @@ def _plot(found: Mapping[str, Result], labels: list[str], name: str) -> Plot:
         axes.spines[["top", "left", "right"]].set_visible(False)
         axes.tick_params(length=0, pad=8)
         shares = {label: _legend_words(result) for label, result in found.items()}
-        svg = to_svg(figure, name, title, "; ".join(f"{label}: {words}" for label, words in shares.items()))
+        svg = to_svg(
+            figure, name, f"{dataset}: {title}", "; ".join(f"{label}: {words}" for label, words in shares.items())
+        )
     caption = "Anomalies are the positives; the area beneath a line is its AUPR."
     if any(map(is_partial, found.values())):
         caption += f" Lines marked as partial: {PARTIAL_MEANS}"
-    return Plot(title, caption, svg, shares)
+    return Plot(dataset, title, caption, svg, shares)
 
 
 def _legend_words(result: Result) -> str:

@@ -47,7 +47,8 @@ def _shape_bias_plot(runs: Mapping[str, RunResults], dataset: str, name: str) ->
     rows = list(dict.fromkeys([OVERALL, *(row for values in measured for row in values)]))
     labels = list(runs)
     height = 1.0 if len(found) < 5 else 1.35
-    title = f"{dataset_title(dataset)}: shape or texture, by category"
+    own = [result for values in found.values() for result in values.values()]
+    owner, title = dataset_title(dataset, own), "Shape or texture, by category"
     with plot_settings():
         figure = new_figure(WIDTH, 95 + 24 * height * len(rows))
         axes = figure.add_subplot()
@@ -67,9 +68,11 @@ def _shape_bias_plot(runs: Mapping[str, RunResults], dataset: str, name: str) ->
         for side in (axes, above):
             side.tick_params(length=0, pad=6)
             side.spines[:].set_visible(False)
-        svg = to_svg(figure, name, title, "; ".join(_bias_words(label, values) for label, values in found.items()))
+        svg = to_svg(
+            figure, name, f"{owner}: {title}", "; ".join(_bias_words(label, values) for label, values in found.items())
+        )
     shares = {label: _legend_words(values[OVERALL]) for label, values in found.items()}
-    return Plot(title, _caption(found), svg, shares)
+    return Plot(owner, title, _caption(found), svg, shares)
 
 
 def _draw_run(axes: Any, values: Mapping[str, Result], rows: list[str], number: int, shift: float) -> None:
@@ -81,6 +84,8 @@ def _draw_run(axes: Any, values: Mapping[str, Result], rows: list[str], number: 
         if math.isfinite(result.value):
             face, edge = (PAPER, colour) if is_partial(result) else (colour, PAPER)
             x, y = 1 - result.value, rows.index(row) + shift
+            if result.interval is not None:
+                axes.hlines(y, 1 - result.interval[1], 1 - result.interval[0], color=colour, linewidth=1.2, zorder=3)
             axes.plot(x, y, marker, color=face, markeredgecolor=edge, markersize=9, clip_on=False, zorder=4)
 
 
@@ -94,6 +99,8 @@ def _caption(found: Mapping[str, Mapping[str, Result]]) -> str:
         "Of the decisions for an image's shape or its texture, the fraction for each; other decisions do not count. "
         "A mark is a run's bias in one category of shapes, a line its bias over all images."
     )
+    if any(result.interval for result in values):
+        caption += " Horizontal lines are 95 % intervals."
     if any(not math.isfinite(result.value) for result in values):
         caption += " A mark is missing where a run chose neither shape nor texture."
     if any(is_partial(result) for result in values):
