@@ -13,14 +13,13 @@ PUBLISHED = ("imagenet-c", "cue-conflict")
 
 def stimulus_class(name: str) -> Callable[..., Stimulus]:
     """Return the class of a stimulus, whose fields and docstring are the options of its command."""
+    from lit_robust.data.packing.silhouettes import DetectedSilhouettes, MaskSilhouettes, ToySilhouettes
     from lit_robust.stimuli.corrupted import Corrupted
     from lit_robust.stimuli.scrambled import Scrambled
     from lit_robust.stimuli.textureless import BlackAndWhite, Edges
 
-    known: dict[str, Callable[..., Stimulus]] = {
-        kind.kind: kind for kind in (Scrambled, BlackAndWhite, Edges, Corrupted)
-    }
-    return known[name]
+    kinds = (Scrambled, BlackAndWhite, Edges, MaskSilhouettes, DetectedSilhouettes, ToySilhouettes, Corrupted)
+    return next(kind for kind in kinds if kind.kind == name)
 
 
 def common(

@@ -36,6 +36,10 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data derive scrambled": "shards of images whose patches are in another order",
         "data derive black-and-white": "shards of images in black and white",
         "data derive edges": "shards of images' edges",
+        "data cue-conflict": "images of one category's shape and another's texture",
+        "data derive silhouettes": "shards of silhouettes, from a folder of masks",
+        "data derive silhouettes-detected": "shards of silhouettes of what a detector finds",
+        "data derive silhouettes-toy": "shards of silhouettes of the toy figures",
         "data derive corrupted": "shards under one corruption",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",
@@ -76,7 +80,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench evaluation": "all measures beside the bare forward pass",
     },
 }
-WIDTH = 29  # Of a name, in help.
+WIDTH = 35  # Of a name, in help.
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
 
@@ -182,7 +186,8 @@ def _run(words: Sequence[str]) -> None:
         ]
         print("\n".join([f"usage: lit-robust {asked} NAME [OPTIONS]\n", *lines, "\nEach has its own --help."]))
     elif group:
-        raise UserError(f"There is no command `{asked} {rest[0]}`: choose {', '.join(group[:-1])} or {group[-1]}.")
+        ways = list(dict.fromkeys(" ".join(name.split()[: len(asked.split()) + 1]) for name in group))
+        raise UserError(f"There is no command `{asked} {rest[0]}`: choose {', '.join(ways[:-1])} or {ways[-1]}.")
     else:
         close = get_close_matches(words[0], NAMES, n=1)
         hint = f"did you mean {close[0]}?" if close else "`lit-robust --help` lists them."
@@ -191,8 +196,10 @@ def _run(words: Sequence[str]) -> None:
 
 def function_of(name: str) -> Function:
     """Return the function that does a tool's work: ``data toy`` is ``data_toy`` of ``commands``."""
-    from lit_robust.cli import analyses, benches, commands, memories, papers
+    from lit_robust.cli import analyses, benches, commands, conflicts, memories, papers
 
+    if name == "data cue-conflict":
+        return conflicts.data_cue_conflict
     group = name.split()[0]
     rooms = {"analyze": analyses, "bench": benches, "memory": memories, "paper": papers}
     room = rooms.get(group, commands)

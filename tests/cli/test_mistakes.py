@@ -153,7 +153,10 @@ def test_limits_and_baselines(words, capsys):
     ("args", "expected"),
     [
         (["fitt"], "There is no command 'fitt': did you mean fit?"),
-        (["data", "toi"], "There is no command `data toi`: choose data toy, data shard, data verify or data corrupt."),
+        (
+            ["data", "toi"],
+            "There is no command `data toi`: choose data toy, data shard, data verify, data corrupt,",
+        ),
         (
             ["bench", "all"],
             "There is no command `bench all`: choose bench data, bench corruptions, bench attacks, bench training",

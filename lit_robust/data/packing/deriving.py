@@ -1,7 +1,7 @@
 """Writing derived sets, by several processes, each a shard at a time."""
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from tqdm import tqdm
@@ -55,7 +56,7 @@ def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") ->
             for number, one in enumerate(todo):
                 if not left[number]:
                     written[one.folder] = one.finish()
-            for number in _worked(todo, tasks, workers, progress):
+            for number in worked(todo, tasks, workers, progress):
                 left[number] -= 1
                 if not left[number]:
                     written[todo[number].folder] = todo[number].finish()
@@ -65,8 +66,25 @@ def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") ->
 Task = tuple[int, int]  # The set's number, and the tar's place.
 
 
-def _worked(sets: Sequence[Derivation], tasks: Sequence[Task], workers: int, progress: "tqdm[None]") -> Iterator[int]:
-    """Do the tasks, and yield the set's number after each."""
+class Writer(Protocol):
+    """What writes parts of a set; pickled to worker processes."""
+
+    def write(self, place: int, report: Callable[[int], object]) -> None:
+        """Write the part in a place, and report the number of images after each few."""
+
+
+def worked(sets: Sequence[Writer], tasks: Sequence[Task], workers: int, progress: "tqdm[None]") -> Iterator[int]:
+    """Do tasks, and yield the set's number after each.
+
+    Args:
+        sets: what writes them.
+        tasks: number of the set, and place of the part.
+        workers: processes; 0 for this one.
+        progress: counts images.
+
+    Raises:
+        UserError: a worker was killed; or what a set raises.
+    """
     if workers and tasks:
         yield from _in_processes(sets, tasks, workers, progress)
         return
@@ -88,7 +106,7 @@ class _StoppedError(Exception):
 class _Process:
     """What a worker process works on."""
 
-    sets: Sequence[Derivation]
+    sets: Sequence[Writer]
     done: "Synchronized[int]"
     stop: Event
 
@@ -102,7 +120,7 @@ class _Process:
 _process: _Process | None = None
 
 
-def _begin_process(sets: Sequence[Derivation], done: "Synchronized[int]", stop: Event) -> None:
+def _begin_process(sets: Sequence[Writer], done: "Synchronized[int]", stop: Event) -> None:
     end_with_parent()
     global _process
     _process = _Process(sets, done, stop)
@@ -115,9 +133,7 @@ def _write(number: int, place: int) -> int:
     return number
 
 
-def _in_processes(
-    sets: Sequence[Derivation], tasks: Sequence[Task], workers: int, progress: "tqdm[None]"
-) -> Iterator[int]:
+def _in_processes(sets: Sequence[Writer], tasks: Sequence[Task], workers: int, progress: "tqdm[None]") -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     done: Synchronized[int] = context.Value("q", 0)
     stop = context.Event()
