@@ -26,8 +26,7 @@ from lit_robust.data.packing.deriving import worked
 from lit_robust.data.packing.encode import is_picture
 from lit_robust.data.settings import check_at_least
 from lit_robust.shards import decode_rgb
-from lit_robust.shards.lock import sole_writer
-from lit_robust.shards.write import remove_leftovers
+from lit_robust.shards.write import remove_leftovers, sole_writer
 
 RECORD = "made-by.json"
 
