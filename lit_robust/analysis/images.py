@@ -1,6 +1,6 @@
 """Images of a split of shards, by number: as a study takes them, in any order and more than once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError
+from lit_robust.data import CueConflictDataModule
 from lit_robust.data.loading.order import random_stream
 from lit_robust.data.loading.splits import Reading, TableSplit, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop
@@ -114,3 +115,50 @@ def _stacked(images: list[Tensor]) -> Tensor:
     if len({image.shape for image in images}) > 1:
         raise UserError("The images are not of one size: set crop to the side of a square in pixels.")
     return torch.stack(images)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Cue-conflict images that a network is asked about.
+
+    Attributes:
+        images: by their place: float ``[1, 3, H, W]`` in [0, 1].
+        shapes: ``[N]`` category of the shape.
+        textures: ``[N]`` category of the texture; an image whose two are the same cannot count.
+        categories: name to class numbers.
+        protocol: which images these are, as plain values.
+    """
+
+    images: Callable[[int], Tensor]
+    shapes: Numbers
+    textures: Numbers
+    categories: Mapping[str, Sequence[int]]
+    protocol: Mapping[str, Any]
+
+
+def conflict_images(root: str, categories: str, crop: EvaluationCrop, limit: int | None, num_classes: int) -> Conflict:
+    """Open the cue-conflict images below a root.
+
+    Args:
+        root: of the sets.
+        categories: which classes are which category, as of ``CueConflictDataModule``.
+        crop: resize and crop.
+        limit: images drawn at random, always the same ones; None for all.
+        num_classes: of the network.
+
+    Raises:
+        UserError: there are none, or the network does not have the categories' classes.
+    """
+    module = CueConflictDataModule(root, categories=categories, evaluation=crop)
+    module.limit = limit
+    module.setup("test")
+    module.check_classes(num_classes)
+    table = module.open_samples()
+    images = Images(table, crop, module.numbers_taken(len(table)), module.name)
+    assert table.table.texture is not None
+    labels, textures = table.table.label[images.numbers], table.table.texture[images.numbers]
+
+    def take(place: int) -> Tensor:
+        return images.take(np.array([place]))
+
+    return Conflict(take, labels, textures, module.category_classes, images.protocol)

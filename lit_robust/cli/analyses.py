@@ -1,8 +1,10 @@
 """``lit-robust analyze ...``: studies of one trained network; a typed function each, as in ``commands``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from lit_robust.cli.options import Count
 
 from lit_robust.cli.representations import (
     analyze_interpolation,
@@ -50,3 +52,55 @@ def analyze_smoothness(
 
     study = Study("smoothness", output, command, network_of(network))
     study.finish(weight_study(study.build()))
+
+
+def analyze_ablation(
+    *,
+    command: str,
+    network: Mapping[str, Any] = AS_IT_IS,
+    data: str = "data",
+    categories: str = "imagenet",
+    resize: Count | None = None,
+    crop: Count | None = None,
+    aggregation: Literal["mean", "max", "sum"] = "mean",
+    layers: Sequence[str] | None = None,
+    limit: Count | None = None,
+    dissection: Path | None = None,
+    least_iou: float = 0.04,
+    output: Path = Path("runs/ablation"),
+) -> None:
+    """Count for every unit the cue-conflict decisions that change without it: its Shape and its Texture score.
+
+    The scores are exact. An interrupted call goes on where it was.
+
+    Args:
+        command: the command line
+        network: name, num_classes, weights, mean and std, as of --model.network; a .ckpt of `lit-robust fit` as weights
+            says the rest itself
+        data: root of the sets, with cue-conflict/
+        categories: which classes are which category: imagenet, shards, or a file
+        resize: shorter side first, pixels; null for none
+        crop: then the centre, pixels; null for none
+        aggregation: how a category's probability follows from its classes'
+        layers: as in "[layer3, layer4]"; null for the network's stages
+        limit: images drawn at random for a quick look, always the same ones; null for all
+        dissection: folder of `lit-robust analyze dissection` of the same network, whose labels the units have
+        least_iou: of a labelled unit
+        output: folder for results.json, units.csv, arrays and pictures
+    """
+    from lit_robust.analysis.ablation import identity_of, scores_study, unit_scores
+    from lit_robust.analysis.images import conflict_images
+    from lit_robust.analysis.layers import stages
+    from lit_robust.cli.study import Study, network_of, unit_labels
+    from lit_robust.data.loading.transforms import EvaluationCrop
+
+    study = Study("ablation", output, command, network_of(network))
+    conflict = conflict_images(data, categories, EvaluationCrop(resize, crop), limit, study.network.num_classes)
+    labels = None if dissection is None else unit_labels(dissection)
+    classifier = study.build()
+    names = stages(classifier, conflict.images(0).to(study.device)) if layers is None else list(layers)
+    identity = identity_of(study.weights_sha256, dict(conflict.protocol), names, aggregation)
+    partial = output / ".partial.safetensors"
+    scores = unit_scores(classifier, conflict, names, aggregation, partial, identity)
+    study.finish(scores_study(classifier, conflict, scores, aggregation, labels, least_iou))
+    partial.unlink(missing_ok=True)

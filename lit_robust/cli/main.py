@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "analyze perturbation-size": "how large the corruptions of ImageNet-C are",
         "analyze attribution": "where in images a network sees their classes",
         "analyze fusion": "the best weight of a standard network fused with a robust one",
+        "analyze ablation": "Shape and Texture score of every unit",
     },
     "a cache model's memory, which `fit` builds": {
         "memory verify": "check its files, and print what it holds",

@@ -1,5 +1,6 @@
 """What every ``lit-robust analyze`` command begins and ends with: the network, and the folder of what was found."""
 
+import csv
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class Study:
         self.classifier = build_classifier(self.network).eval().to(self.device)
         for parameter in self.classifier.parameters():
             parameter.requires_grad_(False)
+        self.weights_sha256 = weights_digest(self.classifier.network)
         return self.classifier
 
     def finish(self, outcome: Outcome) -> None:
@@ -94,7 +96,7 @@ class Study:
             "network": self.network.name,
             "num_classes": self.network.num_classes,
             "weights": weights,
-            "weights_sha256": weights_digest(self.classifier.network),
+            "weights_sha256": self.weights_sha256,
             "normalisation": {
                 "mean": self.classifier.mean.flatten().tolist(),
                 "std": self.classifier.std.flatten().tolist(),
@@ -104,3 +106,20 @@ class Study:
         RunResults(run, model, list(outcome.results), examples).save(self.output)
         written = sorted(one.name for one in self.output.iterdir() if not one.name.startswith("."))
         print(f"Wrote {', '.join(written)} to {self.output}. Next: `lit-robust report {self.output}` shows them.")
+
+
+def unit_labels(folder: Path) -> dict[tuple[str, int], tuple[str, str, float]]:
+    """Return what a dissection calls each unit: layer and unit to concept, category and IoU.
+
+    Raises:
+        UserError: the folder is not that of a dissection.
+    """
+    file = folder / "units.csv"
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        return {
+            (row["layer"], int(row["unit"])): (row["concept"], row["category"], float(row["iou"] or 0)) for row in rows
+        }
+    except (OSError, KeyError, ValueError, UnicodeError) as error:
+        raise UserError(f"{file} is not of a dissection: name a folder of `lit-robust analyze dissection`.") from error
