@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_robust.cli.options import Count
-
 from lit_robust.cli.representations import (
     analyze_interpolation,
     analyze_inversion,
@@ -20,6 +19,7 @@ from lit_robust.cli.sensitivity import (
 )
 
 __all__ = [
+    "analyze_ablation",
     "analyze_attribution",
     "analyze_fusion",
     "analyze_interpolation",
