@@ -164,7 +164,7 @@ class Attack(ABC):
             eps: the new radius, in [0, 1] pixel units.
 
         Raises:
-            UserError: the new settings are no valid attack, or this attack's own eps is 0.
+            UserError: the new settings are not a valid attack, or this attack's own eps is 0.
         """
         return replace(self, eps=eps)  # type: ignore[type-var]
 
@@ -221,7 +221,7 @@ def check_range(images: Tensor) -> None:
 
 
 def within_classes(model: Model, labels: Tensor, what: str) -> Model:
-    """Return the network, refusing to answer where a label is none of its classes; waits for an accelerator once.
+    """Return the network, refusing to answer where a label is not one of its classes; waits for an accelerator once.
 
     Only a network's answer says how many classes it has, and on a GPU a loss of such a label ends the process. An
     answer without a row of logits an image is refused, too. ``what`` is what to call a label.

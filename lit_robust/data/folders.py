@@ -45,7 +45,7 @@ class FolderReader:
         return str(self.folder / self.key(number))
 
     def image_bytes(self, number: int) -> bytes:
-        """Return the content of file ``number``, as a PNG where its format is none that shards hold.
+        """Return the content of file ``number``, as a PNG where shards do not hold its format.
 
         Raises:
             DataError: it is gone, or cannot be read or decoded.

@@ -49,12 +49,12 @@ class ImageNetADataModule(SingleSetDataModule):
 
 
 def check_labels(split: TableSplit, classes: Sequence[int]) -> None:
-    """Raise a DataError where a label is none of ``classes``; shards numbered 0 to 199 would be mistaken otherwise."""
+    """Raise a DataError where a label is not one of ``classes``, as in shards numbered 0 to 199."""
     outside = np.flatnonzero(~np.isin(split.table.label, classes))
     if len(outside):
         number = int(outside[0])
         raise DataError(
-            f"{split.where} has {split.table.key(number)} in class {int(split.table.label[number])}, which is none of "
+            f"{split.where} has {split.table.key(number)} in class {int(split.table.label[number])}, not one of "
             "ImageNet-A's 200: pack the shards with `--labels imagenet`, so that labels are ImageNet's class numbers, "
             "or set classes to all for another set."
         )

@@ -247,7 +247,7 @@ class CacheClassifier(nn.Module):
         A map is ``[B, C, H, W]``, or ``[B, H, W, C]`` as in Swin; tokens are ``[B, N, C]``, a class token one of them.
 
         Raises:
-            UserError: the output is none of these, or a map whose channels cannot be distinguished from its places.
+            UserError: the output is something else, or a map whose channels cannot be distinguished from its places.
         """
         output = self.backbone.features(images, self.layer).float()
         known = (*output.shape[1:], *images.shape[2:])

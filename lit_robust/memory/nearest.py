@@ -313,7 +313,7 @@ def exact_search(keys: Tensor) -> Search:
 
 
 def recall(found: Tensor, exact: Tensor) -> Tensor:
-    """Return the share of the exact neighbours ``[B, k]`` that was found, ``[B]``; rows of -1 are none."""
+    """Return the share of the exact neighbours ``[B, k]`` that was found, ``[B]``; rows of -1 do not count."""
     return (exact[:, :, None] == found[:, None, :]).any(2).double().mean(1)
 
 

@@ -31,7 +31,7 @@ class Fusion(nn.Module):
         weight: share of the standard network in the mean, 0 to 1: 1 is the standard network itself, 0 the robust one.
 
     Raises:
-        UserError: a setting is none of these.
+        UserError: a setting is not one of these.
     """
 
     # Each part normalises by itself; `build_classifier` reads what it must do before.
@@ -125,7 +125,7 @@ def fuse(
         weight: see ``Fusion``.
 
     Raises:
-        UserError: a setting is none of a network's, or a network cannot be built.
+        UserError: a setting is not one of a network's, or a network cannot be built.
     """
     return Fusion(_built("standard", standard, num_classes), _built("robust", robust, num_classes), rule, weight)
 

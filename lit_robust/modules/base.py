@@ -347,7 +347,7 @@ def read_hyperparameters(file: Path) -> dict[str, Any]:
             f"The checkpoint {file} holds Python objects beside tensors and plain values, which are never run here: "
             "give it as --model.network.weights."
         ) from error
-    except Exception as error:  # torch refuses an archive that is none of its own in ways of its own.
+    except Exception as error:  # torch refuses an archive that is not its own in several ways.
         raise UserError(none) from error
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise UserError(f"{file} holds weights alone: give it as --model.network.weights.")

@@ -38,7 +38,7 @@ def decode_rgb(data: bytes, name: object, formats: tuple[str, ...] = FORMATS) ->
         uint8 ``[H, W, 3]``, RGB, in C order, a copy that may be written.
 
     Raises:
-        DataError: it is none of these formats, is truncated or damaged, or has more than 89 million pixels.
+        DataError: it is of another format, is truncated or damaged, or has more than 89 million pixels.
     """
     if data.startswith(JPEG_START):
         image = _fast_jpeg(data, name)

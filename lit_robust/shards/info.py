@@ -93,7 +93,7 @@ def parse_info(where: str, text: str) -> Info | None:
         text: its content.
 
     Returns:
-        What it says, or None for a ``.json`` that is no info file; ``info.json`` is a name that many programs use.
+        What it says, or None for a ``.json`` that is not an info file; ``info.json`` is a name that many programs use.
 
     Raises:
         DataError: it is malformed, or names a tar outside of its folder.
@@ -108,9 +108,9 @@ def parse_info(where: str, text: str) -> Info | None:
         if '"shardlist"' in text and isinstance(content := json.loads(text), dict) and "shardlist" in content:
             return _wids(where, content)
     except _MalformedError as error:
-        raise DataError(f"{where}{error.place} is malformed ({error}): mend or remove it.") from error
+        raise DataError(f"{where}{error.place} is malformed ({error}): correct or remove it.") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{where} cannot be read ({_say(error)}): mend or remove it.") from error
+        raise DataError(f"{where} cannot be read ({_say(error)}): correct or remove it.") from error
     return None
 
 
@@ -126,7 +126,7 @@ def read_info(folder: Path) -> tuple[Path, dict[str, Any]]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
+            raise DataError(f"{path} cannot be read ({error}): correct or remove it.") from error
         if parse_info(str(path), text) is not None and "splits" in (content := json.loads(text)):
             return path, content
     return folder / TIMM_NAMES[0], {}
@@ -161,7 +161,7 @@ def _speaks_of_tars(content: Any) -> bool:
 def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
     try:
         if not isinstance(entry, dict):
-            raise ValueError('it is no object with "filenames"')
+            raise ValueError('it is not an object with "filenames"')
         num_classes, class_names, categories = (
             entry.get(key, content.get(key)) for key in ("num_classes", "class_names", "categories")
         )

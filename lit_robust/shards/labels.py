@@ -87,7 +87,7 @@ def find_label(tar: PositionalTar, key: bytes, members: Mapping[str, Member], ru
 
 
 def too_high(label: int, num_classes: int) -> str:
-    """Return half a sentence, with its fix, about a class that is none of 0 to ``num_classes - 1``."""
+    """Return half a sentence, with its fix, about a class that is not one of 0 to ``num_classes - 1``."""
     # The commonest cause: ILSVRC's own ids, and MATLAB, count from 1.
     if label == num_classes:
         return (
@@ -120,7 +120,7 @@ def _from_json(tar: PositionalTar, key: bytes, member: Member | None, field: str
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        defect(tar.path, member.offset, f"the json of sample {text(key)} is no object", "write the shard again")
+        defect(tar.path, member.offset, f"the json of sample {text(key)} is not an object", "write the shard again")
     value = content.get(field)
     # timm marks samples whose class is not known by -1, and leaves them out (`readers/reader_wds.py`, `_decode`).
     if value is None or (type(value) is int and value < 0):

@@ -129,18 +129,20 @@ class ShardFolder:
         for file in files:
             if len(set(said.get(file, {}).values())) > 1:
                 counts = " and ".join(f"{length} ({name})" for name, length in said[file].items())
-                problems.append(f"Info files in {self.folder} say that {file} holds {counts} samples: mend one.")
+                problems.append(f"Info files in {self.folder} say that {file} holds {counts} samples: correct one.")
         lacking = [file for file in files if file not in said]
         lengths = None if lacking else tuple(next(iter(said[file].values())) for file in files)
         if used and lacking:
-            problems.append(f"{self.folder / lacking[0]} is not listed in {_some(used)}: remove it or mend the list.")
+            problems.append(
+                f"{self.folder / lacking[0]} is not listed in {_some(used)}: remove it or correct the list."
+            )
         counts_used: tuple[str, ...] = ()
         count = None
         if set(files) == set(self.tars):
             counts_used, count = self._totals(files, problems)
         if lengths is not None and count is not None and sum(lengths) != count:
             problems.append(
-                f"{_some(used)} in {self.folder} lists {sum(lengths)} samples, but __len__ says {count}: mend one."
+                f"{_some(used)} in {self.folder} lists {sum(lengths)} samples, but __len__ says {count}: correct one."
             )
         if not used and "nshards.txt" not in counts_used:
             problems += gaps(self.folder, files)
@@ -160,7 +162,7 @@ class ShardFolder:
             problems += gaps(self.folder, files)
             problems.append(
                 f"{self.folder} holds {len(files)} shards, but {shards.name} says {shards.shards}: copy or download "
-                "the missing ones, or mend it."
+                "the missing ones, or correct it."
             )
         return tuple(i.name for i in (shards, total) if i is not None), None if total is None else total.count
 
@@ -208,7 +210,7 @@ def _read(path: Path) -> Info | None:
             return None
         content = read_regular(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): mend or remove it.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}): correct or remove it.") from error
     return parse_info(str(path), content.decode("utf-8", "surrogateescape"))
 
 

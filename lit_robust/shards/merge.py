@@ -29,7 +29,7 @@ def read_dali(path: Path) -> tuple[int, Mapping[int, int]]:
     try:
         return parse_dali(str(path), read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}): mend or remove it.") from error
+        raise DataError(f"{path} cannot be read ({error}): correct or remove it.") from error
 
 
 def parse_dali(where: str, text: str) -> tuple[int, Mapping[int, int]]:
@@ -55,14 +55,14 @@ def parse_dali(where: str, text: str) -> tuple[int, Mapping[int, int]]:
             starts = _members(words, width)
             images |= {int(words[at + 1]): int(words[at + 2]) for at in starts if words[at].lower() in IMAGE_EXTENSIONS}
     except (IndexError, KeyError, ValueError) as error:
-        raise DataError(f"{where} is not an index of DALI's ({error}): mend or remove it.") from error
+        raise DataError(f"{where} is not an index of DALI's ({error}): correct or remove it.") from error
     return int(count), images
 
 
 def contradiction(scan: ShardScan, count: int, images: Mapping[int, int]) -> tuple[int, str] | None:
     """Return the byte and half a sentence where a tar and its index differ, or None.
 
-    Samples that the scan left out because of a defect are no contradiction.
+    Samples that the scan left out because of a defect are not a contradiction.
 
     Args:
         scan: of the tar.

@@ -85,7 +85,7 @@ class Remote:
 
         Raises:
             FetchError: it cannot be had; its ``kind`` says why.
-            DataError: it is no text.
+            DataError: it is not text.
         """
         with unnamed_file() as target:
             self._copy(file, target, time.monotonic())
@@ -93,7 +93,7 @@ class Remote:
             try:
                 return target.read().decode("utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(f"{self.shown(file)} is no UTF-8 text ({error.reason}): upload it again.") from error
+                raise DataError(f"{self.shown(file)} is not UTF-8 text ({error.reason}): upload it again.") from error
 
     def shard(
         self, file: str, count: int, sha256: str | None, rule: LabelRule, on_error: Literal["error", "skip"]

@@ -166,7 +166,7 @@ class _Samples:
         for key, group in groupby(self._named(), key=itemgetter(0)):
             members = [(extension, member) for _, extension, member in group]
             begin = members[0][1].header
-            # The end of the last group is the end of the readable part: only now is it known to be no true end.
+            # The end of the last group is the end of the readable part: only now is it known not to be a true end.
             if self._broken:
                 what = f"sample {text(key)} may lack members behind this place and is left out"
                 self._note(defect_error(self.tar.path, begin, what))
@@ -240,14 +240,14 @@ class _Samples:
         images = [extension for extension in members if extension in IMAGE_EXTENSIONS]
         if len(images) != 1:
             what = f"sample {text(key)} has {' and '.join(images) or 'no image, only ' + ', '.join(members)}"
-            mend = f"write the shard with one image a sample ({', '.join(IMAGE_EXTENSIONS)})"
+            fix = f"write the shard with one image a sample ({', '.join(IMAGE_EXTENSIONS)})"
             dotted = [name for name in members if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
             if not images and dotted:
                 name = text(members[dotted[0]].name)
                 folder, slash, base = name.rpartition("/")
                 stem, _, ending = base.rpartition(".")
                 what += ", as a sample's key ends at the first dot of a file's name"
-                mend = (
+                fix = (
                     "write the shard with file names whose one dot is that before the ending, such as "
                     f"{folder}{slash}{stem.replace('.', '_')}.{ending} for {name}, and the sample's other members alike"
                 )
@@ -255,7 +255,7 @@ class _Samples:
                 error = UnreadFormatError()
                 error.found = Defect(str(self.tar.path), begin, f"the image of sample {text(key)} is {min(other)}")
                 raise error
-            defect(self.tar.path, begin, what, mend)
+            defect(self.tar.path, begin, what, fix)
         self._check_dotted(key, members)
         image = members[images[0]]
         if not image.length:

@@ -54,15 +54,15 @@ def found_defect(sentence: str, found: Defect, kind: type[DefectError] = DefectE
     return error
 
 
-def defect_error(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> DefectError:
+def defect_error(where: Path | str, offset: int, what: str, fix: str = COPY_AGAIN) -> DefectError:
     """Return the error that names a shard, a byte in it, and what is wrong there."""
-    sentence = f"{where} is defective at byte {offset}, {what}: {mend}."
+    sentence = f"{where} is defective at byte {offset}, {what}: {fix}."
     return found_defect(sentence, Defect(str(where), offset, what))
 
 
-def defect(where: Path | str, offset: int, what: str, mend: str = COPY_AGAIN) -> NoReturn:
+def defect(where: Path | str, offset: int, what: str, fix: str = COPY_AGAIN) -> NoReturn:
     """Raise the error that names a shard, a byte in it, and what is wrong there."""
-    raise defect_error(where, offset, what, mend)
+    raise defect_error(where, offset, what, fix)
 
 
 BLOCK = 512
@@ -192,11 +192,11 @@ class PositionalTar:
         for magic, (kind, ending, command) in COMPRESSED.items():
             if start.startswith(magic):
                 name = shlex.quote(PurePosixPath(self.path).name)
-                mend = f"unpack it with `{command} {name}`"
+                fix = f"unpack it with `{command} {name}`"
                 if not name.endswith(ending):
-                    mend = f"unpack it with `mv {name} {name}{ending} && {command} {name}{ending}`"
-                sentence = f"{self.path} is compressed by {kind}, so no sample can be read by its place: {mend}."
-                found = Defect(str(self.path), 0, f"it is compressed by {kind}: {mend}")
+                    fix = f"unpack it with `mv {name} {name}{ending} && {command} {name}{ending}`"
+                sentence = f"{self.path} is compressed by {kind}, so no sample can be read by its place: {fix}."
+                found = Defect(str(self.path), 0, f"it is compressed by {kind}: {fix}")
                 raise found_defect(sentence, found, CompressedError)
 
     def _header_block(self, place: int) -> bytes:

@@ -214,7 +214,7 @@ def _splits(root: Path) -> Iterator[Listing | SplitReport]:
         except DataError as error:
             yield SplitReport(folder, None, agrees=False, missing=(str(error),))
             continue
-        # What an info file further up lists is no set of its own.
+        # What an info file further up lists is not a set of its own.
         for one in listings:
             if not claimed.issuperset(folder / file for file in one.files):
                 claimed |= {folder / file for file in one.files}

@@ -27,12 +27,14 @@ WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 def check_key(key: str) -> None:
-    """Raise a UserError where a key is no relative path, or WebDataset would end it early."""
+    """Raise a UserError where a key is not a relative path, or WebDataset would end it early."""
     *folders, base = key.split("/")
     if "." in base or not base or base.startswith("__"):
-        raise UserError(f"The key {key!r} cannot be told from an extension or hidden file: give it a plain name.")
+        raise UserError(
+            f"The key {key!r} cannot be distinguished from an extension or a hidden file: give it a plain name."
+        )
     if any(folder in ("", ".", "..") for folder in folders) or not key.isprintable():
-        raise UserError(f"The key {key!r} is no relative path of printable letters: give it another name.")
+        raise UserError(f"The key {key!r} is not a relative path of printable letters: give it another name.")
 
 
 def sample_bytes(key: str, members: Mapping[str, bytes]) -> bytes:

@@ -246,7 +246,7 @@ def test_a_scaled_network_is_as_robust_in_a_test_and_a_hidden_gradient_is_warned
 
 
 class AmongA(StandardModule):
-    """Sure of class 5, which is none of ImageNet-A's; of those, one or the other by an image's brightness."""
+    """Sure of class 5, which is not one of ImageNet-A's; of those, one or the other by an image's brightness."""
 
     def __init__(self):
         super().__init__(Network("lit_robust/resnet_tiny", num_classes=1000))

@@ -145,7 +145,7 @@ def test_a_class_that_was_not_trained_on_is_refused(tmp_path):
     class_folders(tmp_path, "train", ["cat", "dog", "eel"])
     class_folders(tmp_path, "val", ["cat", "dog", "fox"])
     for some_classes in (False, True):
-        with pytest.raises(UserError, match="'fox' is none of the other split's 3 classes: remove or rename it"):
+        with pytest.raises(UserError, match="'fox' is not among the other split's 3 classes: remove it"):
             ready(folders(tmp_path, some_classes=some_classes))
 
 

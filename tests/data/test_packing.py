@@ -194,7 +194,7 @@ def test_an_info_file_with_a_malformed_split(tmp_path, entry):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "_info.json").write_text(json.dumps({"splits": {"val": entry}}))
     for split in ("val", "train"):
-        with pytest.raises(DataError, match=r"_info\.json, split 'val', is malformed .*: mend or remove it"):
+        with pytest.raises(DataError, match=r"_info\.json, split 'val', is malformed .*: correct or remove it"):
             shard_images(source, tmp_path / "set", split)
 
 
@@ -281,7 +281,7 @@ def test_resize(tmp_path):
         ({"a/1.jpg": b""}, "a/1.jpg in .* is empty: replace or remove it"),
         ({"a/x.jpg": b"1", "a/x.png": b"2"}, "a/x.jpg and a/x.png in .* would both be a/x in the shards"),
         ({"a/x.y.jpg": b"1", "a/x_y.jpg": b"2"}, "both be a/x_y in the shards, where a name has no ending and no dots"),
-        ({"a/x\ny.jpg": b"1"}, "no relative path of printable letters"),
+        ({"a/x\ny.jpg": b"1"}, "not a relative path of printable letters"),
         ({f"a/{'x' * 200}.jpg": b"1"}, "shorten it"),
     ],
 )

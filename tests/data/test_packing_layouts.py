@@ -163,7 +163,7 @@ def test_folders_named_by_numbers_keep_them(tmp_path):
 def test_wnid_names(tmp_path):
     found = find(plant(tmp_path, [f"sample/{WNIDS[9]}_ostrich.JPEG", f"sample/{WNIDS[2]}_great.white.JPEG"]))
     assert labels_by_key(found) == {f"{WNIDS[2]}_great_white": 2, f"{WNIDS[9]}_ostrich": 9}
-    with pytest.raises(UserError, match="'n99999999' is none of ImageNet's"):
+    with pytest.raises(UserError, match="'n99999999' is not one of ImageNet's"):
         find(plant(tmp_path / "other", ["n99999999_x.JPEG"]))
 
 
@@ -221,7 +221,7 @@ def test_a_label_file_that_numbers_from_one(tmp_path):
     assert labels_by_key(find(folder, label_file=numbers, labels="sorted")) == {"1": 1, "2": 2, "3": 3}
     numbers.write_text("1.jpg 1\n2.jpg 2\n3.jpg 1000\n")
     assert labels_by_key(find(folder, label_file=numbers)) == {"1": 1, "2": 2, "3": 1000}
-    with pytest.raises(UserError, match="1000 is none of ImageNet's 1,000, numbered from 0 to 999: subtract 1"):
+    with pytest.raises(UserError, match="1000 is not one of ImageNet's 1,000, numbered from 0 to 999: subtract 1"):
         find(folder, label_file=numbers, labels="imagenet")
 
 
@@ -267,7 +267,11 @@ def test_paths_that_are_of_no_cell(name):
         (["1.jpg"], {"layout": "class-folders"}, "No images in .* in the layout class-folders"),
         (["1.jpg"], {"layout": "flat"}, "name their classes by --label-file"),
         (["a/1.jpg"], {"layout": "tiny-imagenet-val"}, "has no val_annotations.txt"),
-        (["a/1.jpg", "b/1.jpg"], {"labels": "imagenet"}, "'a' is none of ImageNet's 1,000 WordNet ids: set labels to"),
+        (
+            ["a/1.jpg", "b/1.jpg"],
+            {"labels": "imagenet"},
+            "'a' is not one of ImageNet's 1,000 WordNet ids: set labels to",
+        ),
     ],
 )
 def test_sources_that_are_refused(tmp_path, names, arguments, expected):
@@ -367,7 +371,11 @@ def test_class_numbers(classes, labels, known, numbers, rule):
     [
         (["01", "1"], (), "The classes '01' and '1' are one number: rename one"),
         (["02", "1", "2"], (), "The classes '02' and '2' are one number: rename one"),
-        (["ant", "dog", "fox"], ["cat", "dog"], "'ant' is none of the other split's 2 classes: remove or rename it"),
+        (
+            ["ant", "dog", "fox"],
+            ["cat", "dog"],
+            "'ant' is not among the other split's 2 classes: remove it",
+        ),
     ],
 )
 def test_class_numbers_that_are_refused(classes, known, expected):
@@ -381,5 +389,5 @@ def test_numbers_stay():
     assert len(given_numbers(["7"], "imagenet").names) == 1000
     # Counted one by one up to the highest, these would take all memory.
     assert given_numbers(["1", "9" * 18], "auto").numbers == {"1": 1, "9" * 18: 10**18 - 1}
-    with pytest.raises(UserError, match="Class 1000 is none of ImageNet's"):
+    with pytest.raises(UserError, match="Class 1000 is not one of ImageNet's"):
         given_numbers(["1000"], "imagenet")

@@ -175,7 +175,7 @@ def test_what_a_program_says_is_handed_on(tmp_path, monkeypatch):
 def test_an_info_file_that_is_no_text(tmp_path):
     write(tmp_path / "set")
     (tmp_path / "set" / "_info.json").write_bytes(b"\x1f\x8b\xff")
-    with serving(tmp_path) as (url, _), pytest.raises(DataError, match=r"_info\.json is no UTF-8 text .*upload it"):
+    with serving(tmp_path) as (url, _), pytest.raises(DataError, match=r"_info\.json is not UTF-8 text .*upload it"):
         open_split(url, "set", "val", Reading())
 
 

@@ -139,7 +139,7 @@ def test_three_numbers_on_the_command_line(tmp_path, source):
 @pytest.mark.parametrize("said", ["0.5", "[0.5]", "[0.5, NaN, 0.5]", "[" * 100000])
 def test_a_file_that_says_no_three_numbers(tmp_path, said):
     save_file({"w": torch.ones(1)}, tmp_path / "w.safetensors", {"mean": said})
-    with pytest.raises(UserError, match="no list of three numbers: convert it again") as caught:
+    with pytest.raises(UserError, match="not a list of three numbers: convert it again") as caught:
         open_checkpoint(tmp_path / "w.safetensors")
     assert len(str(caught.value)) < 300
 

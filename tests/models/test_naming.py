@@ -269,7 +269,7 @@ def test_plain_entries_among_the_tensors_are_left_out_and_told(tmp_path, source,
     assert "left out: epoch" in caplog.text
     convert(tmp_path / "w.pt", tmp_path / "w.safetensors", NAME, 5)
     rules = json.loads((tmp_path / "w.provenance.json").read_text())["rules"]
-    assert rules == ["among the tensors these entries are none, and were left out: epoch"]
+    assert rules == ["these entries among the tensors are not tensors, and were left out: epoch"]
 
 
 def test_a_copy_with_a_plain_entry_is_still_the_averaged_one(tmp_path):
@@ -354,7 +354,7 @@ def test_settings_of_others_under_our_names(tmp_path, source, caplog):
     with caplog.at_level(logging.WARNING):
         loaded = build_classifier(Network(NAME, 5, str(tmp_path / "w.ckpt")))
     assert torch.equal(loaded.mean, source.mean)
-    assert "the mean in its settings is no list of three numbers" in caplog.text
+    assert "the mean in its settings is not a list of three numbers" in caplog.text
 
 
 def test_normalisers_that_differ_are_refused(tmp_path, source):

@@ -18,7 +18,7 @@ from skimage import color, filters
 
 from lit_robust.stimuli.corruptions import ALL_CORRUPTIONS, FrostPictures
 from lit_robust.stimuli.corruptions.blur import motion_filter
-from lit_robust.stimuli.corruptions.registry import _WITHOUT_FROST
+from lit_robust.stimuli.corruptions.registry import _function
 from lit_robust.stimuli.corruptions.shared import Draws
 from lit_robust.stimuli.corruptions.spatter import canny, distance_to
 from lit_robust.stimuli.corruptions.weather import frost
@@ -308,7 +308,7 @@ def test_as_the_published_code(photographs, name, severity):
     level, share = TOLERANCES[name]
     number = (severity * 3 + len(name)) % len(photographs)
     image = photographs[number]
-    ours = _WITHOUT_FROST[name](
+    ours = _function(name, None)(
         torch.from_numpy(image).permute(2, 0, 1)[None], severity, Draws([9], torch.device("cpu"))
     )
     theirs = globals()[name](image, severity, Draws([9], torch.device("cpu")))

@@ -42,7 +42,7 @@ def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] 
         known: all classes, in the order of their numbers, where ``classes`` may be some of them.
 
     Raises:
-        UserError: a class is none of those known, or none of ImageNet's, where it should be.
+        UserError: a class is not one of those known, or of ImageNet's, where it should be.
     """
     wnids = imagenet_wnids()
     english = dict(zip(wnids, imagenet_names(), strict=True))
@@ -50,7 +50,7 @@ def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] 
     if known:
         places = {english.get(name, name): number for number, name in enumerate(known)}
         if unknown := [name for name in classes if english.get(name, name) not in places]:
-            raise UserError(f"{unknown[0]!r} is none of the other split's {len(known)} classes: remove or rename it.")
+            raise UserError(f"{unknown[0]!r} is not among the other split's {len(known)} classes: remove it.")
         numbers = {name: places[told] for name, told in zip(classes, names, strict=True)}
         return Classes(numbers, list(places), f"numbered as the {len(known)} of the other split")
     if classes and all(DIGITS.fullmatch(name) for name in classes):
@@ -59,7 +59,7 @@ def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] 
         places = {wnid: number for number, wnid in enumerate(wnids)}
         if unknown := [name for name in classes if name not in places]:
             raise UserError(
-                f"{unknown[0]!r} is none of ImageNet's 1,000 WordNet ids: set labels to sorted for other classes."
+                f"{unknown[0]!r} is not one of ImageNet's 1,000 WordNet ids: set labels to sorted for other classes."
             )
         return Classes({name: places[name] for name in classes}, imagenet_names(), "numbered as ImageNet's 1,000")
     return Classes({name: number for number, name in enumerate(classes)}, names, "numbered by their sorted names")
@@ -97,7 +97,7 @@ def given_numbers(classes: Sequence[str], labels: Labels) -> Classes:
         return Classes(numbers, (), "numbered as their names say")
     if highest >= 1000:
         raise UserError(
-            f"Class {highest} is none of ImageNet's 1,000, numbered from 0 to 999: subtract 1 from each where they "
+            f"Class {highest} is not one of ImageNet's 1,000, numbered from 0 to 999: subtract 1 from each where they "
             "begin at 1, or leave out --labels imagenet."
         )
     return Classes(numbers, imagenet_names(), "numbered as their names say, ImageNet's 1,000")

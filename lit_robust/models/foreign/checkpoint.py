@@ -190,7 +190,7 @@ def _open_safetensors(file: Path) -> Checkpoint:
     try:
         with safe_open(file, framework="pt", device="cpu") as content:
             metadata = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - it is not a dict
     except Exception as error:  # The library's own exception is private.
         raise UserError(f"{file} cannot be read as weights ({error}): is it whole?") from error
     _check_names(file, tensors)
@@ -208,7 +208,7 @@ def _channels(metadata: Mapping[str, str], name: str, file: Path) -> Channels | 
     found = three_numbers_in(metadata[name])
     if found is None:
         raise UserError(
-            f"{file} says of its {name} {metadata[name][:60]!r}, which is no list of three numbers: convert it again."
+            f"{file} says of its {name} {metadata[name][:60]!r}, not a list of three numbers: convert it again."
         )
     return found
 
@@ -280,7 +280,7 @@ def _refuse_what_holds_none(file: Path, value: Any, foreign: tuple[str, ...]) ->
 
 
 def three_numbers(value: object) -> Channels | None:
-    """Return a list or tuple of three finite numbers as ``Channels``; None where ``value`` is none."""
+    """Return a list or tuple of three finite numbers as ``Channels``; None for anything else."""
     if not isinstance(value, list | tuple) or len(value) != 3:
         return None
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
@@ -290,7 +290,7 @@ def three_numbers(value: object) -> Channels | None:
 
 
 def three_numbers_in(text: str) -> Channels | None:
-    """Return the three numbers of a JSON list; None where ``text`` is none."""
+    """Return the three numbers of a JSON list; None for anything else."""
     try:
         return three_numbers(json.loads(text))
     except (ValueError, OverflowError, RecursionError):  # No JSON, a number past all floats, a list in a list in a ...
@@ -306,14 +306,14 @@ def channels_of_option(option: str, text: str | None) -> Channels | None:
     """Return what a person wrote for ``option``, a number per channel; null for null.
 
     Raises:
-        UserError: it is no list of three numbers.
+        UserError: it is not a list of three numbers.
     """
     if text is None:
         return None
     found = three_numbers_in(text)
     if found is None:
         raise UserError(
-            f"{option} is {text!r}, which is no list of three numbers: write one for each channel, as in "
+            f"{option} is {text!r}, which is not a list of three numbers: write one for each channel, as in "
             f'{option} "[0.5, 0.5, 0.5]".'
         )
     return found

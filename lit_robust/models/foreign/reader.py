@@ -281,7 +281,7 @@ def check_archive(file: Path) -> None:
                 raise UserError(
                     f"{file} would unpack to {announced} bytes, far more than it holds: no weights file does that."
                 )
-            # torch.save can be told to reckon no checksums, and then writes zeros (set_crc32_options).
+            # torch.save can be told to write no checksums, and then writes zeros (set_crc32_options).
             damaged = archive.testzip() if any(member.CRC for member in archive.infolist()) else None
     except UserError:
         raise
@@ -349,7 +349,7 @@ def _read_legacy(stream: IO[bytes], size: int) -> Content:
         return RestrictedUnpickler(stream, none).load()
 
     if header() != LEGACY_MAGIC or header() != LEGACY_PROTOCOL:
-        raise pickle.UnpicklingError("no file of torch.save")
+        raise pickle.UnpicklingError("not a file of torch.save")
     order = "little" if header().get("little_endian", True) else "big"
     loaded: dict[str, tuple[Tensor, torch.dtype | None]] = {}
 

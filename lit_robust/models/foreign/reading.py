@@ -101,7 +101,7 @@ def read_weights(file: Path, own: Collection[str] = (), copy: str = "averaged") 
     naming, state = chosen.naming, opened.states[chosen.place]
     check_plain(file, state)
     if others := [name for name, entry in state.items() if not isinstance(entry, Tensor)]:
-        notes.append(f"among the tensors these entries are none, and were left out: {', '.join(others)}")
+        notes.append(f"these entries among the tensors are not tensors, and were left out: {', '.join(others)}")
     if beside := naming.dropped.get("beside the network"):
         notes.append(f"{len(beside)} tensors stand beside the network and were left: {_first(beside)}")
     if totals := naming.dropped.get(TOTALS):
@@ -240,7 +240,7 @@ def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preproce
         start = replace(start, transform_input=settings["transform_input"])
     for name, found in (("mean", mean), ("std", std)):
         if found is None and settings.get(name) is not None:
-            told.append(f"the {name} in its settings is no list of three numbers, and was passed over")
+            told.append(f"the {name} in its settings is not a list of three numbers, and was passed over")
     return Preprocessing(mean or start.mean, std or start.std, start.transform_input), told
 
 

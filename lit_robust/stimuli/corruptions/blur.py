@@ -15,13 +15,7 @@ DEFOCUS_RADIUS_AND_SOFTENING = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5
 
 
 def gaussian_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Blur by a Gaussian of 1 to 6 pixels.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: not used.
-    """
+    """Blur by a Gaussian of 1 to 6 pixels."""
     return to_bytes(gaussian(images.float(), GAUSSIAN_DEVIATION[severity - 1]))
 
 
@@ -47,13 +41,7 @@ def disk(radius: int, softening: float, device: torch.device) -> Tensor:
 
 
 def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Blur by a disk of 3 to 10 pixels' radius.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: not used.
-    """
+    """Blur by a disk of 3 to 10 pixels' radius."""
     radius, softening = DEFOCUS_RADIUS_AND_SOFTENING[severity - 1]
     return to_bytes(convolve(images.float(), disk(radius, softening, images.device)))
 
@@ -98,13 +86,7 @@ def glass_sources(step: Tensor, reach: int) -> Tensor:
 
 
 def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Blur, let every pixel take over a random neighbour's colour, blur again.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Blur, let every pixel take over a random neighbour's colour, blur again."""
     deviation, reach, rounds = GLASS_DEVIATION_REACH_ROUNDS[severity - 1]
     batch, channels, height, width = images.shape
     pixels = to_bytes(gaussian(images.float(), deviation)).view(batch, channels, -1)
@@ -184,13 +166,7 @@ def motion_filter(images: Tensor, radius: int, deviation: float, angles: Tensor)
 
 
 def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Smear along a line within 45 degrees of the horizontal.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Smear along a line within 45 degrees of the horizontal."""
     radius, deviation = MOTION_RADIUS_AND_DEVIATION[severity - 1]
     angles = draws.uniform((), -LARGEST_ANGLE, LARGEST_ANGLE)
     return motion_filter(images.float(), radius, deviation, angles).to(torch.uint8)
@@ -240,10 +216,7 @@ def clipped_zoom(images: Tensor, factor: float) -> Tensor:
 def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Average the image with itself at 7 to 16 zooms.
 
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5; with it grows the largest zoom, from 1.11 to 1.3.
-        draws: not used.
+    The largest zoom grows with the severity, from 1.11 to 1.3.
     """
     stop, step = ZOOM_STOP_AND_STEP[severity - 1]
     # The published code's ``arange`` steps over its stop by a rounding error at severity 1; hence the same call.

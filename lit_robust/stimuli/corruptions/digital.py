@@ -21,13 +21,7 @@ SATURATION_FACTOR_AND_GAIN = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (2
 
 
 def brightness(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Raise the value (the largest channel) and keep hue and saturation.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: not used.
-    """
+    """Raise the value (the largest channel) and keep hue and saturation."""
     gain = 255 * BRIGHTNESS_GAIN[severity - 1]
     old = images.amax(dim=1, keepdim=True).float()
     # Black has no saturation and becomes grey; no factor does that, so it is added.
@@ -40,11 +34,6 @@ def saturate(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Change the saturation, ``(V - min) / V``, and keep hue and value.
 
     Grey has no hue; scikit-image calls that 0, which is red, and so does this: from severity 4 on grey turns reddish.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: not used.
     """
     factor, gain = SATURATION_FACTOR_AND_GAIN[severity - 1]
     clean = images.float()
@@ -60,13 +49,7 @@ def saturate(images: Tensor, severity: int, draws: Draws) -> Tensor:
 
 
 def contrast(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Move every channel towards its mean over the image.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: not used.
-    """
+    """Move every channel towards its mean over the image."""
     factor = CONTRAST_FACTOR[severity - 1]
     count = images.shape[-2] * images.shape[-1]
     # Sums of integers are the same in any order, so the mean does not depend on the batch.
@@ -122,13 +105,7 @@ def nearest_indices(small: int, large: int, device: torch.device) -> Tensor:
 
 
 def pixelate(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Make the image smaller and large again, both as Pillow's ``BOX`` filter does, to the bit.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: not used.
-    """
+    """Make the image smaller and large again, both as Pillow's ``BOX`` filter does, to the bit."""
     height, width = images.shape[-2:]
     rows, columns = int(height * PIXELATE_SHARE[severity - 1]), int(width * PIXELATE_SHARE[severity - 1])
     small = box_shrink(box_shrink(images, columns, -1), rows, -2).to(torch.uint8)
@@ -139,10 +116,7 @@ def pixelate(images: Tensor, severity: int, draws: Draws) -> Tensor:
 def jpeg_compression(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Encode and decode with Pillow, whose default halves the resolution of colour (4:2:0); always on the CPU.
 
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5; with it falls the quality, from 25 to 7.
-        draws: not used.
+    The quality falls with the severity, from 25 to 7.
     """
     pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     out = np.empty_like(pixels)
@@ -195,11 +169,6 @@ def elastic_transform(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Distort: three points move by a random step each, and every pixel by a smoothed random field.
 
     Lengths are shares of the image's smaller side.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
     """
     height, width = images.shape[-2:]
     shift, smoothness, affine = (

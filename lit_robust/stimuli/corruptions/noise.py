@@ -17,37 +17,19 @@ LEVELS = 2**16
 
 
 def gaussian_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Add normal noise to every value; its deviation is a share of white.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Add normal noise to every value; its deviation is a share of white."""
     noise = draws.normal(images.shape[1:], 0.0, 255 * GAUSSIAN_DEVIATION[severity - 1])
     return to_bytes(noise.add_(images))
 
 
 def speckle_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Multiply every value by a normal number around 1.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Multiply every value by a normal number around 1."""
     factor = draws.normal(images.shape[1:], 1.0, SPECKLE_DEVIATION[severity - 1])
     return to_bytes(factor.mul_(images))
 
 
 def impulse_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Turn a share of the values, each channel for itself, to 0 or 255 with equal chances (scikit-image's ``s&p``).
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Turn a share of the values, each channel for itself, to 0 or 255 with equal chances (scikit-image's ``s&p``)."""
     word = draws.integers(images.shape[1:], 2**24)
     half = round(2**23 * IMPULSE_SHARE[severity - 1])
     # The sign of a difference, shifted down, is a mask of ones or zeros: cheaper than two comparisons.
@@ -79,10 +61,7 @@ def shot_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
     The Poisson numbers come from the inverse of their distribution at 65,536 even quantiles: the chance of each count
     is right to 2**-16. There are only 256 means, so this is a look-up.
 
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5; with it fall the photons at white.
-        draws: the images' random numbers.
+    The photons at white fall with the severity.
     """
     table = _shot_table(SHOT_PHOTONS[severity - 1], images.device)
     place = draws.integers(images.shape[1:], LEVELS).add_(images.to(torch.int32).mul_(LEVELS))

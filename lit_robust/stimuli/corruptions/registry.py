@@ -10,55 +10,24 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import stream_seed
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
-from lit_robust.stimuli.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
-from lit_robust.stimuli.corruptions.digital import (
-    brightness,
-    contrast,
-    elastic_transform,
-    jpeg_compression,
-    pixelate,
-    saturate,
-)
-from lit_robust.stimuli.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from lit_robust.stimuli.corruptions import blur, digital, noise, spatter, weather
 from lit_robust.stimuli.corruptions.shared import Draws
-from lit_robust.stimuli.corruptions.spatter import spatter
-from lit_robust.stimuli.corruptions.weather import FrostPictures, fog, frost, snow
-
-Corruption = Callable[[Tensor, int, Draws], Tensor]
+from lit_robust.stimuli.corruptions.weather import FrostPictures
 
 SMALLEST_SIDE = 16
-
-_WITHOUT_FROST: dict[str, Corruption] = {
-    function.__name__: function
-    for function in (
-        gaussian_noise,
-        shot_noise,
-        impulse_noise,
-        defocus_blur,
-        glass_blur,
-        motion_blur,
-        zoom_blur,
-        snow,
-        fog,
-        brightness,
-        contrast,
-        elastic_transform,
-        pixelate,
-        jpeg_compression,
-        speckle_noise,
-        gaussian_blur,
-        spatter,
-        saturate,
-    )
-}
+MODULES = (noise, blur, weather, digital, spatter)
 
 
-def _function(name: str, frost_pictures: FrostPictures | None) -> Corruption:
-    if name == "frost":
-        return partial(frost, pictures=frost_pictures or FrostPictures())
-    if name not in _WITHOUT_FROST:
+def _function(name: str, frost_pictures: FrostPictures | None) -> Callable[[Tensor, int, Draws], Tensor]:
+    """Return the function of a corruption's name: uint8 images, a severity and their draws to images of that shape."""
+    if name not in ALL_CORRUPTIONS:
         raise UserError(f"There is no corruption {name!r}: choose one of {', '.join(ALL_CORRUPTIONS)}.")
-    return _WITHOUT_FROST[name]
+    if name == "frost":
+        return partial(weather.frost, pictures=frost_pictures or FrostPictures())
+    found: Callable[[Tensor, int, Draws], Tensor] = next(
+        getattr(module, name) for module in MODULES if hasattr(module, name)
+    )
+    return found
 
 
 def corrupt(

@@ -1,5 +1,8 @@
 """What all corruptions share: random maps, one generator an image; the way back to bytes; linear filters.
 
+A corruption is a function of its name in this package: images ``[B, 3, H, W]`` uint8, a severity from 1 to 5 and the
+images' random numbers to images of the same shape and type.
+
 A matrix product or a Fourier transform may round differently for another batch size, and truncation makes a whole grey
 level of that. So both run image by image, always at one shape.
 """

@@ -161,13 +161,7 @@ def water_light(liquid: Tensor) -> Tensor:
 
 
 def spatter(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Splash water (severities 1 to 3, brightens) or mud (4 and 5, covers).
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Splash water (severities 1 to 3, brightens) or mud (4 and 5, covers)."""
     kind = severity - 1
     noise = draws.normal((1, *images.shape[-2:]), MEAN[kind], DEVIATION[kind])
     liquid = gaussian(noise, SMOOTHNESS[kind])

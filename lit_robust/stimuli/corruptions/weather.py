@@ -62,11 +62,6 @@ def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Add fog, then scale down so that the brightest value of the image under the thickest fog stays as it was.
 
     The published map has 256 points for 224 pixels; for other sizes it has the next power of two.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
     """
     amount, decay = FOG_AMOUNT_AND_DECAY[severity - 1]
     height, width = images.shape[-2:]
@@ -218,12 +213,6 @@ def frost(images: Tensor, severity: int, draws: Draws, pictures: FrostPictures) 
 
     An image of 224 pixels gets 224 pixels of the picture, as published. The longer side of any other gets as many,
     scaled to its size.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-        pictures: of frost.
     """
     height, width = images.shape[-2:]
     longest = max(height, width)
@@ -270,13 +259,7 @@ def flakes(height: int, width: int, severity: int, draws: Draws) -> Tensor:
 
 
 def snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Bleach the image, and add one layer of snow as it is and once more turned by 180 degrees.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        severity: 1 to 5.
-        draws: the images' random numbers.
-    """
+    """Bleach the image, and add one layer of snow as it is and once more turned by 180 degrees."""
     layer = flakes(images.shape[-2], images.shape[-1], severity, draws)
     clean = images.float()
     red, green, blue = clean[:, 0:1], clean[:, 1:2], clean[:, 2:3]

@@ -92,7 +92,7 @@ def test_malformed_entries(tmp_path, entry, what):
 @pytest.mark.parametrize("content", ["{", "[]", '{"splits": []}', '"splits"'])
 def test_malformed_info_files(tmp_path, content):
     (tmp_path / "_info.json").write_text(content)
-    with pytest.raises(DataError, match="mend or remove it"):
+    with pytest.raises(DataError, match="correct or remove it"):
         list_split(tmp_path, "val")
 
 
@@ -123,7 +123,7 @@ def test_an_info_file_of_another_program_is_no_obstacle(tmp_path, content):
     assert read_info(tmp_path) == (tmp_path / "_info.json", {})
     # That name is the suite's own and timm's.
     (tmp_path / "_info.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="_info.json.*mend or remove it"):
+    with pytest.raises(DataError, match="_info.json.*correct or remove it"):
         list_split(tmp_path, "val")
 
 

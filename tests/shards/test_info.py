@@ -206,7 +206,7 @@ def test_offsets_are_those_of_the_tar_program(tmp_path):
 def test_malformed_info_files(tmp_path, name, content, what):
     write(tmp_path / name, content)
     (tmp_path / "x.tar").touch()
-    with pytest.raises(DataError, match=rf"{name} .*{what}.*: mend or remove it"):
+    with pytest.raises(DataError, match=rf"{name} .*{what}.*: correct or remove it"):
         list_split(tmp_path, None)
 
 

@@ -66,7 +66,7 @@ def test_fields_that_are_no_class_numbers(folder, field):
 @pytest.mark.parametrize("body", [b"{", b"[1]", b"7", b"\xff", b"[" * 100_000])
 def test_json_that_is_no_object(tmp_path, body):
     write_tar(tmp_path / "x.tar", [("a.jpg", b"x"), ("a.json", body)])
-    with pytest.raises(DataError, match="the json of sample a is no object"):
+    with pytest.raises(DataError, match="the json of sample a is not an object"):
         ShardIndex.open(tmp_path, None, label="json:label")
     assert len(ShardIndex.open(tmp_path, None)) == 1
 

@@ -1,9 +1,11 @@
-"""The kept index: made once, mapped, shared with workers, and made again when the shards change."""
+"""The index of a split: kept while it holds, made once where several processes want it."""
 
 import json
 import multiprocessing
 import os
 import pickle
+import signal
+import threading
 import time
 
 import numpy as np
@@ -13,6 +15,7 @@ from shard_making import entries, write_tar
 from lit_robust.core.errors import DataError
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards import index as index_module
+from lit_robust.shards.index import cache_paths, one_at_a_time
 
 
 @pytest.fixture
@@ -290,3 +293,82 @@ def test_a_kept_index_of_many_shards_is_opened_without_looking_for_each(tmp_path
         assert len(ShardIndex.open(folder, "train")) == count
         counts.append(len(listings))
     assert 1 <= counts[0] == counts[1]
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def slow_scans(monkeypatch, tmp_path):
+    """Make every scan last, and leave a file for each."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+
+    def slow(*args, scan=index_module.scan_shards):
+        (scans / str(os.getpid())).touch()
+        time.sleep(0.5)
+        return scan(*args)
+
+    monkeypatch.setattr(index_module, "scan_shards", slow)
+    return scans
+
+
+def open_at_once(folder, start, results):
+    start.wait()
+    results.put(ShardIndex.open(folder, "val").digest)
+
+
+@pytest.mark.parametrize("place", ["beside the shards", "in the user's cache", "nowhere"])
+def test_one_of_many_scans(folder, slow_scans, monkeypatch, tmp_path, place):
+    if place != "beside the shards":
+        (folder / ".lit_robust").touch()
+    if place == "nowhere":
+        monkeypatch.setenv("LIT_ROBUST_CACHE", str(folder / ".lit_robust"))
+    start, results = FORK.Event(), FORK.Queue()
+    processes = [FORK.Process(target=open_at_once, args=(folder, start, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    start.set()
+    digests = {results.get(timeout=30) for _ in processes}
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    assert len(digests) == 1
+    # With no place to keep an index, each has to make its own.
+    assert len(list(slow_scans.iterdir())) == (4 if place == "nowhere" else 1)
+
+
+def hold(place, held):
+    with one_at_a_time([place]):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_killed_holder_lets_go(folder):
+    held = FORK.Event()
+    holder = FORK.Process(target=hold, args=(cache_paths(folder, "val")[0], held))
+    holder.start()
+    assert held.wait(30)
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(ShardIndex.open(folder, "val")))
+    waiter.start()
+    time.sleep(0.3)
+    assert not found
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join(30)
+    waiter.join(30)
+    assert len(found[0]) == 7
+
+
+def test_a_kept_index_needs_no_lock(folder):
+    ShardIndex.open(folder, "val")
+    with one_at_a_time(cache_paths(folder, "val")):
+        assert len(ShardIndex.open(folder, "val")) == 7
+
+
+def test_an_error_within_lets_go(tmp_path):
+    place = tmp_path / "a.index"
+    with pytest.raises(KeyError), one_at_a_time([place]):
+        raise KeyError
+    with one_at_a_time([place]):
+        pass

@@ -273,6 +273,6 @@ def test_arguments_out_of_range(tmp_path, arguments):
 
 def test_a_broken_info_file_is_not_overwritten(tmp_path):
     (tmp_path / "_info.json").write_text("{")
-    with pytest.raises(DataError, match="mend"):
+    with pytest.raises(DataError, match="correct"):
         fill(tmp_path)
     assert contents(tmp_path) == {"_info.json": b"{"}
