@@ -16,9 +16,9 @@ from tqdm import tqdm
 from lit_robust.analysis.representation import Representation
 from lit_robust.attacks import frozen
 from lit_robust.attacks.ascent import Ball, ascent_step
-from lit_robust.attacks.attack import check_count, check_eps, check_range, check_step
+from lit_robust.attacks.attack import check_eps, check_range, check_step
 from lit_robust.attacks.norms import NORMS, draw_normal
-from lit_robust.core.errors import check_choice
+from lit_robust.core.errors import check_choice, check_count
 from lit_robust.core.files import write_tensors
 from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import stream_seed

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome
 from lit_robust.analysis.pictures import heat, labelled_grid
-from lit_robust.attacks.attack import check_count, check_range, frozen
-from lit_robust.core.errors import UserError
+from lit_robust.attacks.attack import check_range, frozen
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
 

@@ -9,8 +9,7 @@ from lit_robust.analysis.ascent import Match, Settings, relative_distance
 from lit_robust.analysis.estimates import mean_of, share_of
 from lit_robust.analysis.inversion import Measured, Work, ascend_all, in_batches
 from lit_robust.analysis.representation import Representation
-from lit_robust.attacks.attack import check_count
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome
-from lit_robust.attacks.attack import Model, check_count, check_range, frozen
+from lit_robust.attacks.attack import Model, check_range, frozen
 from lit_robust.attacks.norms import Generators, draw_normal
-from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice, check_count
 from lit_robust.core.logits import logits_of
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import Ball, loss_gradient
-from lit_robust.attacks.attack import Model, check_count, check_eps, check_number
+from lit_robust.attacks.attack import Model, check_eps, check_number
 from lit_robust.attacks.losses import Objective
 from lit_robust.attacks.norms import NORMS, Generators, choose_generators
 from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
-from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice, check_count
 
 APGDLoss = Literal["cross_entropy", "margin", "dlr"]
 

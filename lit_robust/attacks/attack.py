@@ -321,14 +321,6 @@ def check_step(name: str, value: float, eps: float, norm: str) -> None:
         )
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``; ``name`` is the setting's, such as ``PGD steps``."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise UserError(f"{name} is {value!r}: give a whole number, {least} or more.")
-    if value < least:
-        raise UserError(f"{name} is {value}: give {least} or more.")
-
-
 def check_number(name: str, value: float) -> None:
     """Refuse what is not a number, such as a word or a list."""
     if isinstance(value, bool) or not isinstance(value, Real):

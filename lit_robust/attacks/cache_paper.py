@@ -11,7 +11,6 @@ from lit_robust.attacks.attack import (
     AttackResult,
     Model,
     as_batch,
-    check_count,
     check_eps,
     check_numbers,
     check_range,
@@ -24,7 +23,7 @@ from lit_robust.attacks.attack import (
 from lit_robust.attacks.losses import Objective, random_targets
 from lit_robust.attacks.norms import Generators, Linf
 from lit_robust.core.arrays import Numbers
-from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice, check_count
 from lit_robust.core.layout import in_fast_layout
 
 EpsUnit = Literal["range", "image_maximum"]

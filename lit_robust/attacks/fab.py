@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lit_robust.attacks.ascent import loss_gradient
-from lit_robust.attacks.attack import Model, check_count, check_eps, check_number, score
+from lit_robust.attacks.attack import Model, check_eps, check_number, score
 from lit_robust.attacks.losses import LOSSES
 from lit_robust.attacks.norms import NORMS, Generators, Norm
 from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.arrays import Numbers
-from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice, check_count
 
 # Of the segment to the clean image; each halving costs a forward pass.
 BISECTIONS = 12

@@ -116,17 +116,9 @@ LossName = Literal["cross_entropy", "margin", "dlr", "kl"]
 TargetName = Literal["none", "random", "least_likely"]
 
 
-def _towards(logits: Tensor, _labels: Tensor, targets: Tensor) -> Tensor:
-    return -cross_entropy(logits, targets)
-
-
-def _lead(logits: Tensor, _labels: Tensor, targets: Tensor) -> Tensor:
-    return -LOSSES["margin"](logits, targets)
-
-
 TARGETED: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "cross_entropy": _towards,
-    "margin": _lead,
+    "cross_entropy": lambda logits, _, targets: -cross_entropy(logits, targets),
+    "margin": lambda logits, _, targets: -margin(logits, targets),
     "dlr": dlr_targeted,
 }
 """Logits ``[B, num_classes]``, labels ``[B]`` and targets ``[B]`` to values ``[B]``, higher nearer to the target."""

@@ -12,7 +12,6 @@ from lit_robust.attacks.attack import (
     AttackResult,
     Model,
     as_batch,
-    check_count,
     check_eps,
     check_numbers,
     check_range,
@@ -26,7 +25,7 @@ from lit_robust.attacks.attack import (
 from lit_robust.attacks.losses import LossName, Objective, TargetName, random_targets
 from lit_robust.attacks.norms import L2, NORMS, Generators, choose_generators
 from lit_robust.core.arrays import Numbers
-from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice, check_count
 from lit_robust.core.layout import in_fast_layout
 
 NormName = Literal["l1", "l2", "linf"]

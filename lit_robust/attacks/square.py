@@ -11,12 +11,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.attack import AttackResult, Model, check_count, check_eps, check_number
+from lit_robust.attacks.attack import AttackResult, Model, check_eps, check_number
 from lit_robust.attacks.losses import LOSSES, margin
 from lit_robust.attacks.norms import L2, Generators, choose_generators, draw_uniform
 from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.arrays import Numbers
-from lit_robust.core.errors import UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice, check_count
 from lit_robust.core.logits import logits_of
 
 ScheduleName = Literal["fixed", "scaled"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral
 
 
 class UserError(Exception):
@@ -54,3 +55,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Return `` (did you mean ...?)`` with the name nearest to a misspelt one of many; empty where none is."""
     close = get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def check_count(what: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise a UserError unless a value, the setting ``what``, is a whole number from ``least`` to ``most``, or any."""
+    wanted = f"{least} or more" if most is None else f"{least:,} to {most:,}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise UserError(f"{what} is {'null' if value is None else repr(value)}: give a whole number, {wanted}.")
+    if value < least or (most is not None and value > most):  # type: ignore[operator]
+        raise UserError(f"{what} is {value}: give {wanted}.")

@@ -34,7 +34,7 @@ class CueConflictDataModule(SingleSetDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_given(categories=self.categories)
+        check_given("categories", self.categories)
         self.crop = self.evaluation
 
     def open_samples(self) -> TableSplit:

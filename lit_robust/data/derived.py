@@ -112,7 +112,7 @@ class StimulusDataModule(SingleSetDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_name(source=self.source)
+        check_name("source", self.source)
         self.split_name, self.crop = self.split, self.evaluation
 
     @property

@@ -81,7 +81,7 @@ class ImageFolderDataModule(ImageNetDataModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("labels", self.labels, get_args(Labels))
-        check_given(some_classes=self.some_classes)
+        check_given("some_classes", self.some_classes)
 
     def open(self, split: str) -> Split:
         """List the images of a split, whose classes have the numbers that a network learned in ``train``.

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from lit_robust.core.batch import EvaluationSet, TrainingSet
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.seeds import run_seed
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.samples import TrainingSamples
 from lit_robust.data.loading.splits import Split, TableSplit, check_same_classes, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.data.module import ShardDataModule, check_classes
-from lit_robust.data.settings import check_at_least
 from lit_robust.reference import restricted_imagenet
 
 
@@ -39,8 +38,8 @@ class ImageNetDataModule(ShardDataModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.seed = run_seed() if self.seed is None else self.seed
-        check_at_least(1, batch_size=self.batch_size)
-        check_at_least(0, seed=self.seed)
+        check_count("batch_size", self.batch_size, 1)
+        check_count("seed", self.seed, 0)
         self._splits: dict[str, Split] = {}
 
     def setup(self, stage: str) -> None:

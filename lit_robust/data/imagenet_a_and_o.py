@@ -88,7 +88,7 @@ class ImageNetODataModule(SingleSetDataModule):
         super().__post_init__()
         check_choice("classes", self.classes, ("imagenet-o", "all"))
         if self.in_distribution is not None:
-            check_name(in_distribution=self.in_distribution)
+            check_name("in_distribution", self.in_distribution)
         self.crop, self.groups = self.evaluation, GROUPS
         self.decided_among = () if self.classes == "all" else imagenet_subset(self.classes)
 

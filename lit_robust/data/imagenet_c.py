@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_robust.core.batch import EvaluationSet
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, check_count
 from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import Request
@@ -20,7 +20,7 @@ from lit_robust.data.loading.splits import TableSplit, check_same_classes, open_
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import ShardDataModule, SingleSetDataModule, check_classes, check_stage
 from lit_robust.data.packing.corrupting import CELLS, PUBLISHED, cells_there, chosen_cells, is_extra, lacking
-from lit_robust.data.settings import check_at_least, check_name
+from lit_robust.data.settings import check_name
 from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
@@ -254,8 +254,8 @@ class ImageNetCLikeDataModule(ShardDataModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.draws = run_seed() if self.seed is None else self.seed
-        check_at_least(0, seed=self.draws)
-        check_name(source=self.source)
+        check_count("seed", self.draws, 0)
+        check_name("source", self.source)
         self.cells = chosen_cells(self.corruptions, self.severities)
         self.pictures = None if self.frost is None else FrostPictures(self.frost)
         self._clean: TableSplit | None = None

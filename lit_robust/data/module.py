@@ -12,13 +12,13 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_robust.core.batch import Batch, EvaluationSet, TrainingSet
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import EvaluationOrder, Plan, Share, random_stream
 from lit_robust.data.loading.samples import EvaluationSamples, Samples, SampleTable, Source, TableSource
 from lit_robust.data.loading.splits import Reading, Split, TableSplit, open_split, workers_for
 from lit_robust.data.loading.transforms import EvaluationCrop
-from lit_robust.data.settings import MOST_WORKERS, check_at_least, check_between, check_name, read_root
+from lit_robust.data.settings import MOST_WORKERS, check_name, read_root
 from lit_robust.shards import decoder_versions
 from lit_robust.shards.fetch import is_url, shown
 
@@ -110,9 +110,9 @@ class ShardDataModule(RobustDataModule, ABC):
 
     def __post_init__(self) -> None:
         super().__init__()
-        check_at_least(1, eval_batch_size=self.eval_batch_size)
-        check_between(0, MOST_WORKERS, num_workers=self.num_workers)
-        check_name(name=self.name)
+        check_count("eval_batch_size", self.eval_batch_size, 1)
+        check_count("num_workers", self.num_workers, 0, MOST_WORKERS)
+        check_name("name", self.name)
         self.root = read_root(self.root)
 
     @property

@@ -65,7 +65,13 @@ class AttackingModule(ClassifierModule, ABC):
         schedule: the attack's warm-up, and validation under attack.
     """
 
-    def __init__(self, network: Network, optimisation: Optimisation, attack: PGD, schedule: AttackSchedule) -> None:
+    def __init__(
+        self,
+        network: Network = Network(),
+        optimisation: Optimisation = Optimisation(),
+        attack: PGD = PGD(),
+        schedule: AttackSchedule = AttackSchedule(),
+    ) -> None:
         if attack.eps == 0:
             raise UserError("A training attack of eps 0 changes nothing: give eps above 0.")
         super().__init__(network, optimisation)
@@ -84,14 +90,11 @@ class AttackingModule(ClassifierModule, ABC):
             done = self.current_epoch + (batch_idx + 1) / self.trainer.num_training_batches
             attack = attack.with_eps(attack.eps * self.schedule.strength(done))
         found = attack.search(self.model, batch.image, batch.label, generator=self._training_draws(batch))
-        self._watch(found.unmoved)
+        # No step waits for the device.
+        self.log("train/unmoved", found.unmoved.float().mean(), batch_size=len(found.unmoved))
+        self._unmoved = self._unmoved.to(self.device) + found.unmoved.sum()
+        self._watched += len(found.unmoved)
         return found.images
-
-    def _watch(self, unmoved: Tensor) -> None:
-        """Log and count the images that the attack never moved; no step waits for the device."""
-        self.log("train/unmoved", unmoved.float().mean(), batch_size=len(unmoved))
-        self._unmoved = self._unmoved.to(self.device) + unmoved.sum()
-        self._watched += len(unmoved)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Warn once of an attack that moves too little, where the loggers wait for the device anyway."""
@@ -174,22 +177,7 @@ class AdversarialModule(AttackingModule):
 
     The attack runs on the network in eval mode; the adversarial batch alone trains it and moves its batch norm, as
     in MadryLab/robustness (``train.py``). The attack's defaults are L2, eps 3 and 7 steps, as in Chen et al. (2020).
-
-    Args:
-        network: which network, with which weights.
-        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
-        attack: the attack that makes the training images; what a *test* attacks with is its callback's.
-        schedule: the attack's warm-up, and validation under attack.
     """
-
-    def __init__(
-        self,
-        network: Network = Network(),
-        optimisation: Optimisation = Optimisation(),
-        attack: PGD = PGD(),
-        schedule: AttackSchedule = AttackSchedule(),
-    ) -> None:
-        super().__init__(network, optimisation, attack, schedule)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of the attacked batch."""

@@ -6,10 +6,11 @@ from math import sqrt
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier
+from lit_robust.models.taps import changed
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,9 @@ class MoEx(Mixing):
         """Return the logits of the images with exchanged moments."""
         if random.random() >= self.probability:
             return _unmixed(model, images)
-        layer = self._layer(model.network)
         partner = _partners(images, random)
 
-        def exchange(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        def exchange(output: Tensor) -> Tensor:
             if output.ndim != 4:
                 raise UserError(
                     f"MoEx layer {self.layer!r} gives {list(output.shape)}: name one whose output is a feature map, "
@@ -130,19 +130,8 @@ class MoEx(Mixing):
                 )
             return exchange_moments(output, partner)
 
-        handle = layer.register_forward_hook(exchange)
-        try:
-            logits = model(images)
-        finally:
-            handle.remove()
-        return Mixed(logits, partner, self.share)
-
-    def _layer(self, network: nn.Module) -> nn.Module:
-        layers: dict[str, nn.Module] = dict(network.named_modules())
-        if not self.layer or self.layer not in layers:
-            names = ", ".join(name for name, _ in network.named_children())
-            raise UserError(f"MoEx layer {self.layer!r} is not in the network: its first-level layers are {names}.")
-        return layers[self.layer]
+        with changed(model, self.layer, exchange):
+            return Mixed(model(images), partner, self.share)
 
 
 def exchange_moments(features: Tensor, partner: Tensor, epsilon: float = 1e-5) -> Tensor:

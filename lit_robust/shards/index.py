@@ -188,7 +188,8 @@ class ShardIndex:
         """
         listing = list_split(Path(folder), split)
         rule = (LabelRule(label) if isinstance(label, str) else label).resolve(listing.label_field)
-        stamp = _stamp(listing, rule, _present(listing))
+        states = [file_state((listing.folder / file).stat()) for file in listing.files]
+        stamp = _stamp(listing, rule, [*states, *_dali_states(listing)])
         usual = rule == LabelRule().resolve(listing.label_field)
         places = cache_paths(listing.folder, listing.split, "" if usual else rule.digest()[:16])
         found = _kept(places, listing, stamp, on_error)
@@ -302,10 +303,6 @@ def _kept(
         if found is not None and found._meta["stamp"] == stamp and (on_error == "skip" or not found.defects):
             return found
     return None
-
-
-def _present(listing: Listing) -> list[tuple[int, ...]]:
-    return [*(file_state((listing.folder / file).stat()) for file in listing.files), *_dali_states(listing)]
 
 
 def _dali_states(listing: Listing) -> list[tuple[int, ...]]:

@@ -191,10 +191,6 @@ def _split(name: str, entry: Any, content: Mapping[str, Any]) -> SplitClaim:
     return claim
 
 
-def _sizes(where: str, text: str) -> Info:
-    return Info(where, lengths={_inside(file): _digits(str(count)) for file, count in json.loads(text).items()})
-
-
 def _wids(where: str, content: Mapping[str, Any]) -> Info:
     lengths: dict[str, int] = {}
     for shard in content["shardlist"]:
@@ -215,19 +211,15 @@ def _img2dataset(where: str, text: str, file: str) -> Info | None:
     return Info(where, lengths={file: _number(content["successes"])})
 
 
-def _count(where: str, text: str) -> Info:
-    return Info(where, count=_digits(text))
-
-
-def _shards(where: str, text: str) -> Info:
-    return Info(where, shards=_digits(text))
+def _sizes(where: str, text: str) -> Info:
+    return Info(where, lengths={_inside(file): _digits(str(count)) for file, count in json.loads(text).items()})
 
 
 READERS: dict[str, Callable[[str, str], Info | None]] = {
     **dict.fromkeys(TIMM_NAMES, _timm),
     "sizes.json": _sizes,
-    "__len__": _count,
-    "nshards.txt": _shards,
+    "__len__": lambda where, text: Info(where, count=_digits(text)),
+    "nshards.txt": lambda where, text: Info(where, shards=_digits(text)),
 }
 
 

@@ -112,7 +112,7 @@ def test_moex_changes_the_named_layer_and_leaves_no_hook():
     assert result.share == 0.8
     assert not torch.allclose(result.logits, model(images))
     assert not inner.layers[0]._forward_hooks
-    with pytest.raises(UserError, match="'stem' is not in the network.*layers"):
+    with pytest.raises(UserError, match="has no layer 'stem'.*layers"):
         MoEx(layer="stem")(model, images, np.random.default_rng(1))
     with pytest.raises(UserError, match="'fc' gives .4, 4.: name one"):
         MoEx(layer="fc")(model, images, np.random.default_rng(1))

@@ -11,7 +11,8 @@ import pytest
 from shard_making import entries, sample, write_tar
 
 from lit_robust.core.errors import UserError
-from lit_robust.data.loading.splits import Reading, Share, open_split
+from lit_robust.data.loading.order import Share
+from lit_robust.data.loading.splits import Reading, open_split
 from lit_robust.shards import IndexedReader, ShardIndex, ShardWriter
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.verify import report_text, verify_shards

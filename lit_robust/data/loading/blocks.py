@@ -18,21 +18,6 @@ KEPT = 4  # torch asks a worker for two batches ahead, and a step of training ho
 log = logging.getLogger(__name__)
 
 
-class BatchMemory:
-    """Where one batch is put together, in the process that uses it.
-
-    Attributes:
-        pixels: uint8 of the shape asked for, not yet set.
-    """
-
-    def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels
-
-    def finished(self) -> Tensor:
-        """Return the pixels to hand over; ``pixels`` must not be written any more."""
-        return self.pixels
-
-
 class Block:
     """Bytes that this process writes and others read, and whether anybody still has them.
 
@@ -84,21 +69,21 @@ class Block:
             os.close(self._descriptor)
 
 
-class BlockMemory(BatchMemory):
-    """Where one batch is put together for another process.
+class BatchMemory:
+    """Where one batch is put together.
 
     Args:
-        block: a free one.
-        shape: of the batch; as many bytes as the block has.
+        pixels: uint8 of the batch's shape, not yet set; written until it is `finished`.
+        block: that they are in, where another process is to have them; free, and of as many bytes.
     """
 
-    def __init__(self, block: Block, shape: tuple[int, ...]) -> None:
-        super().__init__(block.content.view(shape))
+    def __init__(self, pixels: Tensor, block: Block | None = None) -> None:
+        self.pixels = pixels
         self._block = block
 
     def finished(self) -> Tensor:
         """Return the pixels to hand over; ``pixels`` must not be written any more."""
-        return self._block.hand_over().view(self.pixels.shape)
+        return self.pixels if self._block is None else self._block.hand_over().view(self.pixels.shape)
 
 
 class Blocks:
@@ -137,29 +122,26 @@ def batch_memory(shape: tuple[int, ...]) -> BatchMemory:
     Raises:
         UserError: there is not so much memory.
     """
+    size = math.prod(shape)
+    # By the strategy of named files torch would copy a block once more.
+    by_name = get_sharing_strategy() != "file_descriptor"  # type: ignore[no-untyped-call]
     try:
-        return _memory(shape)
+        if get_worker_info() is None:
+            return BatchMemory(torch.empty(shape, dtype=torch.uint8))
+        if by_name or not locks_follow_mappings():
+            storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+            return BatchMemory(torch.empty(0, dtype=torch.uint8).set_(storage).view(shape))
+        block = _blocks(os.getpid()).free(size)
+        return BatchMemory(block.content.view(shape), block)
     except (OSError, RuntimeError) as error:
         # The kernel's words for it, and torch's.
         if "allocate" not in str(error):
             raise
         count, height, width, _ = shape
         raise UserError(
-            f"There is no memory for a batch of {count} images of {width} x {height} px, {math.prod(shape) / 1e9:.1f} "
-            "GB: make batch_size or eval_batch_size smaller."
+            f"There is no memory for a batch of {count} images of {width} x {height} px, {size / 1e9:.1f} GB: make "
+            "batch_size or eval_batch_size smaller."
         ) from error
-
-
-def _memory(shape: tuple[int, ...]) -> BatchMemory:
-    if get_worker_info() is None:
-        return BatchMemory(torch.empty(shape, dtype=torch.uint8))
-    size = math.prod(shape)
-    # By the strategy of named files torch would copy a block once more.
-    by_name = get_sharing_strategy() != "file_descriptor"  # type: ignore[no-untyped-call]
-    if by_name or not locks_follow_mappings():
-        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
-        return BatchMemory(torch.empty(0, dtype=torch.uint8).set_(storage).view(shape))
-    return BlockMemory(_blocks(os.getpid()).free(size), shape)
 
 
 @lru_cache(1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_robust.core.errors import DataError, UserError, check_choice
+from lit_robust.core.errors import DataError, UserError, check_choice, check_count
 from lit_robust.data.loading.order import (
     BlockShuffle,
     EvaluationOrder,
@@ -24,7 +24,7 @@ from lit_robust.data.loading.order import (
 )
 from lit_robust.data.loading.samples import SampleTable, Source, TableSource
 from lit_robust.data.loading.streams import StreamSource, TrainingStream
-from lit_robust.data.settings import check_at_least, check_given
+from lit_robust.data.settings import check_given
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards.fetch import Patience
@@ -70,11 +70,13 @@ class Reading:
     def __post_init__(self) -> None:
         check_choice("reading.shuffle", self.shuffle, ("global", "block"))
         check_choice("reading.on_error", self.on_error, ("error", "skip"))
-        check_given(**{"reading.label": self.label, "reading.allow_pipes": self.allow_pipes})
+        check_given("reading.label", self.label)
+        check_given("reading.allow_pipes", self.allow_pipes)
         if self.start_method is not None:
             check_choice("reading.start_method", self.start_method, ("fork", "forkserver", "spawn"))
-        check_at_least(1, **{"reading.block": self.block, "reading.max_seconds": self.max_seconds})
-        check_at_least(0, **{"reading.min_speed": self.min_speed})
+        check_count("reading.block", self.block, 1)
+        check_count("reading.max_seconds", self.max_seconds, 1)
+        check_count("reading.min_speed", self.min_speed, 0)
 
     def lanes(self, batch_size: int) -> Lanes:
         """Return the lanes of an order in blocks."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_robust.core.errors import UserError, check_choice
-from lit_robust.data.settings import LARGEST_SIDE, check_between, check_given
+from lit_robust.core.errors import UserError, check_choice, check_count
+from lit_robust.data.settings import LARGEST_SIDE, check_given
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean in levels: after the normalisation almost 0, as in the public code.
 
@@ -97,9 +97,9 @@ class TrainingCrop:
 
     def __post_init__(self) -> None:
         check_choice("training.crop", self.crop, get_args(Crop))
-        check_given(**{"training.flip": self.flip})
-        check_between(1, LARGEST_SIDE, **{"training.size": self.size})
-        check_between(0, LARGEST_SIDE, **{"training.cutout": self.cutout})
+        check_given("training.flip", self.flip)
+        check_count("training.size", self.size, 1, LARGEST_SIDE)
+        check_count("training.cutout", self.cutout, 0, LARGEST_SIDE)
 
     def __call__(self, image: Image, random: np.random.Generator) -> Tensor:
         """Return uint8 ``[3, size, size]`` of an RGB image ``[H, W, 3]``.

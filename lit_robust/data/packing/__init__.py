@@ -7,14 +7,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.encode import named_by_ending
 from lit_robust.data.packing.layouts import find_images
 from lit_robust.data.packing.recognise import Layout
 from lit_robust.data.packing.sources import check_source, check_space, open_source
 from lit_robust.data.packing.write import Packer, check_place, make_plan
-from lit_robust.data.settings import LARGEST_SIDE, check_at_least, check_between
+from lit_robust.data.settings import LARGEST_SIDE
 from lit_robust.shards.info import read_info
 from lit_robust.shards.write import shard_stem, sole_writer
 
@@ -86,9 +86,10 @@ def shard_images(
         UserError: the source has no images of the layout, the output holds another set, or the disk is too small.
         DataError: the archive, a label file or an image is damaged, or an archive leads out of itself.
     """
-    check_at_least(1, shard_size=shard_size, workers=1 if workers is None else workers)
-    check_at_least(0, seed=seed)
-    check_between(1, LARGEST_SIDE, resize=1 if resize is None else resize)
+    check_count("shard_size", shard_size, 1)
+    check_count("workers", 1 if workers is None else workers, 1)
+    check_count("seed", seed, 0)
+    check_count("resize", 1 if resize is None else resize, 1, LARGEST_SIDE)
     check_source(source, output)
     with sole_writer(output, shard_stem(output, split)), open_source(source, output, split) as tree:
         known = _known_classes(output, split) if some_classes else ()

@@ -23,7 +23,8 @@ def chosen_cells(corruptions: Sequence[str], severities: Sequence[int]) -> list[
     Raises:
         UserError: one is unknown or named twice, or there is none.
     """
-    check_given(corruptions=corruptions, severities=severities)
+    check_given("corruptions", corruptions)
+    check_given("severities", severities)
     for given, known, what in ((corruptions, ALL_CORRUPTIONS, "corruptions"), (severities, SEVERITIES, "severities")):
         if not given or len(set(given)) < len(given) or not set(given) <= set(known):
             raise UserError(f"{what} is {list(given)}: name some of {', '.join(map(str, known))}, each once.")

@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_robust.core.errors import DataError, UserError, check_choice
+from lit_robust.core.errors import DataError, UserError, check_choice, check_count
 from lit_robust.core.files import atomic_path, file_sha256, write_text
 from lit_robust.data.loading.splits import TableSplit
 from lit_robust.data.loading.transforms import EvaluationCrop
-from lit_robust.data.settings import check_at_least
 from lit_robust.shards import decode_rgb
 from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.shards.scan import scan_shard
@@ -74,7 +73,7 @@ class Derivation:
 
     def __post_init__(self) -> None:
         check_choice("encoding", self.encoding, ENCODINGS)
-        check_at_least(1, shard_size=self.shard_size)
+        check_count("shard_size", self.shard_size, 1)
         if not 1 <= self.quality <= 95:
             raise UserError(f"quality is {self.quality}: give 1 to 95.")
 

@@ -14,11 +14,10 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.packing.derivation import Derivation
 from lit_robust.data.packing.sources import check_space
-from lit_robust.data.settings import check_at_least
 from lit_robust.shards.write import sole_writer
 
 
@@ -37,7 +36,7 @@ def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") ->
         UserError: a folder holds another set, another run writes it, or the disk is too small.
         DataError: an image cannot be read.
     """
-    check_at_least(0, workers=workers)
+    check_count("workers", workers, 0)
     written = {}
     with ExitStack() as stack:
         for one in sets:

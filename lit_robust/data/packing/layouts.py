@@ -95,27 +95,6 @@ class Options:
         return usual if self.labels == "auto" else self.labels
 
 
-def image_sets(source: Listing, layout: Layout, options: Options) -> tuple[list[ImageSet], str]:
-    """Return the sets of a source in a layout, and half a sentence on how their classes are numbered.
-
-    Args:
-        source: the files.
-        layout: any but ``auto``.
-        options: of the user.
-
-    Raises:
-        UserError: the source is not of this layout.
-        DataError: a label file or a name in the source is not what it must be.
-    """
-    if layout not in READERS:
-        raise UserError(f"There is no layout {layout!r}: choose one of {', '.join(READERS)}.")
-    return READERS[layout](source, options)
-
-
-def _class_folders(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
-    return class_images(source, options.labels, options.known)
-
-
 def _imagenets_folders(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     return class_images(source, options.labels_or("imagenet"), options.known)
 
@@ -236,8 +215,9 @@ def _key(name: str) -> str:
     return folder + slash + base.rpartition(".")[0].replace(".", "_")
 
 
+# The sets of a source in a layout, and half a sentence on how their classes are numbered.
 READERS: Mapping[Layout, Callable[[Listing, Options], tuple[list[ImageSet], str]]] = {
-    "class-folders": _class_folders,
+    "class-folders": lambda source, options: class_images(source, options.labels, options.known),
     "flat": _flat,
     "wnid-names": _wnid_names,
     "tiny-imagenet-val": _annotated,
@@ -307,7 +287,9 @@ def find_images(
         layout = recognise(names, [file.name for file in inside.others], label_file is not None, inside.where)
     if label_file is not None and layout != "flat":
         raise UserError(f"The layout {layout} needs no label file: leave out --label-file, or use --layout flat.")
-    sets, rule = image_sets(inside, layout, Options(labels, label_file, categories, known))
+    if layout not in READERS:
+        raise UserError(f"There is no layout {layout!r}: choose one of {', '.join(READERS)}.")
+    sets, rule = READERS[layout](inside, Options(labels, label_file, categories, known))
     packed = {image.file.name for found in sets for image in found.images}
     if not packed:
         raise UserError(f"No images in {inside.where} in the layout {layout}: look at `lit-robust data shard --help`.")

@@ -59,18 +59,23 @@ class Tree:
     def __init__(self, source: Path, name: str) -> None:
         self.source = source
         self.name = name
-        found = _folder_files(source, "", _folders_above(source)) if source.is_dir() else _tar_files(source, name)
+        found = _tar_files(source, name)
+        if source.is_dir():
+            above = (folder.stat() for folder in source.resolve().parents)
+            found = _folder_files(source, "", tuple((status.st_dev, status.st_ino) for status in above))
         listed = tqdm(found, desc="listing", unit="file", delay=2)
-        self.files = sorted((file for file in listed if not _is_hidden(file.name)), key=_order)
+        # With the least of all characters as separator, folders sort as their names do.
+        self.files = sorted(
+            (file for file in listed if not _is_hidden(file.name)), key=lambda file: file.name.replace("/", "\0")
+        )
         states = {tar: file_state(tar.stat()) for tar in {file.tar for file in self.files} if tar is not None}
         self._open = lru_cache(64)(lambda tar: OpenShard(tar, states[tar]))
 
     def folders(self, below: str) -> set[str]:
         """Return the names of the folders right below another, also of empty ones; a tar has only those with files."""
-        named = {file.name[len(below) :].split("/")[0] for file in self.files if _is_deeper(file.name, below)}
-        if not self.source.is_dir():
-            return named
-        return named | folders_in(self.source / below)
+        inside = [file.name[len(below) :] for file in self.files if file.name.startswith(below)]
+        named = {name.split("/")[0] for name in inside if "/" in name}
+        return named | folders_in(self.source / below) if self.source.is_dir() else named
 
     def read(self, file: File) -> bytes:
         """Return a file's content; any thread may ask.
@@ -141,10 +146,6 @@ def _safe_name(member: Member, where: str) -> str:
     return os.fsdecode(member.name)
 
 
-def _folders_above(folder: Path) -> tuple[tuple[int, int], ...]:
-    return tuple((status.st_dev, status.st_ino) for status in (above.stat() for above in folder.resolve().parents))
-
-
 def _folder_files(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[File]:
     """Yield the files under a folder; links are followed, as people link whole classes."""
     try:
@@ -186,15 +187,6 @@ def folders_in(folder: Path) -> set[str]:
 
 def _unreadable(error: OSError, folder: Path) -> UserError:
     return DataError(f"{error.filename or folder} cannot be read ({error.strerror}): repair or remove it.")
-
-
-def _is_deeper(name: str, below: str) -> bool:
-    return name.startswith(below) and "/" in name[len(below) :]
-
-
-def _order(file: File) -> str:
-    # With the least of all characters as separator, folders sort as their names do.
-    return file.name.replace("/", "\0")
 
 
 def _is_hidden(name: str) -> bool:

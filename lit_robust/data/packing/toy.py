@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.seeds import stream_seed
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing import default_workers
 from lit_robust.data.packing.corrupting import corrupt_shards
-from lit_robust.data.settings import LARGEST_SIDE, check_between
+from lit_robust.data.settings import LARGEST_SIDE
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.info import read_info
 from lit_robust.stimuli.corruption_names import CORRUPTIONS, SEVERITIES
@@ -88,9 +88,9 @@ def write_toy_data(
     Raises:
         UserError: one of the splits is there already, or the folder cannot be written.
     """
-    check_between(1, MOST_FIGURES, train=train)
-    check_between(len(CLASS_NAMES), MOST_FIGURES, test=test)
-    check_between(16, LARGEST_SIDE, size=size)
+    check_count("train", train, 1, MOST_FIGURES)
+    check_count("test", test, len(CLASS_NAMES), MOST_FIGURES)
+    check_count("size", size, 16, LARGEST_SIDE)
     sets = toy_sets(train, test)
     for toy in sets:
         path, info = read_info(output / toy.folder)

@@ -5,9 +5,10 @@ Python's unpickler imports whatever a file names and calls it. Here a name in a 
 given a state, and do nothing. So code that was pickled beside tensors, as dill does in the checkpoints of MadryLab's
 ``robustness``, is passed over whatever the Python version that wrote it.
 
-``torch.load`` with a pickle module of such classes would be shorter; but it compares no checksums, and allocates what
-an old file announces before it has read a byte of it. Of a file of 100 MB it takes 0.07 s, this reader with the
-checksums 0.14 s.
+``torch.load`` with a pickle module of such classes would be some 110 lines shorter; but it compares no checksums,
+allocates what an old file announces before it has read a byte of it, unpacks a file that is a tar to disk, and would
+have to be entered through its private unpickler. Of a file of 100 MB it takes 0.07 s, this reader with the checksums
+0.14 s.
 """
 
 import io
