@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, check_count
 from lit_robust.core.files import atomic_path, file_sha256, write_text
 from lit_robust.core.seeds import key_seed
 from lit_robust.data.loading.transforms import EvaluationCrop, resize
 from lit_robust.data.packing.derivation import encode
 from lit_robust.data.packing.deriving import worked
 from lit_robust.data.packing.encode import is_picture
-from lit_robust.data.settings import check_at_least
 from lit_robust.shards import decode_rgb
 from lit_robust.shards.write import remove_leftovers, sole_writer
 
@@ -141,8 +140,9 @@ class ConflictSet:
     batch: int = 4
 
     def __post_init__(self) -> None:
-        check_at_least(1, tiles=self.tiles, each=self.each, batch=self.batch)
-        check_at_least(0, seed=self.seed)
+        for name, value in (("tiles", self.tiles), ("each", self.each), ("batch", self.batch)):
+            check_count(name, value, 1)
+        check_count("seed", self.seed, 0)
         if self.crop.crop is None or self.crop.crop % self.tiles:
             raise UserError(f"crop is {self.crop.crop}: give a number of pixels that {self.tiles} tiles divide.")
 
@@ -250,7 +250,7 @@ def make_conflicts(made: ConflictSet, workers: int) -> int:
     Raises:
         UserError: the folder holds another set, another run writes it, or a source does not fit.
     """
-    check_at_least(0, workers=workers)
+    check_count("workers", workers, 0)
     _ = made.record, made.pairs  # What is wrong with the sources is said before anything is written.
     with sole_writer(made.folder, "cue-conflict", "the cue-conflict images"):
         made.begin()
