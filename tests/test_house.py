@@ -7,6 +7,7 @@ import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import public_names
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lit_robust"
@@ -114,6 +115,11 @@ def test_a_circle_is_found():
     one, other = FILES[:2]
     with pytest.raises(CycleError):
         check_no_circle({one: {other}, other: {one}})
+
+
+def test_the_readme_lists_every_public_name():
+    readme = public_names.README.read_text()
+    assert readme == public_names.written(readme), "run `python tests/public_names.py`"
 
 
 def test_no_file_holds_two_concepts():

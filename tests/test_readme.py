@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from lit_robust.cli import TRAINER_COMMANDS, main
 from lit_robust.core.results import Result, RunResults
@@ -113,8 +115,25 @@ def test_the_readmes_show_the_commands():
     assert len(COMMANDS) >= 15
 
 
+def write_mine(folder):
+    """Write the README's own measure, attack, data set and network into the file that it names."""
+    blocks = [block for name, block in PYTHON if name == "README.md" and block.startswith("# mine.py\n")]
+    (folder / "mine.py").write_text("\n\n".join(blocks))
+    return len(blocks)
+
+
+@pytest.fixture
+def mine(tmp_path_factory, monkeypatch):
+    """A folder with ``mine.py``, whose classes can be named."""
+    folder = tmp_path_factory.mktemp("mine")
+    assert write_mine(folder) == 3
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    sys.modules.pop("mine", None)
+
+
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
-def test_command_of_a_readme(command, tmp_path, monkeypatch):
+def test_command_of_a_readme(command, tmp_path, monkeypatch, mine):
     monkeypatch.chdir(ROOT)
     words = cheap(shlex.split(command)[1:], tmp_path)
     try:
@@ -140,3 +159,50 @@ def test_files_that_a_readme_names_are_there(name):
         assert (ROOT / name).parent.joinpath(path).is_file(), path
     for config in re.findall(r"configs/[\w/-]+\.yaml", TEXTS[name]):
         assert (ROOT / config).is_file(), config
+    for recipe in re.findall(r" -c ([a-z][\w/-]+)(?![\w/.-])", TEXTS[name]):
+        assert (ROOT / "configs" / f"{recipe}.yaml").is_file(), recipe
+
+
+def test_ones_own_measure_attack_data_set_and_network_run(toy, tmp_path, monkeypatch, mine, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagenet-sketch").symlink_to(toy / "imagenet")
+    recipe = {
+        "trainer": {
+            "default_root_dir": str(tmp_path / "run"),
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "callbacks": [
+                {"class_path": "mine.ConfidentErrors", "init_args": {"dataset": "imagenet-sketch"}},
+                {
+                    "class_path": "lit_robust.callbacks.AdversarialAccuracy",
+                    "init_args": {
+                        "dataset": "imagenet-sketch",
+                        "attack": {"class_path": "mine.FGSM", "init_args": {"eps": 0.01}},
+                    },
+                },
+            ],
+        },
+        "model": {
+            "class_path": "lit_robust.modules.StandardModule",
+            "init_args": {"network": {"name": "mine:make_net", "num_classes": 8, "arguments": {"width": 5}}},
+        },
+        "data": {
+            "class_path": "mine.SketchDataModule",
+            "init_args": {"root": str(tmp_path / "data"), "num_workers": 0},
+        },
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    code = main(["test", "-c", str(tmp_path / "mine.yaml")])
+    assert code == 0, capsys.readouterr().err
+    told = {one.metric: one for one in RunResults.load(tmp_path / "run").results}
+    assert told.keys() == {"confident_errors", "adversarial_accuracy_linf_eps_0.01"}
+    assert {one.count for one in told.values()} == {41}
+    from mine import FGSM, ConfidentErrors, SketchDataModule, make_net
+
+    from lit_robust import evaluate
+
+    data = SketchDataModule(tmp_path / "data", num_workers=0)
+    measures = [ConfidentErrors("imagenet-sketch"), FGSM()]
+    found = evaluate(make_net(8), data, measures, progress=False, device="cpu").results
+    assert [one.measure for one in found] == ["confident_errors", "adversarial_accuracy"]

@@ -1,7 +1,7 @@
 """Adversarial attacks on any callable from images in [0, 1] to logits."""
 
 from lit_robust.attacks.apgd import APGD
-from lit_robust.attacks.attack import Attack, AttackResult, Flags, Model, frozen
+from lit_robust.attacks.attack import Attack, AttackResult, Flags, Model, frozen, score
 from lit_robust.attacks.autoattack import AutoAttack, AutoAttackResult
 from lit_robust.attacks.cache_paper import CachePaperAttack
 from lit_robust.attacks.fab import FAB
@@ -26,4 +26,5 @@ __all__ = [
     "Sweep",
     "Verdicts",
     "frozen",
+    "score",
 ]

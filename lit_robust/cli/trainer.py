@@ -303,6 +303,8 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
     read_fractions()
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # For classes of the user's own, as `python -m` does.
     # A line of a library's source under each warning says nothing to who runs a command.
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: f"warning: {message}\n"
     os.environ.setdefault("WANDB_QUIET", "true")  # The summary of every curve; where the run is stays.

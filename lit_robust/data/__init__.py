@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lit_robust.data.loading.transforms import TrainingCrop as TrainingCrop
     from lit_robust.data.module import RobustDataModule as RobustDataModule
     from lit_robust.data.module import ShardDataModule as ShardDataModule
+    from lit_robust.data.module import SingleSetDataModule as SingleSetDataModule
     from lit_robust.data.suite import JoinedDataModule as JoinedDataModule
     from lit_robust.data.suite import RobustnessSuite as RobustnessSuite
 
@@ -42,6 +43,7 @@ FILES = {
     "RobustDataModule": "module",
     "RobustnessSuite": "suite",
     "ShardDataModule": "module",
+    "SingleSetDataModule": "module",
     "StimulusDataModule": "derived",
     "StylizedImageNetDataModule": "imagenet",
     "TrainingCrop": "loading.transforms",

@@ -9,7 +9,13 @@ from lit_robust.metrics.calibration import (
     rms_calibration_error,
     rms_calibration_error_published,
 )
-from lit_robust.metrics.corruption_error import CorruptionError, corruption_error, relative_corruption_error, summarise
+from lit_robust.metrics.corruption_error import (
+    CorruptionError,
+    corruption_error,
+    error_ratio,
+    relative_corruption_error,
+    summarise,
+)
 from lit_robust.metrics.error_consistency import ErrorConsistency, error_consistency
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
@@ -31,6 +37,7 @@ __all__ = [
     "check_labels",
     "corruption_error",
     "error_consistency",
+    "error_ratio",
     "expected_calibration_error",
     "false_positive_rate",
     "ood_score",

@@ -18,8 +18,10 @@ from lit_robust.metrics.base import (
 )
 from lit_robust.reference.corruption_baselines import (
     SEVERITIES,
+    BaselineName,
     CorruptionBaseline,
     benchmark_corruptions,
+    corruption_baseline,
     known_corruptions,
 )
 
@@ -27,8 +29,53 @@ TESTED_MEAN = "mean_accuracy_of_tested_cells"
 EXTRA_MEAN = "mean_accuracy_of_extra_corruptions"
 
 
-def corruption_error(mean_error: float, baseline_mean_error: float) -> float:
-    """Return a corruption error: errors summed over the severities, in units of the baseline's sum.
+def corruption_error(
+    top1: Mapping[str, float | Sequence[float]], baseline: CorruptionBaseline | BaselineName = "imagenet-c"
+) -> float:
+    """Return the mean corruption error (mCE) over the benchmark's 15 corruptions, in units of the baseline's errors.
+
+    Args:
+        top1: accuracies, fractions: of each of the 75 cells, ``fog/3`` and so on; or of each corruption one for each
+            severity, from 1 to 5. The four extra corruptions may be there and do not count.
+        baseline: whose errors are the unit: AlexNet's on all of ImageNet-C (``imagenet-c``) or on RobustBench's 5,000
+            images (``robustbench-5000``), or others.
+
+    Returns:
+        1.0 where errors are those of the baseline; publications often print 100 times it.
+
+    Raises:
+        UserError: a cell is missing or does not exist, there is no such baseline, or an accuracy is not a fraction.
+
+    Example:
+        >>> from lit_robust.reference import corruption_baseline
+        >>> alexnet = corruption_baseline("imagenet-c").errors
+        >>> round(corruption_error({name: [1 - e for e in errors] for name, errors in alexnet.items()}), 3)
+        1.0
+    """
+    unit = baseline if isinstance(baseline, CorruptionBaseline) else corruption_baseline(baseline)
+    cells: dict[str, float] = {}
+    for name, value in top1.items():
+        rates = numbers(f"The accuracy of {name}", value).reshape(-1).tolist()
+        if "/" in name and len(rates) == 1:
+            cells[name] = rates[0]
+        elif len(rates) == len(SEVERITIES):
+            cells |= {cell_name(name, severity): rate for severity, rate in zip(SEVERITIES, rates, strict=True)}
+        else:
+            raise UserError(
+                f"{name!r} has {len(rates)} accuracies: give 5 of a corruption, or 1 of a cell such as fog/3."
+            )
+    check_cells(cells)
+    needed = [cell_name(name, severity) for name in benchmark_corruptions() for severity in SEVERITIES]
+    if missing := [cell for cell in needed if cell not in cells]:
+        raise UserError(
+            f"{len(missing)} of the 75 cells have no accuracy, the first {missing[0]}: mCE is a mean over all; "
+            "`summarise` gives what some of them allow."
+        )
+    return summarise(cells, unit)["mce"]
+
+
+def error_ratio(mean_error: float, baseline_mean_error: float) -> float:
+    """Return one corruption's error: errors summed over the severities, in units of the baseline's sum.
 
     A ratio of sums, which is that of means, not a mean of ratios.
 
@@ -40,7 +87,7 @@ def corruption_error(mean_error: float, baseline_mean_error: float) -> float:
         UserError: a rate is not a fraction, or the baseline's is 0.
 
     Example:
-        >>> round(corruption_error(1 - 0.4583, 0.819324), 4)  # ResNet-50 on fog
+        >>> round(error_ratio(1 - 0.4583, 0.819324), 4)  # ResNet-50 on fog
         0.6612
     """
     unit = _fraction(baseline_mean_error, "the baseline's mean error")
@@ -125,7 +172,7 @@ def summarise(
         if all(cell_name(corruption, severity) in top1 for severity in SEVERITIES)
     }
     units = {} if baseline is None else baseline.mean_errors
-    errors = {name: corruption_error(1 - mean, units[name]) for name, mean in means.items() if name in units}
+    errors = {name: error_ratio(1 - mean, units[name]) for name, mean in means.items() if name in units}
     benchmark = benchmark_corruptions()
     found: dict[str, float] = {}
     if all(name in errors for name in benchmark):

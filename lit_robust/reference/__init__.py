@@ -18,6 +18,24 @@ from functools import cache
 from importlib.resources import files
 
 from lit_robust.core.errors import check_choice
+from lit_robust.reference.corruption_baselines import (
+    CorruptionBaseline,
+    benchmark_corruptions,
+    corruption_baseline,
+    known_corruptions,
+)
+
+__all__ = [
+    "CorruptionBaseline",
+    "benchmark_corruptions",
+    "corruption_baseline",
+    "imagenet_categories",
+    "imagenet_names",
+    "imagenet_subset",
+    "imagenet_wnids",
+    "known_corruptions",
+    "restricted_imagenet",
+]
 
 
 def _read(name: str) -> str:

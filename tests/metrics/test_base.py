@@ -21,6 +21,7 @@ from lit_robust.metrics import (
     check_labels,
     corruption_error,
     error_consistency,
+    error_ratio,
     expected_calibration_error,
     false_positive_rate,
     ood_score,
@@ -92,7 +93,10 @@ FUNCTIONS = {
     "area_under_response_rate_accuracy": lambda of: area_under_response_rate_accuracy(of(SCORES), of(RIGHT)),
     "error_consistency": lambda of: error_consistency(of(np.array([[20, 10], [10, 60]]))),
     "shape_bias": lambda of: shape_bias(of(np.array(133)), of(np.array(597))),
-    "corruption_error": lambda of: torch.tensor(corruption_error(of(np.array(0.5)), of(np.array(0.8)))),
+    "corruption_error": lambda of: torch.tensor(
+        corruption_error({name: of(np.array([0.9, 0.8, 0.7, 0.6, 0.5])) for name in benchmark_corruptions()})
+    ),
+    "error_ratio": lambda of: torch.tensor(error_ratio(of(np.array(0.5)), of(np.array(0.8)))),
     "relative_corruption_error": lambda of: torch.tensor(
         relative_corruption_error(*(of(np.array(rate)) for rate in (0.5, 0.2, 0.8, 0.4)))
     ),

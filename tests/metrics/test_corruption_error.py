@@ -4,11 +4,12 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.metrics import CorruptionError, corruption_error, relative_corruption_error, summarise
+from lit_robust.metrics import CorruptionError, corruption_error, error_ratio, relative_corruption_error, summarise
 from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
 
 # RobustBench model_info/imagenet/corruptions/unaggregated_results.csv, 5,000 images a cell; here by network and row.
@@ -63,6 +64,30 @@ def test_published_cells_give_published_means(network):
     # Published to two digits of a percentage.
     assert 100 * found["mce"] == pytest.approx(mce, abs=0.005 + 1e-9)
     assert 100 * found["mean_accuracy"] == pytest.approx(accuracy, abs=0.005 + 1e-9)
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+def test_one_call_gives_the_published_mean_corruption_error(network):
+    cells = robustbench()[network]
+    benchmark = {cell: top1 for cell, top1 in cells.items() if cell.split("/")[0] in benchmark_corruptions()}
+    rows = {name: [benchmark[f"{name}/{severity}"] for severity in range(1, 6)] for name in benchmark_corruptions()}
+    published = PUBLISHED[network][0]
+    for form in (benchmark, rows, {name: np.array(row) for name, row in rows.items()}):
+        assert 100 * corruption_error(form, "robustbench-5000") == pytest.approx(published, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("top1", "baseline", "sentence"),
+    [
+        ({"fog/1": 0.5}, "imagenet-c", "74 of the 75 cells have no accuracy, the first gaussian_noise/1"),
+        ({"fog": [0.5, 0.4]}, "imagenet-c", "'fog' has 2 accuracies: give 5 of a corruption, or 1 of a cell"),
+        ({"fogg/1": 0.5}, "imagenet-c", "did you mean fog"),
+        ({"fog/1": 0.5}, "imagenet_c", "did you mean imagenet-c.*Choose one of imagenet-c, robustbench-5000"),
+    ],
+)
+def test_what_gives_no_mean_corruption_error_is_told(top1, baseline, sentence):
+    with pytest.raises(UserError, match=sentence):
+        corruption_error(top1, baseline)
 
 
 def test_resnet50():
@@ -172,7 +197,7 @@ def test_percentages_of_errors_are_refused():
             relative_corruption_error(*rates)
     for rates in ((50.0, 0.8), (0.5, 80.0)):
         with pytest.raises(UserError, match="give a fraction from 0 to 1, not a percentage"):
-            corruption_error(*rates)
+            error_ratio(*rates)
 
 
 def test_the_ends_are_fractions():
@@ -206,7 +231,7 @@ def test_logits_that_are_no_numbers_are_refused():
 
 def test_a_baseline_without_errors_is_refused():
     with pytest.raises(UserError, match="The baseline's mean error is 0"):
-        corruption_error(0.4, 0.0)
+        error_ratio(0.4, 0.0)
     with pytest.raises(UserError, match="The baseline's rise over its clean error is 0"):
         relative_corruption_error(0.4, 0.2, 0.3, 0.3)
 
@@ -214,7 +239,7 @@ def test_a_baseline_without_errors_is_refused():
 def test_a_rate_that_is_not_a_fraction_is_named():
     for rates, name in (((50.0, 0.8), "The mean error is 50"), ((0.5, 1.5), "The baseline's mean error is 1.5")):
         with pytest.raises(UserError, match=f"^{name}: give a fraction"):
-            corruption_error(*rates)
+            error_ratio(*rates)
 
 
 def test_the_extra_corruptions_have_a_mean_of_their_own():
