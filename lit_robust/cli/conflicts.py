@@ -22,7 +22,7 @@ VGG19_LAYERS: Mapping[str, Any] = {
     "style_layers": ["features.1", "features.6", "features.11", "features.20"],
     "content_layer": "features.22",
 }
-Method = Literal["gatys"]
+Method = Literal["gatys", "adain"]
 
 
 def data_cue_conflict(
@@ -34,6 +34,8 @@ def data_cue_conflict(
     each: Count = 5,
     network: Mapping[str, Any] = VGG19,
     gatys: Mapping[str, Any] = VGG19_LAYERS,
+    vgg: Path | None = None,
+    decoder: Path | None = None,
     resize: Count | None = 256,
     crop: Count = 224,
     tiles: Count = 1,
@@ -53,12 +55,15 @@ def data_cue_conflict(
         output: folder to write; `lit-robust data shard OUTPUT ... --layout cue-conflict` packs it
         contents: folder with a folder of images for each category, best of an object on white ground
         textures: folder with a folder of pictures of texture for each category, such as skin
-        method: gatys: by optimisation, as the published set was made
+        method: gatys: by optimisation, as the published set was made; adain: in one pass, whose strokes and colours
+            rarely tell what a texture is of
         each: images an ordered pair of categories
         network: of gatys, whose features say what texture is: name, num_classes, weights, mean, std; not one that is to
             be tested on the images
         gatys: style_layers, content_layer, content_weight, steps, optimiser (adam or lbfgs), learning_rate, start
             (content or noise) and seed
+        vgg: of adain, file vgg_normalised.pth
+        decoder: of adain, file decoder.pth
         resize: shorter side of contents and textures first, pixels; null for none
         crop: then the centre, pixels
         tiles: copies of a texture picture along each side
@@ -74,7 +79,7 @@ def data_cue_conflict(
     from lit_robust.data.packing.conflicts import ConflictSet, make_conflicts
     from lit_robust.models import Network
 
-    transfer: Transfer = _gatys(network, gatys, device)
+    transfer = _gatys(network, gatys, device) if method == "gatys" else _adain(vgg, decoder, device)
     one = ConflictSet(
         contents=contents,
         textures=textures,
@@ -103,6 +108,14 @@ def _gatys(network: Mapping[str, Any], settings: Mapping[str, Any], device: str)
     return GatysTransfer(
         network=made(Network, "network", network), settings=made(Gatys, "gatys", settings), device=device
     )
+
+
+def _adain(vgg: Path | None, decoder: Path | None, device: str) -> "Transfer":
+    from lit_robust.data.packing.transfers import AdaInNetworks, FeedForwardTransfer
+
+    if vgg is None or decoder is None:
+        raise UserError("adain needs --vgg and --decoder: name the files vgg_normalised.pth and decoder.pth.")
+    return FeedForwardTransfer(networks=AdaInNetworks(vgg=vgg, decoder=decoder, device=device), device=device)
 
 
 def judged(one: "ConflictSet", judge: Any, categories: str, least: float, device: str) -> str:

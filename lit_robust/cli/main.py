@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data derive silhouettes": "shards of silhouettes, from a folder of masks",
         "data derive silhouettes-detected": "shards of silhouettes of what a detector finds",
         "data derive silhouettes-toy": "shards of silhouettes of the toy figures",
+        "data derive stylised": "shards of images in the styles of pictures",
         "data derive corrupted": "shards under one corruption",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",

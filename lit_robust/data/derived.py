@@ -1,10 +1,12 @@
 """Derived sets: as `lit-robust data derive` wrote them, or made as the images are loaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_robust.core.batch import EvaluationSet
@@ -16,7 +18,7 @@ from lit_robust.data.loading.splits import Split, TableSplit, open_table
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import SingleSetDataModule
 from lit_robust.data.settings import check_name
-from lit_robust.stimuli.stimulus import Origin, Stimulus
+from lit_robust.stimuli.stimulus import Origin, Stimulus, ranks
 
 
 @dataclass(eq=False, repr=False)
@@ -52,6 +54,7 @@ class StimulusSamples(EvaluationSamples):
         crop: comes before the stimulus.
         stimulus: what is made of each image.
         table: the samples.
+        keys: of all images of the shards.
         on_error: what to do about an image that cannot be decoded.
     """
 
@@ -61,11 +64,18 @@ class StimulusSamples(EvaluationSamples):
         crop: EvaluationCrop,
         stimulus: Stimulus,
         table: SampleTable,
+        keys: Sequence[str],
         on_error: OnError = "error",
     ) -> None:
         super().__init__(source, crop, on_error)
         self.stimulus = stimulus
         self.table = table
+        self.keys = keys
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """The place of each image of the shards in the order of folders and names."""
+        return ranks(self.keys)
 
     def image(self, encoded: Encoded, place: int, request: Request) -> Tensor | None:
         """Return uint8 ``[3, H, W]`` of the sample in ``place`` of a batch; None where it is broken and skipped.
@@ -78,7 +88,8 @@ class StimulusSamples(EvaluationSamples):
             return None
         number = int(request.numbers[place])
         row = number if self.table.row is None else int(self.table.row[number])
-        origin = Origin(self.table.key(number), row, int(self.table.label[number]), self.crop)
+        rank = int(self.ranks[row]) if self.stimulus.ranked else 0
+        origin = Origin(self.table.key(number), row, int(self.table.label[number]), rank, self.crop)
         made = self.stimulus.make(clean[None], [origin])[0]
         if made is None:
             raise DataError(
@@ -125,6 +136,7 @@ class StimulusDataModule(SingleSetDataModule):
         self.check_on_disk("A stimulus is made by the images' keys")
         whole = open_table(Path(self.root) / self.source, self.split, self.reading)
         table = whole.table
+        self._keys = [table.key(number) for number in range(len(table))] if self.stimulus.ranked else []
         kept = [n for n in range(len(table)) if self.stimulus.fits(table.key(n), int(table.label[n]))]
         if not kept:
             raise UserError(f"None of the {len(whole)} images of {whole.where} fit: they {self.stimulus.lack}.")
@@ -139,7 +151,7 @@ class StimulusDataModule(SingleSetDataModule):
         split = self.samples
         assert isinstance(split, TableSplit)
         source, plan = self.evaluation_order(split)
-        samples = StimulusSamples(source, self.crop, self.stimulus, split.table, self.reading.on_error)
+        samples = StimulusSamples(source, self.crop, self.stimulus, split.table, self._keys, self.reading.on_error)
         return {self.name: self.loader(samples, plan, keeps_workers=False)}
 
     @property

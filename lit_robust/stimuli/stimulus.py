@@ -24,12 +24,14 @@ class Origin:
         key: its name in the set.
         number: its place in the set.
         label: its class.
+        rank: its place among the set's images in the order of their folders and names, where the stimulus is `ranked`.
         crop: what was done to it before, decoded ``[H, W, 3]`` to ``[3, H, W]``, for what belongs to the whole image.
     """
 
     key: str
     number: int
     label: int
+    rank: int = 0
     crop: Callable[[NDArray[np.uint8]], Tensor] | None = None
 
 
@@ -43,10 +45,12 @@ class Stimulus(ABC):
     Attributes:
         kind: what tells this way of making images from others, such as ``scrambled``.
         lack: why an image may not be made, as in ``have no mask``.
+        ranked: whether it asks for the images' ranks.
     """
 
     kind: ClassVar[str]
     lack: ClassVar[str] = "could not be made"
+    ranked: ClassVar[bool] = False
 
     @abstractmethod
     def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor | None]:
@@ -79,6 +83,18 @@ class Stimulus(ABC):
 def _plain(value: Any) -> Any:
     assert not isinstance(value, Path), "a subclass gives the digest of what a path names"
     return list(value) if isinstance(value, tuple) else value
+
+
+def ranks(keys: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each key in the order of folders and names, in which an image folder is read.
+
+    >>> ranks(["b/1", "a-b/2", "a/9", "a/10"]).tolist()
+    [3, 2, 1, 0]
+    """
+    order = sorted(range(len(keys)), key=lambda number: keys[number].split("/"))
+    found = np.empty(len(keys), dtype=np.int64)
+    found[order] = np.arange(len(keys))
+    return found
 
 
 def check_seed(seed: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from lit_robust.shards.write import (
     unfinished_mark,
     write_entry,
 )
-from lit_robust.stimuli.stimulus import Origin, Stimulus
+from lit_robust.stimuli.stimulus import Origin, Stimulus, ranks
 
 NOT_MADE = "not_made"
 BATCH = 16
@@ -197,13 +198,24 @@ class Derivation:
         """Yield the files of some images; None for one that could not be made."""
         table = self.source.table
         images = [self._decode(number) for number in numbers]
-        origins = [Origin(table.key(number), number, int(table.label[number]), self.crop) for number in numbers]
+        origins = [
+            Origin(table.key(number), number, int(table.label[number]), self._rank(number), self.crop)
+            for number in numbers
+        ]
         # Images of one size go together, which is faster.
         together = len({image.shape for image in images}) == 1
         groups = [slice(0, len(images))] if together else [slice(place, place + 1) for place in range(len(images))]
         for group in groups:
             for image in self.stimulus.make(torch.stack(images[group]), origins[group]):
                 yield None if image is None else encode(image, self.encoding, self.quality)
+
+    def _rank(self, number: int) -> int:
+        return int(self.ranks[number]) if self.stimulus.ranked else 0
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """The place of each source image in the order of folders and names."""
+        return ranks([self.source.table.key(number) for number in range(len(self.source))])
 
     def _decode(self, number: int) -> Tensor:
         reader, row = self.source.table.find(number)

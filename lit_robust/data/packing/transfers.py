@@ -3,16 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import key_seed
 from lit_robust.models import Network, build_classifier
 from lit_robust.models.network import Classifier
 from lit_robust.models.taps import outputs
-from lit_robust.models.weights import weights_digest
+from lit_robust.models.weights import check_fit, read_state_dict, weights_digest
+from lit_robust.stimuli import adain
+from lit_robust.stimuli.adain import AdaIn
 from lit_robust.stimuli.gatys import Gatys
 
 
@@ -47,7 +51,7 @@ class GatysTransfer:
         return {"method": "gatys", **network, **{k: _plain(v) for k, v in asdict(self.settings).items()}}
 
     def transfer(self, contents: Tensor, textures: Tensor, keys: Sequence[str]) -> Tensor:
-        """Return uint8 images; see `Transfer.transfer`."""
+        """Return uint8 images; see `lit_robust.data.packing.conflicts.Transfer`."""
         seeds = [key_seed(self.settings.seed, "gatys", key) for key in keys]
         made, _ = self.settings.transfer(
             lambda images: outputs(self.classifier, images, self.settings.layers),
@@ -56,6 +60,84 @@ class GatysTransfer:
             seeds,
         )
         return to_uint8(made)
+
+
+class FeedForward(Protocol):
+    """Networks that give images the style of pictures, in one pass."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Plain values that decide the pixels."""
+
+    def style(self, pictures: Tensor) -> Tensor:
+        """Return the styles ``[B, ...]`` of pictures, uint8 ``[B, 3, h, w]``."""
+
+    def apply(self, contents: Tensor, styles: Tensor) -> Tensor:
+        """Return uint8 ``[B, 3, H, W]`` of contents, uint8 of that shape, in styles ``[B, ...]``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaInNetworks:
+    """AdaIN's encoder and decoder, from files, strictly.
+
+    Attributes:
+        vgg: file of the whole VGG-19, ``vgg_normalised.pth``.
+        decoder: file of the decoder, ``decoder.pth``.
+        alpha: share of the style, 0 to 1.
+        device: where to compute.
+    """
+
+    vgg: Path
+    decoder: Path
+    alpha: float = 1.0
+    device: str = "cpu"
+
+    @cached_property
+    def network(self) -> AdaIn:
+        """The networks, with their weights."""
+        parts = {"AdaIN's VGG-19": (adain.vgg(), self.vgg), "AdaIN's decoder": (adain.decoder(), self.decoder)}
+        for name, (network, file) in parts.items():
+            tensors = read_state_dict(file)
+            check_fit(tensors, network, str(file), name)
+            network.load_state_dict(tensors, strict=True)
+        (encoder, _), (decoder, _) = parts.values()
+        return AdaIn(encoder, decoder).eval().requires_grad_(False).to(self.device)
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Plain values that decide the pixels."""
+        return {"method": "adain", "weights_sha256": weights_digest(self.network), "alpha": self.alpha}
+
+    def style(self, pictures: Tensor) -> Tensor:
+        """Return the statistics of pictures; see `FeedForward.style`."""
+        return self.network.style(pictures.to(self.device).float() / 255)
+
+    def apply(self, contents: Tensor, styles: Tensor) -> Tensor:
+        """Return stylised images; see `FeedForward.apply`."""
+        return to_uint8(self.network(contents.to(self.device).float() / 255, styles, self.alpha))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardTransfer:
+    """Textures by networks in one pass, which give strokes and colours rather than what a texture is of.
+
+    Attributes:
+        networks: which.
+        device: where they compute.
+    """
+
+    networks: FeedForward
+    device: str = "cpu"
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Plain values that decide the pixels."""
+        return self.networks.described
+
+    def transfer(self, contents: Tensor, textures: Tensor, keys: Sequence[str]) -> Tensor:
+        """Return uint8 images; see `lit_robust.data.packing.conflicts.Transfer`."""
+        with torch.inference_mode(), full_precision(torch.device(self.device).type):
+            return self.networks.apply(contents, self.networks.style(textures))
 
 
 def _plain(value: Any) -> Any:
