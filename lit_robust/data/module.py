@@ -18,7 +18,7 @@ from lit_robust.data.loading.order import EvaluationOrder, Plan, Share, random_s
 from lit_robust.data.loading.samples import EvaluationSamples, Samples, SampleTable, Source, TableSource
 from lit_robust.data.loading.splits import Reading, Split, TableSplit, open_split, workers_for
 from lit_robust.data.loading.transforms import EvaluationCrop
-from lit_robust.data.settings import MOST_WORKERS, check_name, read_root
+from lit_robust.data.settings import NumWorkers, check_name, check_workers, count_workers, read_root
 from lit_robust.shards import decoder_versions
 from lit_robust.shards.fetch import is_url, shown
 
@@ -97,7 +97,8 @@ class ShardDataModule(RobustDataModule, ABC):
             ``pipe:...{}...``; behind a URL an info file must list the shards and their counts.
         name: subfolder of ``root`` that holds this set, and name of its test loader.
         eval_batch_size: samples a rank and evaluation batch.
-        num_workers: processes a loader that read and decode; 0 does both in the main process.
+        num_workers: processes a loader that read and decode; 0 does both in the main process; ``auto`` is one a core
+            up to 12, but for one core of each rank.
         reading: how shards are read.
     """
 
@@ -105,13 +106,13 @@ class ShardDataModule(RobustDataModule, ABC):
     _: KW_ONLY
     name: str  # Lightning's base says it may be None.
     eval_batch_size: int = 256
-    num_workers: int = 8
+    num_workers: NumWorkers = "auto"
     reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         super().__init__()
         check_count("eval_batch_size", self.eval_batch_size, 1)
-        check_count("num_workers", self.num_workers, 0, MOST_WORKERS)
+        check_workers(self.num_workers)
         check_name("name", self.name)
         self.root = read_root(self.root)
 
@@ -155,7 +156,8 @@ class ShardDataModule(RobustDataModule, ABC):
 
     def loader(self, samples: Samples, plan: Plan, keeps_workers: bool) -> PlannedLoader:
         """Return the loader of some samples in a planned order."""
-        workers = self.num_workers if plan.lane_count is None else workers_for(plan.lane_count, self.num_workers)
+        workers = count_workers(self.num_workers, 1 if self.trainer is None else self.trainer.num_devices)
+        workers = workers if plan.lane_count is None else workers_for(plan.lane_count, workers)
         pins = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return PlannedLoader(samples, plan, workers, pins, keeps_workers, self.reading.start_method)
 

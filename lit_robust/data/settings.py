@@ -1,12 +1,40 @@
 """Checks of settings; a config's null reaches a constructor whatever the type that it asks for."""
 
+import os
 from pathlib import Path
+from typing import Literal
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.shards.fetch import SCHEMES, is_url, shown
 
 LARGEST_SIDE = 10_000  # px; a square of this side has more pixels than any image that is decoded.
 MOST_WORKERS = 1024
+MOST_BY_THEMSELVES = 12  # They decode some 7,000 images/s; shards are read in lanes that 12 share evenly.
+
+NumWorkers = int | Literal["auto"]
+"""How many processes a loader has; ``auto`` follows the cores there are."""
+
+
+def check_workers(num_workers: NumWorkers) -> None:
+    """Raise a UserError where a number of worker processes is not one from 0 up, nor ``auto``."""
+    if num_workers != "auto":
+        check_count("num_workers", num_workers, 0, MOST_WORKERS)
+
+
+def count_workers(num_workers: NumWorkers, ranks: int) -> int:
+    """Return how many processes a loader has: of ``auto`` a core each, but for the core of each rank's own process.
+
+    Args:
+        num_workers: what was asked for.
+        ranks: processes of this run on this machine, which share its cores; a task of SLURM knows its own share.
+    """
+    if num_workers != "auto":
+        return num_workers
+    own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    # macOS does not say which cores are this process's.
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = int(own) if own.isdecimal() else there // ranks
+    return min(max(cores - 1, 1), MOST_BY_THEMSELVES)
 
 
 def check_given(name: str, value: object) -> None:

@@ -14,6 +14,7 @@ from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.samples import join
 from lit_robust.data.loading.splits import Split, TableSplit, check_same_classes
 from lit_robust.data.module import RobustDataModule, ShardDataModule
+from lit_robust.data.settings import NumWorkers
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class RobustnessSuite(RobustDataModule):
         missing: Literal["error", "skip"] = "error",
         batch_size: int | None = None,
         eval_batch_size: int | None = None,
-        num_workers: int | None = None,
+        num_workers: NumWorkers | None = None,
     ) -> None:
         super().__init__()
         check_choice("missing", missing, ("error", "skip"))
@@ -141,7 +142,7 @@ class JoinedDataModule(RobustnessSuite):
         root: str | Path | None = None,
         batch_size: int | None = None,
         eval_batch_size: int | None = None,
-        num_workers: int | None = None,
+        num_workers: NumWorkers | None = None,
     ) -> None:
         super().__init__(members, root, "error", batch_size, eval_batch_size, num_workers)
         self.joined = cast(list[ImageNetDataModule], self.members)

@@ -260,7 +260,7 @@ def test_sizes_of_all_members_of_a_suite():
     told = RobustnessSuite(members, batch_size=32, num_workers=0).members
     assert (told[0].batch_size, told[0].eval_batch_size) == (32, ImageNetDataModule().eval_batch_size)
     assert [member.num_workers for member in told] == [0, 0]
-    assert [member.num_workers for member in members] == [8, 3]
+    assert [member.num_workers for member in members] == ["auto", 3]
     joined = JoinedDataModule([ImageNetDataModule(), StylizedImageNetDataModule()], eval_batch_size=5)
     assert [member.eval_batch_size for member in joined.members] == [5, 5]
     with pytest.raises(UserError, match="batch_size is 0: give 1 or more"):

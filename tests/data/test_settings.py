@@ -23,8 +23,10 @@ from lit_robust.data import (
     StylizedImageNetDataModule,
     TrainingCrop,
 )
+from lit_robust.data import settings as data_settings
 from lit_robust.data.packing import shard_images
 from lit_robust.data.packing.toy import write_toy_data
+from lit_robust.data.settings import count_workers
 
 MODULES = [
     CueConflictDataModule,
@@ -153,3 +155,17 @@ def test_a_file_in_the_place_of_the_root_is_no_broken_info_file(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="There is no folder .*/imagenet-c/gaussian_noise/1: check the path"):
         ImageNetCDataModule(tmp_path / "file").setup("test")
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "task", "expected"),
+    [(2, 1, None, 1), (1, 1, None, 1), (8, 1, None, 7), (64, 1, None, 12), (96, 8, None, 11), (8, 8, None, 1),
+     (64, 8, "6", 5), (4, 1, "", 3)],
+)  # fmt: skip
+def test_workers_follow_the_cores(monkeypatch, cores, ranks, task, expected):
+    monkeypatch.setattr(data_settings.os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if task is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", task)
+    assert count_workers("auto", ranks) == expected
+    assert count_workers(5, ranks) == 5
