@@ -42,6 +42,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data derive silhouettes-toy": "shards of silhouettes of the toy figures",
         "data derive stylised": "shards of images in the styles of pictures",
         "data derive corrupted": "shards under one corruption",
+        "data filter hard": "the images of a pool that networks get wrong, as ImageNet-A was made",
+        "data filter anomalies": "images of other classes that networks take for theirs, as ImageNet-O was made",
+        "data filter apply": "those that a person kept on the review sheet of such a set",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",
         "recompute": "measures again, from predictions that a run kept",
@@ -198,11 +201,10 @@ def _run(words: Sequence[str]) -> None:
 
 def function_of(name: str) -> Function:
     """Return the function that does a tool's work: ``data toy`` is ``data_toy`` of ``commands``."""
-    from lit_robust.cli import analyses, benches, commands, conflicts, memories, papers
+    from lit_robust.cli import analyses, benches, commands, conflicts, filtering, memories, papers
 
-    if name == "data cue-conflict":
-        return conflicts.data_cue_conflict
-    group = name.split()[0]
+    group, second, *_ = [*name.split(), ""]
     rooms = {"analyze": analyses, "bench": benches, "memory": memories, "paper": papers}
-    room = rooms.get(group, commands)
+    own = {"cue-conflict": conflicts, "filter": filtering}
+    room = own.get(second, commands) if group == "data" else rooms.get(group, commands)
     return cast(Function, getattr(room, name.replace(" ", "_").replace("-", "_").removeprefix("paper_")))

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import atomic_path, held_alone, write_text
-from lit_robust.shards.info import read_info
+from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.shards.labels import LABEL_EXTENSION
 from lit_robust.shards.listing import ALIASES, UNFINISHED
 from lit_robust.shards.scan import IMAGE_EXTENSIONS
@@ -104,6 +104,7 @@ class ShardWriter:
         num_classes: how many classes there are; None takes the count of ``class_names``, where given.
         class_names: name of each class.
         categories: category name to class numbers.
+        generated: plain values that say what chose or made the images; results carry them.
 
     Raises:
         UserError: the folder holds this split already, cannot be written, or an argument is out of its range.
@@ -118,6 +119,7 @@ class ShardWriter:
         num_classes: int | None = None,
         class_names: Sequence[str] = (),
         categories: Mapping[str, Sequence[int]] | None = None,
+        generated: Mapping[str, Any] | None = None,
     ) -> None:
         if shard_size < 1:
             raise UserError(f"shard_size is {shard_size}: give 1 or more.")
@@ -134,6 +136,8 @@ class ShardWriter:
             self._extras["class_names"] = list(class_names)
         if categories is not None:
             self._extras["categories"] = {name: [int(n) for n in ids] for name, ids in categories.items()}
+        if generated is not None:
+            self._extras[GENERATED] = dict(generated)
         self._keys: set[str] = set()
         self._lengths: list[int] = []
         self._digests: list[str] = []

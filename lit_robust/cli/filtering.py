@@ -1,0 +1,324 @@
+"""`lit-robust data filter ...`: natural adversarial examples and anomalies from a pool, and their review."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_robust.cli.options import Count, Seed
+from lit_robust.core.errors import UserError
+
+Fraction = float
+Networks = Mapping[str, Any]
+Numbers = tuple[int, ...]
+FOUND = "filtration.json"
+
+
+def data_filter_hard(
+    pool: Path,
+    output: Path,
+    *,
+    networks: Networks,
+    split: str = "val",
+    to_split: str = "test",
+    classes: str = "all",
+    resize: Count | None = 256,
+    crop: Count = 224,
+    crops: Literal["ten", "centre"] = "ten",
+    most_confidence: Fraction = 0.15,
+    per_confusion: Count = 15,
+    batch_size: Count = 32,
+    workers: Seed = 2,
+    shard_size: Count = 1000,
+    heat_layer: str | None = None,
+) -> None:
+    """Keep the images of a labelled pool that every network gets wrong, as ImageNet-A was made.
+
+    The same command again goes on where a killed one was. A review sheet is written beside the shards.
+
+    Args:
+        pool: folder of shards with labels; images that a network was trained on filter themselves away
+        output: folder for the shards, filtration.json and the review sheet
+        networks: "{NAME: {name: torchvision/resnet50, weights: pretrained}}" and more; the first one's answers count
+            for the confusions
+        split: of the pool
+        to_split: of what is kept
+        classes: all of the networks'; imagenet-a or imagenet-o, those 200; or numbers, as 3,5,8; a network with as many
+            outputs has these classes alone, of another the logits of these are taken
+        resize: shorter side first, pixels; null for none
+        crop: side of each crop, pixels
+        crops: ten: corners and centre, and mirrored; or centre
+        most_confidence: an image leaves where a crop gives the true class more, a fraction
+        per_confusion: images of one class that are given one answer, the least confident first
+        batch_size: images at a time, each with its crops
+        workers: processes that decode
+        shard_size: images a tar
+        heat_layer: layer of the first network whose Grad-CAM stands on the review sheet (needs captum); null for none
+    """
+    from lit_robust.data.filtration import FilterCrops, hard_images
+    from lit_robust.data.loading.splits import Reading, open_table
+
+    cuts = FilterCrops(resize, crop, crops)
+    opened = open_table(pool, split, Reading())
+    settings = {"most_confidence": most_confidence, "per_confusion": per_confusion}
+    _filter(
+        opened,
+        output,
+        networks,
+        kind="hard",
+        rule=lambda answers: hard_images(opened.table.label, answers, most_confidence, per_confusion),
+        settings={"classes": classes, **settings},
+        chosen=_classes(classes),
+        cuts=cuts,
+        to_split=to_split,
+        sizes=(batch_size, workers, shard_size),
+        heat_layer=heat_layer,
+    )
+
+
+def data_filter_anomalies(
+    pool: Path,
+    output: Path,
+    *,
+    networks: Networks,
+    split: str = "val",
+    to_split: str = "test",
+    classes: str = "all",
+    resize: Count | None = 256,
+    crop: Count = 224,
+    least_confidence: Fraction = 0.5,
+    known: Literal["imagenet", "none"] = "imagenet",
+    batch_size: Count = 32,
+    workers: Seed = 2,
+    shard_size: Count = 1000,
+    heat_layer: str | None = None,
+) -> None:
+    """Keep the images of a pool of other classes that every network takes for one it knows, as ImageNet-O was made.
+
+    Args:
+        pool: folder of shards; they need no labels
+        output: folder for the shards, filtration.json and the review sheet
+        networks: "{NAME: {name: torchvision/resnet50, weights: pretrained}}" and more
+        split: of the pool
+        to_split: of what is kept
+        classes: among which the networks answer: all; imagenet-a or imagenet-o; or numbers, as 3,5,8
+        resize: shorter side first, pixels; null for none
+        crop: then the centre, pixels
+        least_confidence: in the answer, of every network, a fraction; the paper names none
+        known: imagenet: images whose names hold a WordNet id of its 1,000 classes leave first; none
+        batch_size: images at a time
+        workers: processes that decode
+        shard_size: images a tar
+        heat_layer: layer of the first network whose Grad-CAM stands on the review sheet (needs captum); null for none
+    """
+    from lit_robust.data.filtration import FilterCrops, anomalous_images
+    from lit_robust.data.loading.splits import Reading, open_index, table_split
+    from lit_robust.reference import imagenet_wnids
+
+    opened = table_split(open_index(pool, split, Reading()), split)
+    keys = [opened.table.key(number) for number in range(len(opened))]
+    leave_out = imagenet_wnids() if known == "imagenet" else ()
+    _filter(
+        opened,
+        output,
+        networks,
+        kind="anomalies",
+        rule=lambda answers: anomalous_images(keys, answers, least_confidence, leave_out),
+        settings={"classes": classes, "least_confidence": least_confidence, "known": known},
+        chosen=_classes(classes),
+        cuts=FilterCrops(resize, crop, "centre"),
+        to_split=to_split,
+        sizes=(batch_size, workers, shard_size),
+        heat_layer=heat_layer,
+    )
+
+
+def data_filter_apply(
+    source: Path,
+    decisions: Path,
+    output: Path,
+    *,
+    split: str = "test",
+    undecided: Literal["keep", "drop"] = "drop",
+    shard_size: Count = 1000,
+) -> None:
+    """Write the images that a person kept on a review sheet.
+
+    Args:
+        source: folder that `data filter` wrote
+        decisions: the file that the review sheet saved
+        output: folder for the shards
+        split: of both
+        undecided: what becomes of images without a decision: keep or drop
+        shard_size: images a tar
+    """
+    from lit_robust.data.filtration import write_selection
+    from lit_robust.data.loading.splits import Reading, open_index, table_split
+    from lit_robust.report.review import read_decisions
+
+    opened = table_split(open_index(source, split, Reading()), split)
+    keys = [opened.table.key(number) for number in range(len(opened))]
+    digest = opened.protocol["shards_sha256"]
+    made = read_decisions(decisions, digest, keys)
+    kept = [number for number, key in enumerate(keys) if made.get(key, undecided) == "keep"]
+    counts = {said: sum(one == said for one in made.values()) for said in ("keep", "drop")}
+    by = {"kind": "reviewed", "of": digest, **counts, "undecided": len(keys) - len(made), "undecided_are": undecided}
+    write_selection(opened, kept, output, split, by, shard_size)
+    print(f"Kept {len(kept):,} of {len(keys):,} images in {output} ({len(made):,} decided, the others: {undecided}).")
+
+
+def _classes(words: str) -> Numbers:
+    from lit_robust.reference import imagenet_subset
+
+    if words == "all":
+        return ()
+    if words.startswith("imagenet-"):
+        return imagenet_subset(words)
+    try:
+        return tuple(sorted({int(word) for word in words.strip("[]").split(",")}))
+    except ValueError as error:
+        raise UserError(f"classes is {words!r}: give all, imagenet-a, imagenet-o, or numbers, as 3,5,8.") from error
+
+
+def _filter(
+    pool: Any,
+    output: Path,
+    networks: Networks,
+    *,
+    kind: str,
+    rule: Any,
+    settings: Mapping[str, Any],
+    chosen: Numbers,
+    cuts: Any,
+    to_split: str,
+    sizes: tuple[int, int, int],
+    heat_layer: str | None,
+) -> None:
+    """Ask the networks, apply the rule, and write the shards, what each stage left, and the review sheet."""
+    from dataclasses import asdict
+
+    from lit_robust.core.files import write_text
+    from lit_robust.data.filtration import FilterNetwork, ask, stage_counts, write_selection
+    from lit_robust.shards.info import read_info
+
+    if to_split in read_info(output)[1].get("splits", {}):
+        raise UserError(f"{output} has the split {to_split} already: choose another output, or remove it.")
+    if not networks:
+        raise UserError("No network filters: name at least one with --networks.")
+    batch_size, workers, shard_size = sizes
+    filters = [FilterNetwork(name, _built(name, given), chosen) for name, given in networks.items()]
+    answers = [
+        ask(
+            one,
+            pool,
+            cuts,
+            batch_size=batch_size,
+            num_workers=workers,
+            file=output / "answers" / f"{place}-{one.described['weights_sha256'][:16]}.safetensors",
+        )
+        for place, one in enumerate(filters)
+    ]
+    stages = rule(answers)
+    made_by = {
+        "kind": f"filtered, {kind}",
+        "networks": [one.described for one in filters],
+        "crops": asdict(cuts),
+        **settings,
+        "pool": {"images": len(pool), "shards_sha256": pool.protocol.get("shards_sha256")},
+    }
+    left = stages[-1].left.tolist()
+    counts = stage_counts(stages, pool.table.label, pool.class_names)
+    for count in counts:
+        print(f"{count['left']:>9,} {count['stage']}")
+    write_selection(pool, left, output, to_split, made_by, shard_size)
+    images = [
+        {
+            "key": pool.table.key(number),
+            "label": int(pool.table.label[number]),
+            "predicted": [int(one.predicted[number]) for one in answers],
+            "true_confidence": [round(float(one.confidence[number]), 6) for one in answers],
+            "highest_confidence": [round(float(one.highest[number]), 6) for one in answers],
+        }
+        for number in left
+    ]
+    write_text(output / FOUND, json.dumps({**made_by, "stages": counts, "images": images}, indent=1) + "\n")
+    _review(output, to_split, pool.class_names, images, filters[0], cuts, heat_layer)
+    print(f"Wrote {len(left):,} images to {output}. Next: open {output / 'review.html'}, and choose by keyboard.")
+
+
+def _built(name: str, given: Any) -> Any:
+    import torch
+
+    from lit_robust.cli.study import network_of
+    from lit_robust.models import build_classifier
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not isinstance(given, Mapping):
+        raise UserError(f"The network {name} is {given!r}: give its settings, as {{name: torchvision/resnet50}}.")
+    return build_classifier(network_of(given, f"networks.{name}")).eval().to(device)
+
+
+def _review(
+    folder: Path,
+    split: str,
+    names: Sequence[str],
+    images: Sequence[Mapping[str, Any]],
+    first: Any,
+    cuts: Any,
+    heat_layer: str | None,
+) -> None:
+    """Write the review sheet of a filtered set."""
+    from lit_robust.core.files import write_text
+    from lit_robust.data.loading.splits import Reading, open_index, table_split
+    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.report.review import Reviewed, sheet
+    from lit_robust.shards import decode_rgb
+
+    opened = table_split(open_index(folder, split, Reading()), split)
+    crop = EvaluationCrop(cuts.resize, cuts.crop)
+    shown = []
+    for number, about in enumerate(images):
+        reader, row = opened.table.find(number)
+        pixels = crop(decode_rgb(reader.image_bytes(row), reader.name(row)))
+        heat = None
+        if heat_layer is not None:
+            heat = _heat(first, heat_layer, pixels.contiguous()[None].float() / 255, about["predicted"][0])
+        shown.append(Reviewed(about["key"], _image(pixels), heat, _lines(about, names)))
+    command = f"lit-robust data filter apply {folder} decisions.json OUTPUT --split {split}"
+    write_text(folder / "review.html", sheet(folder.name, opened.protocol["shards_sha256"], shown, command))
+
+
+def _image(pixels: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _lines(about: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return what the sheet says of an image: label, first answer and confidences."""
+
+    def named(number: int) -> str:
+        return names[number] if 0 <= number < len(names) else str(number)
+
+    answer = f"answered {named(about['predicted'][0])} ({about['highest_confidence'][0]:.2f})"
+    if about["label"] < 0:
+        return [about["key"], answer]
+    truth = f"is {named(about['label'])} ({max(about['true_confidence']):.2f} at most)"
+    return [about["key"], truth, answer]
+
+
+def _heat(first: Any, layer: str, images: Any, answer: int) -> Any:
+    """Return the image under Grad-CAM's map of the answer, red where the network looks."""
+    import torch
+
+    from lit_robust.analysis.attribution import grad_cam
+    from lit_robust.models.taps import layer_of
+
+    module, _ = layer_of(first.network, layer)
+    device = next(first.network.parameters()).device
+    classes = torch.tensor([answer], device=device)
+    heat = grad_cam(first.network, module, images.to(device), classes)[0].cpu()
+    heat = heat / heat.max().clamp(min=1e-12)
+    grey = images[0].mean(0, keepdim=True).expand(3, -1, -1) * 0.6
+    red = torch.stack([heat, torch.zeros_like(heat), 1 - heat]) * 0.4
+    return _image((grey + red).clamp(0, 1).mul(255).byte())
