@@ -96,7 +96,7 @@ def data_cue_conflict(
     if judge is None:
         print("Whether they show two cues is not measured: --judge.name and --judge.weights name a network that tells.")
     else:
-        print(judged(one, made(Network, "judge", judge), categories, least, device))
+        print(_judged(one, made(Network, "judge", judge), categories, least, device))
     print(f"Pack them: lit-robust data shard {output} DATA/cue-conflict --split test --layout cue-conflict")
 
 
@@ -118,7 +118,7 @@ def _adain(vgg: Path | None, decoder: Path | None, device: str) -> "Transfer":
     return FeedForwardTransfer(networks=AdaInNetworks(vgg=vgg, decoder=decoder, device=device), device=device)
 
 
-def judged(one: "ConflictSet", judge: Any, categories: str, least: float, device: str) -> str:
+def _judged(one: "ConflictSet", judge: Any, categories: str, least: float, device: str) -> str:
     """Measure how often a network recognises a set's contents and textures, and what it says of its images.
 
     A set whose sources the network does not know says nothing of its bias. The counts are written to ``gate.json``.

@@ -93,7 +93,7 @@ def call(
         for parameter in _options(each):
             if parameter.name != "command":
                 _add(parser, parameter, helps[parameter.name] or "")
-            if get_origin(parameter.annotation) is Mapping:
+            if get_origin(parameter.annotation) is Mapping and parameter.default is not parameter.empty:
                 mappings[parameter.name] = parameter.default
     try:
         found = vars(parser.parse_args(_whole_mappings(words, mappings)))
