@@ -126,6 +126,14 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     try:
         if words[0] in TRAINER_COMMANDS:
+            from lit_robust.cli.trainer_help import ALL, asks_for_help, trainer_help
+
+            if asks_for_help(words):
+                print(trainer_help(words), end="")
+                return 0
+            words = [
+                word for place, word in enumerate(words) if word != ALL or words[place - 1] not in ("-h", "--help")
+            ]
             from lit_robust.cli.trainer import run_trainer
 
             run_trainer(words, command=shlex.join(["lit-robust", *words]))
