@@ -88,6 +88,29 @@ def bench_attacks(
     print(attacks.bench_attacks(folder, split, crops, net, pgd, eps, images, batch, rounds, precision))
 
 
+def bench_inversion(
+    *,
+    network: Mapping[str, Any] = SMALL,
+    size: Count = 224,
+    batch: Count = 8,
+    steps: Count = 10,
+    rounds: Count = 3,
+) -> None:
+    """Time the steps of an inversion beside MadryLab's attacker with a custom loss.
+
+    Args:
+        network: name, num_classes, weights, mean and std, as of --model.network
+        size: side of the images, pixels
+        batch: images at once
+        steps: of each measurement
+        rounds: measurements of each contender
+    """
+    from lit_robust.bench import inversion
+    from lit_robust.models import Network
+
+    print(inversion.bench_inversion(made(Network, "network", network), size, batch, steps, rounds))
+
+
 def bench_training(
     *,
     network: str = "torchvision/resnet18",

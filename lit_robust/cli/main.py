@@ -80,6 +80,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench data": "loading",
         "bench corruptions": "the 19 corruptions",
         "bench attacks": "PGD, and sweeps over eps",
+        "bench inversion": "inverting representations",
         "bench training": "a step of each training scheme",
         "bench memory": "retrieval from a cache model's memory",
         "bench evaluation": "all measures beside the bare forward pass",
