@@ -13,6 +13,7 @@ from lit_robust.report.plots.drawing import Plot
 from lit_robust.report.plots.precision_recall import precision_recall_plots
 from lit_robust.report.plots.shape_bias import shape_bias_plots
 from lit_robust.report.runs import Run
+from lit_robust.report.studies import distance_plots, study_pictures
 from lit_robust.report.table import Table, compare, compare_observers
 from lit_robust.report.titles import dataset_title, order
 
@@ -93,6 +94,16 @@ def _figure(plot: Plot, labels: list[str]) -> str:
     )
 
 
+def study_sections(runs: Sequence[Run]) -> list[Section]:
+    """Return a section for each kind of study that `lit-robust analyze` ran: pictures and curves, run beside run."""
+    curves = "".join(_figure(plot, [run.label for run in runs]) for plot in distance_plots(found_of(runs)))
+    sections = []
+    for kind, pictures in study_pictures(runs).items():
+        plots = f'<div class="plots">{curves}</div>' if curves and kind == "inversion" else ""
+        sections.append(Section(f"Study: {kind}", "pictures", f"{plots}{pictures}"))
+    return sections
+
+
 def memory_section(runs: Sequence[Run]) -> list[Section]:
     """Return the settings of the memory models among the runs."""
     inside = memory_models(runs)
@@ -105,7 +116,12 @@ def record_section(runs: Sequence[Run]) -> list[Section]:
     return [Section("How each number was measured", about, record(list(runs)))]
 
 
-SECTIONS: tuple[Callable[[Sequence[Run]], list[Section]], ...] = (set_sections, memory_section, record_section)
+SECTIONS: tuple[Callable[[Sequence[Run]], list[Section]], ...] = (
+    set_sections,
+    study_sections,
+    memory_section,
+    record_section,
+)
 
 
 def section_html(section: Section) -> str:

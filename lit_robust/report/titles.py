@@ -138,9 +138,9 @@ def series_title(result: Result) -> str:
 
 
 def eps_title(result: Result) -> str:
-    """Return an attack's eps in words; empty for other metrics."""
+    """Return in words the eps that a value stands at; empty for other metrics."""
     facets = result.facets
-    return f"eps {eps_text(facets.get('norm', ''), facets['eps'])}" if is_attacked(result) else ""
+    return f"eps {eps_text(facets.get('norm', ''), facets['eps'])}" if "eps" in facets else ""
 
 
 def order(result: Result) -> tuple[int, str, int, int, str, float]:

@@ -1,0 +1,88 @@
+"""The page's sections of what `lit-robust analyze` found: pictures, and curves over eps, run beside run."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from lit_robust.core.results import Result, RunResults
+from lit_robust.report.plots.drawing import WIDTH, Plot, new_figure, plot_settings, run_style, to_svg
+from lit_robust.report.runs import Run, read_picture
+
+REACHED = "inversion_within_representation_distance"
+
+
+def study_pictures(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the pictures of studies as HTML by the study's name: of one name those of all runs beneath each other.
+
+    A study's picture is an example whose kind is its data set, as `lit-robust analyze` writes it.
+
+    Args:
+        runs: all runs of the page.
+
+    Raises:
+        UserError: a picture cannot be read, is not a PNG, or lies outside its run's folder.
+    """
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for example in run.found.examples:
+            if example.kind != example.dataset:
+                continue
+            for role, file in example.images.items():
+                picture, words = read_picture(run, file), escape(f"{run.label}: {example.captions.get(role, '')}")
+                image = (
+                    f'<p class="gone">{escape(file)} is missing from the run\'s folder.</p>'
+                    if picture is None
+                    else f'<img src="{picture.uri}" alt="{words}" style="max-width: 100%; height: auto">'
+                )
+                found.setdefault(example.kind, []).append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
+    return {kind: "".join(figures) for kind, figures in found.items()}
+
+
+def distance_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
+    """Draw how near a representation comes to another within a distance of the start, a line a run (Figure 4).
+
+    Args:
+        runs: unique label to results; a run's place settles its colour and mark.
+    """
+    panels: dict[tuple[str, str, str], dict[str, list[Result]]] = {}
+    for label, found in runs.items():
+        for result in found.results:
+            if result.measure == REACHED:
+                key = (result.dataset, str(result.facets["start"]), str(result.protocol.get("norm", "")))
+                panels.setdefault(key, {}).setdefault(label, []).append(result)
+    return [
+        _distance_plot(dataset, start, norm, lines, list(runs), f"reach-{number}")
+        for number, ((dataset, start, norm), lines) in enumerate(panels.items())
+    ]
+
+
+def _distance_plot(
+    dataset: str, start: str, norm: str, lines: Mapping[str, list[Result]], labels: list[str], name: str
+) -> Plot:
+    title = f"Distance of representations, from {start}"
+    words = []
+    with plot_settings():
+        figure = new_figure(WIDTH, 300)
+        axes = figure.add_subplot()
+        for label, results in lines.items():
+            colour, marker, dashes = run_style(labels.index(label))
+            ordered = sorted(results, key=lambda result: float(result.facets["eps"]))
+            eps = [float(result.facets["eps"]) for result in ordered]
+            axes.plot(eps, [result.value for result in ordered], dashes, color=colour, marker=marker, clip_on=False)
+            for x, result in zip(eps, ordered, strict=True):
+                if result.interval is not None:
+                    axes.vlines(x, *result.interval, color=colour, linewidth=1.2)
+            told = ", ".join(f"{result.value:.3f} at {x:g}" for x, result in zip(eps, ordered, strict=True))
+            words.append(f"{label}: {told}")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(f"largest distance from the start, {norm}, pixels in [0, 1]")
+        axes.set_title("relative distance to the target's representation", loc="left", fontsize=12)
+        axes.grid(axis="y")
+        axes.spines[["top", "left", "right"]].set_visible(False)
+        axes.tick_params(length=0, pad=8)
+        svg = to_svg(figure, name, f"{dataset}: {title}", "; ".join(words))
+    caption = (
+        "How near a search comes to the representation of an image while it stays near another: 0 is there. Vertical "
+        "lines are 95 % intervals of the mean over images."
+    )
+    return Plot(dataset, title, caption, svg, dict.fromkeys(lines, ""))
