@@ -68,7 +68,9 @@ class ClassSubsetAccuracy(EvaluationCallback):
         subset: whose 200 classes.
     """
 
-    def __init__(self, dataset: str = "imagenet", subset: Literal["imagenet-a", "imagenet-o"] = "imagenet-a") -> None:
+    def __init__(
+        self, dataset: str = "imagenet", subset: Literal["imagenet-a", "imagenet-o", "imagenet-r"] = "imagenet-a"
+    ) -> None:
         super().__init__(dataset)
         self.subset = subset
         self.classes = imagenet_subset(subset)
@@ -99,7 +101,7 @@ class ClassSubsetAccuracy(EvaluationCallback):
         self.metric.update(logits[inside], batch.label[inside])
 
     def compute(self) -> list[Result]:
-        """Return ``top1_imagenet_a_classes``, or that of ImageNet-O's; its count is the images of those classes."""
+        """Return ``top1_imagenet_a_classes``, or that of another subset's; its count is the images of those classes."""
         name = f"top1_{self.subset.replace('-', '_')}_classes"
         value = self.metric.compute()
         with self.metric.sync_context():

@@ -365,7 +365,7 @@ def named_facets(dataset: str, metric: str, protocol: Mapping[str, Any]) -> dict
         (r"error_consistency_(.+)", "error_consistency", "observer"),
         (r"(shape|texture|other)_decisions", "decisions", "decision"),
         (r"rms_calibration_error_(published)", "rms_calibration_error", "variant"),
-        (r"top1_(all|imagenet_a|imagenet_o)_classes", "top1", "classes"),
+        (r"top1_(all|imagenet_a|imagenet_o|imagenet_r)_classes", "top1", "classes"),
     ):
         if found := re.fullmatch(pattern, metric):
             word = found[1].replace("_", "-") if axis == "classes" else found[1]

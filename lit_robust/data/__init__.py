@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lit_robust.data.module import RobustDataModule as RobustDataModule
     from lit_robust.data.module import ShardDataModule as ShardDataModule
     from lit_robust.data.module import SingleSetDataModule as SingleSetDataModule
+    from lit_robust.data.shift import ShiftDataModule as ShiftDataModule
     from lit_robust.data.suite import JoinedDataModule as JoinedDataModule
     from lit_robust.data.suite import RobustnessSuite as RobustnessSuite
 
@@ -43,6 +44,7 @@ FILES = {
     "RobustDataModule": "module",
     "RobustnessSuite": "suite",
     "ShardDataModule": "module",
+    "ShiftDataModule": "shift",
     "SingleSetDataModule": "module",
     "StimulusDataModule": "derived",
     "StylizedImageNetDataModule": "imagenet",

@@ -7,17 +7,18 @@ from typing import Literal
 
 import numpy as np
 
-from lit_robust.core.errors import DataError, UserError, check_choice
+from lit_robust.core.errors import UserError, check_choice
 from lit_robust.data.loading.samples import NO_CLASS, join
-from lit_robust.data.loading.splits import Split, TableSplit, open_index, open_table, table_split
+from lit_robust.data.loading.splits import TableSplit, open_index, open_table, table_split
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import SingleSetDataModule
 from lit_robust.data.settings import check_name
+from lit_robust.data.shift import ShiftDataModule
 from lit_robust.reference import imagenet_subset
 
 
 @dataclass(eq=False, repr=False)
-class ImageNetADataModule(SingleSetDataModule):
+class ImageNetADataModule(ShiftDataModule):
     """Shards in ``<root>/imagenet-a/``, split ``test``; the test loader is ``imagenet-a``.
 
     Labels are ImageNet's class numbers. A decision is taken among the 200 classes, as in
@@ -25,39 +26,14 @@ class ImageNetADataModule(SingleSetDataModule):
 
     Attributes:
         classes: ``imagenet-a`` for its 200 classes, ``all`` for those of the network (the toy data).
-        evaluation: resize and crop.
     """
 
     classes: Literal["imagenet-a", "all"] = "imagenet-a"
-    evaluation: EvaluationCrop = EvaluationCrop()
     name: str = field(default="imagenet-a", kw_only=True)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_choice("classes", self.classes, ("imagenet-a", "all"))
-        self.crop = self.evaluation
-        self.decided_among = () if self.classes == "all" else imagenet_subset(self.classes)
-
-    def open_samples(self) -> Split:
-        """Read the shard index."""
-        split = self.open("test")
-        if self.decided_among:
-            if not isinstance(split, TableSplit):
-                raise UserError(f"The labels of {split.where} cannot be checked in advance: copy the shards to a disk.")
-            check_labels(split, self.decided_among)
-        return split
-
-
-def check_labels(split: TableSplit, classes: Sequence[int]) -> None:
-    """Raise a DataError where a label is not one of ``classes``, as in shards numbered 0 to 199."""
-    outside = np.flatnonzero(~np.isin(split.table.label, classes))
-    if len(outside):
-        number = int(outside[0])
-        raise DataError(
-            f"{split.where} has {split.table.key(number)} in class {int(split.table.label[number])}, not one of "
-            "ImageNet-A's 200: pack the shards with `--labels imagenet`, so that labels are ImageNet's class numbers, "
-            "or set classes to all for another set."
-        )
+        super().__post_init__()
 
 
 GROUPS = ("in-distribution", "out-of-distribution")

@@ -16,6 +16,7 @@ from lit_robust.metrics.corruption_error import (
     relative_corruption_error,
     summarise,
 )
+from lit_robust.metrics.effective_robustness import effective_robustness, fit_line
 from lit_robust.metrics.error_consistency import ErrorConsistency, error_consistency
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall
@@ -36,10 +37,12 @@ __all__ = [
     "category_probabilities",
     "check_labels",
     "corruption_error",
+    "effective_robustness",
     "error_consistency",
     "error_ratio",
     "expected_calibration_error",
     "false_positive_rate",
+    "fit_line",
     "ood_score",
     "precision_recall",
     "relative_corruption_error",

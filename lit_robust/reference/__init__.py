@@ -5,11 +5,14 @@
 - ``imagenet_categories_16.json``: the 16 entry-level categories of Geirhos et al. 2019 and their 207 ImageNet classes,
   as in rgeirhos/texture-vs-shape ``code/helper/human_categories.py``.
 - ``imagenet_subsets.json``: the 200 classes of ImageNet-A and those of ImageNet-O, as in
-  hendrycks/natural-adv-examples ``eval_many_models.py``.
+  hendrycks/natural-adv-examples ``eval_many_models.py``; those of ImageNet-R, as in hendrycks/imagenet-r ``eval.py``.
 - ``restricted_imagenet.json``: the first and last ImageNet class of the 9 super-classes of Restricted ImageNet, in
   their order (Engstrom et al. 2019, table 1).
 - ``imagenet_c_alexnet.csv``: AlexNet's errors on ImageNet-C; its sources and loader are in ``corruption_baselines.py``.
-- ``published/``: published values of networks, a file a source, which each file names.
+- ``published/imagenet_testbed_standard.csv``: accuracies of the networks with standard training that Taori et al. 2020
+  fit their lines to (modestyachts/imagenet-testbed ``robustness_top1s.csv``, ``model_types.py``): at least 55 % right
+  on ImageNet, none of the training runs with corruptions; ``imagenet_of_r`` is ImageNet's classes of ImageNet-R.
+- ``published/``: other published values of networks, a file a source, which each file names.
 """
 
 import csv
@@ -35,6 +38,7 @@ __all__ = [
     "imagenet_wnids",
     "known_corruptions",
     "restricted_imagenet",
+    "standard_networks",
 ]
 
 
@@ -60,7 +64,7 @@ def imagenet_categories() -> dict[str, tuple[int, ...]]:
 
 
 def imagenet_subset(name: str) -> tuple[int, ...]:
-    """Return the ImageNet class numbers of ``imagenet-a`` or ``imagenet-o``, ascending.
+    """Return the ImageNet class numbers of ``imagenet-a``, ``imagenet-o`` or ``imagenet-r``, ascending.
 
     Raises:
         UserError: there is no subset of that name.
@@ -74,3 +78,21 @@ def restricted_imagenet() -> dict[str, range]:
     """Return the 9 super-classes of Restricted ImageNet in their order, each with its ImageNet classes."""
     ranges = json.loads(_read("restricted_imagenet.json"))
     return {name: range(first, last + 1) for name, (first, last) in ranges.items()}
+
+
+def standard_networks(dataset: str, clean: str = "imagenet") -> tuple[tuple[str, float, float], ...]:
+    """Return networks with standard training: name, accuracy on ``clean``, accuracy on ``dataset``, as fractions.
+
+    Args:
+        dataset: ``imagenet-a``, ``imagenet-r``, ``imagenet-sketch`` or one of ``imagenet-v2-matched-frequency``,
+            ``imagenet-v2-threshold-0.7`` and ``imagenet-v2-top-images``.
+        clean: ``imagenet``; or ``imagenet_of_a`` or ``imagenet_of_r``, its images of those sets' classes.
+
+    Raises:
+        UserError: there is no such set.
+    """
+    rows = list(csv.DictReader(_read("published/imagenet_testbed_standard.csv").splitlines()))
+    for name in (dataset, clean):
+        check_choice("dataset", name, [column for column in rows[0] if column != "network"])
+    both = [(row["network"], row[clean], row[dataset]) for row in rows]
+    return tuple((name, float(first), float(second)) for name, first, second in both if first and second)

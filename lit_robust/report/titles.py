@@ -14,6 +14,10 @@ DATASETS = {
     "imagenet-a": "ImageNet-A",
     "imagenet-o": "ImageNet-O",
     "imagenet-r": "ImageNet-R",
+    "imagenet-sketch": "ImageNet-Sketch",
+    "imagenet-v2-matched-frequency": "ImageNet-V2, matched frequency",
+    "imagenet-v2-threshold-0.7": "ImageNet-V2, threshold 0.7",
+    "imagenet-v2-top-images": "ImageNet-V2, top images",
     "cue-conflict": "Cue conflict",
 }
 # Anyone may call a folder so; the toy data do. Sets without a number of their own have ImageNet's 1,000 classes.
@@ -24,6 +28,7 @@ METRICS = {
     "top1_all_classes": "Top-1 accuracy, all classes",
     "top1_imagenet_a_classes": "Top-1 accuracy, ImageNet-A's classes",
     "top1_imagenet_o_classes": "Top-1 accuracy, ImageNet-O's classes",
+    "top1_imagenet_r_classes": "Top-1 accuracy, ImageNet-R's classes",
     "mce": "mCE",
     "relative_mce": "Relative mCE",
     "mean_accuracy": "Mean accuracy",

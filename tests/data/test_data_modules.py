@@ -177,7 +177,7 @@ def test_imagenet_a_keeps_imagenets_numbers_and_names_its_classes(tmp_path):
 
 def test_imagenet_a_refuses_labels_from_0_to_199(tmp_path):
     write(tmp_path / "imagenet-a", "test", [0, 1, 199], num_classes=200)
-    with pytest.raises(DataError, match="in class 0, not one of ImageNet-A's 200: pack the shards with"):
+    with pytest.raises(DataError, match="in class 0, not one of imagenet-a's 200: pack the shards with"):
         ready(ImageNetADataModule(tmp_path, **SMALL))
 
 
