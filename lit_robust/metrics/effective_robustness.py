@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
 from lit_robust.core.errors import UserError
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class Line:
     """A line between accuracies on logit axes, ``logit(shifted) = intercept + slope * logit(clean)``.
 
     Attributes:
