@@ -24,16 +24,12 @@ def draw_normal(shape: Sequence[int], generator: Generators, device: torch.devic
     Raises:
         UserError: the number of generators is not ``B``.
     """
-    return _draw(
-        lambda size, source: torch.randn(size, generator=source, device=source.device), shape, generator, device
-    )
+    return _draw(torch.randn, shape, generator, device)
 
 
 def draw_uniform(shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
     """Return float32 numbers uniform in [0, 1), drawn as ``draw_normal`` draws."""
-    return _draw(
-        lambda size, source: torch.rand(size, generator=source, device=source.device), shape, generator, device
-    )
+    return _draw(torch.rand, shape, generator, device)
 
 
 def choose_generators(generator: Generators | None, rows: Tensor) -> Generators | None:
@@ -48,21 +44,16 @@ def choose_generators(generator: Generators | None, rows: Tensor) -> Generators 
     return [generator[row] for row in rows.tolist()]
 
 
-def _draw(
-    draw: Callable[[list[int], torch.Generator], Tensor],
-    shape: Sequence[int],
-    generator: Generators,
-    device: torch.device,
-) -> Tensor:
+def _draw(draw: Callable[..., Tensor], shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
     if isinstance(generator, torch.Generator):
-        return draw(list(shape), generator).to(device)
+        return draw(list(shape), generator=generator, device=generator.device).to(device)
     if len(generator) != shape[0]:
         raise UserError(
             f"{len(generator)} generators for {shape[0]} images: give one for the whole batch or one an image."
         )
     if not generator:
         return torch.zeros(list(shape), device=device)
-    return torch.stack([draw(list(shape[1:]), source) for source in generator]).to(device)
+    return torch.stack([draw(list(shape[1:]), generator=one, device=one.device) for one in generator]).to(device)
 
 
 Radius = float | Tensor

@@ -1,7 +1,6 @@
 """The Square attack (Andriushchenko et al. 2020): random search on the logits alone, without gradients."""
 
 import math
-from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -139,32 +138,12 @@ class Square(SurvivorAttack):
         return super().protocol() | {"loss": "margin", "start": start, "verdict": "broken at any query"}
 
 
-class Moves(ABC):
-    """The moves in one norm; images are float32 ``[B, C, H, W]`` in [0, 1], eps is in [0, 1] pixel units."""
+class LinfMoves:
+    """Squares of one colour at distance eps (Andriushchenko et al. 2020), from vertical stripes.
 
-    @abstractmethod
-    def start_shape(self, shape: Sequence[int]) -> list[int]:
-        """Return the shape of the random numbers that an image ``[C, H, W]`` takes for its start."""
-
-    @abstractmethod
-    def start(self, clean: Tensor, eps: float, numbers: Tensor) -> Tensor:
-        """Return the first images tried; ``numbers`` is ``[B, *start_shape]``."""
-
-    @abstractmethod
-    def numbers(self, channels: int) -> int:
-        """Return how many random numbers an image takes for each try."""
-
-    @abstractmethod
-    def side(self, share: float, height: int, width: int) -> int:
-        """Return the side, in pixels, of a square that covers about ``share`` of an image."""
-
-    @abstractmethod
-    def propose(self, clean: Tensor, best: Tensor, eps: float, side: int, numbers: Tensor) -> Tensor:
-        """Return the images to try next, the best so far changed in squares; ``numbers`` is ``[B, numbers]``."""
-
-
-class LinfMoves(Moves):
-    """Squares of one colour at distance eps (Andriushchenko et al. 2020), from vertical stripes."""
+    Images are float32 ``[B, C, H, W]`` in [0, 1], eps is in [0, 1] pixel units, and random numbers are uniform in
+    [0, 1): ``[B, *start_shape]`` for the start, ``[B, numbers]`` for each try.
+    """
 
     def start_shape(self, shape: Sequence[int]) -> list[int]:
         """Return a number for each channel and column."""
@@ -190,8 +169,8 @@ class LinfMoves(Moves):
         return torch.where(inside, (clean + eps * _signs(numbers[:, 2:, None, None])).clamp(0, 1), best)
 
 
-class L2Moves(Moves):
-    """Bumps that take their length from elsewhere (Andriushchenko et al. 2020), from a grid of bumps."""
+class L2Moves:
+    """Bumps that take their length from elsewhere (Andriushchenko et al. 2020), from a grid; used as `LinfMoves`."""
 
     def start_shape(self, shape: Sequence[int]) -> list[int]:
         """Return a number for each tile's orientation and for each tile and channel's sign."""
@@ -238,7 +217,7 @@ class L2Moves(Moves):
         return _at_length(clean, moved, eps)
 
 
-MOVES: Mapping[str, Moves] = {"l2": L2Moves(), "linf": LinfMoves()}
+MOVES: Mapping[str, LinfMoves | L2Moves] = {"l2": L2Moves(), "linf": LinfMoves()}
 
 
 def bump(height: int, width: int) -> Tensor:

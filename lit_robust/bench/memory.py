@@ -34,15 +34,8 @@ from lit_robust.bench.measuring import (
 )
 from lit_robust.core.batch import Batch, TrainingSet
 from lit_robust.core.precision import choose_precision, full_precision
-from lit_robust.memory import (
-    Manifest,
-    begin_memory,
-    chunks_of,
-    class_log_sums,
-    log_probabilities,
-    nearest_keys,
-    resume_memory,
-)
+from lit_robust.memory import Manifest, chunks_of, class_log_sums, log_probabilities, nearest_keys
+from lit_robust.memory.build import begin_memory, resume_memory
 from lit_robust.memory.continuous import CHUNK_KEYS, CHUNK_KEYS_ON_GPU
 from lit_robust.memory.nearest import import_faiss, version_of_faiss
 from lit_robust.models import Network

@@ -13,16 +13,13 @@ import lit_robust
 from lit_robust.core.batch import Batch, TrainingSet
 from lit_robust.core.errors import DataError, UserError, check_choice
 from lit_robust.core.precision import full_precision
-from lit_robust.memory import (
-    Manifest,
-    Memory,
+from lit_robust.memory import Manifest, Memory, nearest_keys, open_memory
+from lit_robust.memory.build import (
     MemoryBuilder,
     begin_memory,
     building_alone,
     check_place,
     is_begun,
-    nearest_keys,
-    open_memory,
     resume_memory,
     samples_done,
 )

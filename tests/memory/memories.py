@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lit_robust.memory import Manifest, begin_memory, open_memory, resume_memory
+from lit_robust.memory import Manifest, open_memory
+from lit_robust.memory.build import begin_memory, resume_memory
 from lit_robust.memory.compression import unit_length
 from lit_robust.memory.store import KEYS, LABELS, NORMS, array_digest
 

@@ -12,17 +12,16 @@ from memories import another_process_builds, clustered, manifest_of, write_memor
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.files import UMASK
-from lit_robust.memory import (
+from lit_robust.memory import cluster, open_memory, project
+from lit_robust.memory.build import (
     begin_memory,
-    cluster,
     is_begun,
-    open_memory,
+    make_array,
     part_folder,
-    project,
     resume_memory,
     samples_done,
+    write_rows,
 )
-from lit_robust.memory.build import make_array, write_rows
 from lit_robust.memory.compression import unit_length
 from lit_robust.memory.store import FILE_NAME, KEYS, LABELS, NORMS, Manifest
 

@@ -12,7 +12,8 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from torch.nn import functional as F
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.memory import begin_memory, chunks_of, class_log_sums, cluster, open_memory, part_folder, project
+from lit_robust.memory import chunks_of, class_log_sums, cluster, open_memory, project
+from lit_robust.memory.build import begin_memory, part_folder
 from lit_robust.memory.compression import principal_components, read_projection
 from lit_robust.memory.store import PROJECTION
 

@@ -22,7 +22,8 @@ from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
 from lit_robust.data import ImageNetDataModule
 from lit_robust.data.loading.transforms import EvaluationCrop
-from lit_robust.memory import open_memory, part_folder, project
+from lit_robust.memory import open_memory, project
+from lit_robust.memory.build import part_folder
 from lit_robust.memory.nearest import build_index
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import CacheModule
