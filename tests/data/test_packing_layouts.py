@@ -7,7 +7,7 @@ import pytest
 from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing.classes import given_numbers, labels_of, number_classes, parse_labels, stem
-from lit_robust.data.packing.layouts import READERS, find_images
+from lit_robust.data.packing.layouts import READERS, Options, find_images
 from lit_robust.data.packing.recognise import Layout, cell_of, find_root, read_categories
 from lit_robust.data.packing.sources import Tree
 from lit_robust.reference import imagenet_names, imagenet_subset, imagenet_wnids
@@ -28,7 +28,7 @@ def plant(folder, names):
 
 
 def find(folder, layout="auto", split="val", labels="auto", label_file=None):
-    return find_images(Tree(folder, str(folder)), layout, split, labels, label_file, "imagenet")
+    return find_images(Tree(folder, str(folder)), layout, split, Options(labels, label_file, "imagenet"))
 
 
 def labels_by_key(found):

@@ -20,7 +20,7 @@ from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import BlockShuffle, Lanes, Share
 from lit_robust.data.loading.samples import EvaluationSamples, TrainingSamples
 from lit_robust.data.loading.splits import Reading, open_split
-from lit_robust.data.loading.streams import StreamSource
+from lit_robust.data.loading.streams import RemoteShards, StreamSource
 from lit_robust.data.loading.transforms import EvaluationCrop, TrainingCrop
 from lit_robust.shards import ShardIndex, ShardWriter, fetch
 from lit_robust.shards import remote as remote_module
@@ -118,7 +118,7 @@ def test_secrets_are_in_no_message(tmp_path, caplog):
     said = []
     with caplog.at_level(logging.DEBUG), serving(tmp_path) as (url, served):
         split = open_split(secret(url), "set", "val", Reading())
-        said += [split.where, str(split.protocol), repr(split.remote)]
+        said += [split.where, str(split.protocol), repr(split.shards.remote)]
         assert url in split.where
         with pytest.raises(DataError, match="is defective") as error:
             evaluated(split)
@@ -199,7 +199,7 @@ def test_a_server_that_is_silent_or_slow_is_not_waited_for(tmp_path, monkeypatch
         split = open_split(url, "set", "val", Reading())
         monkeypatch.setattr(fetch, "WINDOW", 0.2)
         with pytest.raises(DataError, match=r"bytes came in 0.2 s, .*\[after 3 attempts"):
-            split.remote.shard(split.files[0], 6, None, CLS, "error")
+            split.shards.remote.shard(split.shards.files[0], 6, None, CLS, "error")
     with serving(tmp_path, lambda path: answer) as (url, _):
         message = r"cannot be reached.* bytes came in 0.2 s, fewer than reading.min_speed asks for, 10000 a second"
         with pytest.raises(UserError, match=message):
@@ -212,7 +212,7 @@ def test_a_shard_that_takes_too_long_in_all(tmp_path):
         split = open_split(url, "set", "val", Reading(min_speed=0, max_seconds=1))
         served.clear()
         with pytest.raises(DataError, match=r"it was not there after 1 s, reading.max_seconds"):
-            split.remote.shard(split.files[0], 6, None, CLS, "error")
+            split.shards.remote.shard(split.shards.files[0], 6, None, CLS, "error")
         assert len(served) == 1
 
 
@@ -236,7 +236,7 @@ def test_a_full_disk_is_not_blamed_on_the_connection(tmp_path, monkeypatch, form
     with serving(tmp_path) as (url, _):
         split = open_split(url if form == "{}" else f"file:{tmp_path}", "set", "val", Reading())
         monkeypatch.setattr(remote_module, "unnamed_file", lambda: io.FileIO("/dev/full", "r+"))
-        for fetched in (lambda: evaluated(split), lambda: split.remote.text("_info.json")):
+        for fetched in (lambda: evaluated(split), lambda: split.shards.remote.text("_info.json")):
             with pytest.raises(UserError, match=r"does not fit into .*No space left.*: set TMPDIR to a folder"):
                 fetched()
 
@@ -348,7 +348,8 @@ def test_a_huge_block_is_looked_through_once(tmp_path):
     looks = []
     lanes = Lanes(12, 10**12 // 64)
     plan = BlockShuffle(batch_size=64, rank=0, world=1, lengths=lengths, block=10**12, seed=0, lanes=lanes)
-    source = Instant(Remote(f"file:{tmp_path}"), ["x"] * 1000, lengths, None, plan, lanes, None, CLS, "error")
+    shards = RemoteShards(Remote(f"file:{tmp_path}"), ["x"] * 1000, lengths, None, None, CLS, "error")
+    source = Instant(shards, plan, lanes)
     source._shards_of = lambda *block: (looks.append(block), StreamSource._shards_of(source, *block))[1]
     for request, _ in zip(plan.requests(0), range(600), strict=False):
         source.fetch(request)

@@ -62,7 +62,10 @@ def test_evaluation_batches_are_no_larger_than_the_images_fill(tmp_path, world, 
     evaluated = []
     for rank in range(world):
         module.trainer = SimpleNamespace(
-            global_rank=rank, world_size=world, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+            global_rank=rank,
+            world_size=world,
+            num_devices=world,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
         )
         (batch,) = module.val_dataloader()
         assert len(batch) == batch_size

@@ -18,12 +18,11 @@ from lit_robust.data.loading.order import (
     EvaluationStretches,
     GlobalShuffle,
     Lanes,
-    Numbers,
     Plan,
     Share,
 )
 from lit_robust.data.loading.samples import SampleTable, Source, TableSource
-from lit_robust.data.loading.streams import StreamSource, TrainingStream
+from lit_robust.data.loading.streams import RemoteShards, StreamSource, TrainingStream
 from lit_robust.data.settings import check_given
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
@@ -162,23 +161,13 @@ class StreamSplit(Split):
     """A split behind a URL.
 
     Attributes:
-        remote: its folder.
-        files: paths of its shards in the folder.
-        lengths: ``[S]`` samples in each shard.
-        digests: ``[S]`` sha256 of each shard, where its info file says.
-        rule: how labels are found; a resolved one.
-        on_error: what to do about a defective shard.
+        shards: of the split.
     """
 
-    remote: Remote
-    files: Sequence[str]
-    lengths: Numbers
-    digests: Sequence[str] | None
-    rule: LabelRule
-    on_error: Literal["error", "skip"]
+    shards: RemoteShards
 
     def __len__(self) -> int:
-        return int(self.lengths.sum())
+        return int(self.shards.lengths.sum())
 
     @property
     def classes(self) -> int:
@@ -190,18 +179,14 @@ class StreamSplit(Split):
     def training(self, share: Share, reading: Reading, seed: int) -> tuple[Source, Plan]:
         """Return shuffled samples: the same number of full batches on every rank."""
         lanes = reading.lanes(share.batch_size)
-        plan = BlockShuffle(lengths=self.lengths, block=reading.block, seed=seed, lanes=lanes, **vars(share))
-        return self._source(TrainingStream, plan, lanes), plan
+        plan = BlockShuffle(lengths=self.shards.lengths, block=reading.block, seed=seed, lanes=lanes, **vars(share))
+        return TrainingStream(self.shards, plan, lanes), plan
 
     def evaluation(self, share: Share) -> tuple[Source, Plan]:
         """Return all samples, each valid once over all ranks."""
         lanes = Lanes(evaluation_lanes(len(self), share.batch_size * share.world), 1)
         plan = EvaluationStretches(count=len(self), lanes=lanes, **vars(share))
-        return self._source(StreamSource, plan, lanes), plan
-
-    def _source(self, kind: type[StreamSource], plan: Plan, lanes: Lanes) -> StreamSource:
-        known = self.remote, self.files, self.lengths, self.digests
-        return kind(*known, plan, lanes, self.num_classes, self.rule, self.on_error)
+        return StreamSource(self.shards, plan, lanes), plan
 
 
 def workers_for(lanes: int, num_workers: int) -> int:
@@ -317,12 +302,15 @@ def open_stream(remote: Remote, split: str, reading: Reading) -> StreamSplit:
         num_classes=listing.num_classes,
         class_names=tuple(listing.class_names or ()),
         protocol={"info_sha256": hashlib.sha256(said.encode()).hexdigest()},
-        remote=remote,
-        files=listing.files,
-        lengths=np.array(listing.lengths, dtype=np.int64),
-        digests=listing.digests,
-        rule=label_rule(reading.label).resolve(None),
-        on_error=reading.on_error,
+        shards=RemoteShards(
+            remote=remote,
+            files=listing.files,
+            lengths=np.array(listing.lengths, dtype=np.int64),
+            digests=listing.digests,
+            num_classes=listing.num_classes,
+            rule=label_rule(reading.label).resolve(None),
+            on_error=reading.on_error,
+        ),
     )
 
 

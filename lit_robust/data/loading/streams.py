@@ -37,6 +37,29 @@ class Lane:
 Sample = tuple[FetchedShard, int]
 
 
+@dataclass(frozen=True, eq=False)
+class RemoteShards:
+    """The shards of a split behind a URL.
+
+    Attributes:
+        remote: their folder.
+        files: their paths in it.
+        lengths: ``[S]`` samples in each.
+        digests: ``[S]`` sha256 of each; None where the info file does not say.
+        num_classes: labels must be below; None where unknown.
+        rule: how labels are found; a resolved one.
+        on_error: what to do about a defective shard or a sample without a class: ``error``, or ``skip`` it.
+    """
+
+    remote: Remote
+    files: Sequence[str]
+    lengths: Numbers
+    digests: Sequence[str] | None
+    num_classes: int | None
+    rule: LabelRule
+    on_error: Literal["error", "skip"]
+
+
 class StreamSource(Source):
     """Fetches the shards that a block of a lane needs, and those of its next block in the background.
 
@@ -44,41 +67,18 @@ class StreamSource(Source):
     none of that in memory.
 
     Args:
-        remote: the folder behind a URL.
-        files: paths of the shards in it.
-        lengths: ``[S]`` samples in each shard.
-        digests: ``[S]`` sha256 of each shard; None where its info file does not say.
+        shards: of the split.
         plan: the order of this rank.
         lanes: of the plan.
-        num_classes: labels must be below; None where unknown.
-        rule: how labels are found; a resolved one.
-        on_error: what to do about a defective shard or a sample without a class: ``error``, or ``skip`` it.
     """
 
-    def __init__(
-        self,
-        remote: Remote,
-        files: Sequence[str],
-        lengths: Numbers,
-        digests: Sequence[str] | None,
-        plan: Plan,
-        lanes: Lanes,
-        num_classes: int | None,
-        rule: LabelRule,
-        on_error: Literal["error", "skip"],
-    ) -> None:
-        self.remote = remote
-        self.files = files
-        self.lengths = lengths
-        self.digests = digests
+    def __init__(self, shards: RemoteShards, plan: Plan, lanes: Lanes) -> None:
+        self.shards = shards
         self.plan = plan
         self.lanes = lanes
-        self.num_classes = num_classes
-        self.rule = rule
-        self.on_error = on_error
-        self._starts = np.cumsum(lengths) - lengths
+        self._starts = np.cumsum(shards.lengths) - shards.lengths
         # What the shards hold that any process of this loader has fetched, by the keys; all of them see it.
-        self._contents = torch.zeros(len(files), dtype=torch.int64)
+        self._contents = torch.zeros(len(shards.files), dtype=torch.int64)
         self._contents.share_memory_()  # type: ignore[no-untyped-call]
         self._reset()
 
@@ -159,11 +159,11 @@ class StreamSource(Source):
             if (shard.scan.label < 0).all():
                 raise DataError(f"No sample of {shard.where} has a class: give each a `cls` member with its number.")
             error = DataError(f"The sample {shard.name(place)} has no class: give it a `cls` member with its number.")
-        elif self.num_classes is not None and label >= self.num_classes:
-            error = DataError(f"The sample {shard.name(place)} has {too_high(label, self.num_classes)}.")
+        elif self.shards.num_classes is not None and label >= self.shards.num_classes:
+            error = DataError(f"The sample {shard.name(place)} has {too_high(label, self.shards.num_classes)}.")
         else:
             return label
-        if self.on_error == "error":
+        if self.shards.on_error == "error":
             raise error
         log.warning("%s Left out, as on_error is skip.", error)
         return NO_LABEL
@@ -179,16 +179,18 @@ class StreamSource(Source):
         return self._pool.submit(self._fetched, shard)
 
     def _fetched(self, shard: int) -> FetchedShard:
-        sha256 = None if self.digests is None else self.digests[shard]
-        count = int(self.lengths[shard])
-        found = self.remote.shard(self.files[shard], count, sha256, self.rule, self.on_error)
+        sha256 = None if self.shards.digests is None else self.shards.digests[shard]
+        count = int(self.shards.lengths[shard])
+        found = self.shards.remote.shard(
+            self.shards.files[shard], count, sha256, self.shards.rule, self.shards.on_error
+        )
         if len(found):
             digest = hashlib.sha256(b"\0".join(found.scan.keys)).digest()
             contents = self._contents.numpy()
             contents[shard] = int.from_bytes(digest[:8], "little") >> 1 or 1
             same = np.flatnonzero(contents == contents[shard])
             if len(same) > 1:
-                names = " and ".join(self.remote.shown(self.files[one]) for one in same[:2].tolist())
+                names = " and ".join(self.shards.remote.shown(self.shards.files[one]) for one in same[:2].tolist())
                 raise DataError(f"{names} hold the same samples, so others are missing: upload each under its name.")
         return found
 
@@ -216,14 +218,14 @@ class TrainingStream(StreamSource):
         Raises:
             DataError: no shard has any.
         """
-        others = (self.order(shard) for shard in range(len(self.files)) if shard not in shards)
+        others = (self.order(shard) for shard in range(len(self.shards.files)) if shard not in shards)
         for shard in (wait.result() for wait in chain(shards.values(), others)):
-            good = (shard.scan.label >= 0) & (shard.scan.label < (self.num_classes or LARGEST))
+            good = (shard.scan.label >= 0) & (shard.scan.label < (self.shards.num_classes or LARGEST))
             if good.any():
                 log.warning("All samples of a batch are lost, the first is %s: others are seen twice.", _name(found[0]))
                 places = np.roll(np.flatnonzero(good), -request.place * len(found))
                 return [(shard, place) for place in np.resize(places, len(found)).tolist()]
-        raise DataError(f"No shard of {self.remote} has a sample that can be read: upload them again.")
+        raise DataError(f"No shard of {self.shards.remote} has a sample that can be read: upload them again.")
 
 
 def _name(sample: Sample) -> str:

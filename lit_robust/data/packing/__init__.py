@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lit_robust.core.errors import UserError, check_count
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.encode import named_by_ending
-from lit_robust.data.packing.layouts import find_images
+from lit_robust.data.packing.layouts import Options, find_images
 from lit_robust.data.packing.recognise import Layout
 from lit_robust.data.packing.sources import check_source, check_space, open_source
 from lit_robust.data.packing.write import Packer, check_place, make_plan
@@ -93,7 +93,7 @@ def shard_images(
     check_source(source, output)
     with sole_writer(output, shard_stem(output, split)), open_source(source, output, split) as tree:
         known = _known_classes(output, split) if some_classes else ()
-        found = find_images(tree, layout, split, labels, label_file, categories, known)
+        found = find_images(tree, layout, split, Options(labels, label_file, categories, known))
         say(found.said)
         plans = [make_plan(part, tree, output, split, shard_size, seed, resize) for part in found.sets]
         for plan in plans:

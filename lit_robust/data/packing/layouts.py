@@ -243,25 +243,14 @@ class FoundImages:
     left: Sequence[str] = field(default=())
 
 
-def find_images(
-    tree: Tree,
-    layout: Layout,
-    split: str,
-    labels: Labels,
-    label_file: Path | None,
-    categories: str,
-    known: Sequence[str] = (),
-) -> FoundImages:
+def find_images(tree: Tree, layout: Layout, split: str, options: Options) -> FoundImages:
     """Return the images of a source in a layout.
 
     Args:
         tree: the source.
         layout: how classes follow from folders and names; ``auto`` recognises it.
         split: name of the split; a folder of that name is descended into, where images lie deeper.
-        labels: how class numbers follow from classes.
-        label_file: for ``flat``, see `parse_labels`.
-        categories: for cue-conflict, ``imagenet`` or a JSON file.
-        known: names of all classes, in the order of their numbers, where class folders may be some of them only.
+        options: what the user says of the classes.
 
     Raises:
         UserError: there are no images, or they are not in this layout.
@@ -269,7 +258,8 @@ def find_images(
     """
     pictures = [file.name for file in tree.files if is_picture(file.name)]
     annotated = {str(PurePosixPath(file.name).parent) for file in tree.files if file.name.endswith(ANNOTATIONS)}
-    root = find_root(pictures, split, annotated, label_file is not None)
+    labelled = options.label_file is not None
+    root = find_root(pictures, split, annotated, labelled)
     here = [_below(root, file) for file in tree.files if file.name.startswith(root)]
     inside = Listing(tree, root, [f for f in here if is_picture(f.name)], [f for f in here if not is_picture(f.name)])
     if any(file.name.endswith(".cls") for file in inside.others):
@@ -284,12 +274,12 @@ def find_images(
         raise UserError(f"{inside.where} holds no {', '.join(MEMBERS)}: name the folder or tar of the images.")
     if layout == "auto":
         names = [file.name for file in inside.images]
-        layout = recognise(names, [file.name for file in inside.others], label_file is not None, inside.where)
-    if label_file is not None and layout != "flat":
+        layout = recognise(names, [file.name for file in inside.others], labelled, inside.where)
+    if labelled and layout != "flat":
         raise UserError(f"The layout {layout} needs no label file: leave out --label-file, or use --layout flat.")
     if layout not in READERS:
         raise UserError(f"There is no layout {layout!r}: choose one of {', '.join(READERS)}.")
-    sets, rule = READERS[layout](inside, Options(labels, label_file, categories, known))
+    sets, rule = READERS[layout](inside, options)
     packed = {image.file.name for found in sets for image in found.images}
     if not packed:
         raise UserError(f"No images in {inside.where} in the layout {layout}: look at `lit-robust data shard --help`.")
