@@ -84,6 +84,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench training": "a step of each training scheme",
         "bench memory": "retrieval from a cache model's memory",
         "bench evaluation": "all measures beside the bare forward pass",
+        "bench suite": "what eval/suite.yaml costs, here and on one H200",
+        "bench all": "every table of these, in Markdown",
     },
 }
 WIDTH = 35  # Of a name, in help.

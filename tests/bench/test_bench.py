@@ -2,13 +2,14 @@
 
 import io
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lit_robust.bench.measuring import Figure, alternate, table
-from lit_robust.cli import main
+from lit_robust.cli import benches, main
 from lit_robust.shards import ShardWriter
 
 
@@ -53,3 +54,31 @@ def test_bench_corruptions(shards, capsys):
     said = capsys.readouterr().out
     assert len(re.findall(r"^\| [a-z_]+ \| [\d.]+ images/s", said, re.MULTILINE)) == 19
     assert re.search(r"Median ratio over the 1\d that still run there: [\d.]+", said)
+
+
+def test_bench_all_prints_and_writes_each_part_and_names_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for name in get_args(benches.Part):
+        monkeypatch.setattr(
+            benches, f"bench_{name}", lambda *_, name=name, **__: ran.append(name) or print(f"| {name} |")
+        )
+    monkeypatch.setattr(benches, "find_spec", lambda module: None if module == "foolbox" else module)
+    assert main(["bench", "all", "data/sample/imagenet", "--markdown"]) == 0
+    said = capsys.readouterr().out
+    assert ran == [name for name in get_args(benches.Part) if name != "attacks"]
+    assert "The part attacks is left out: it needs `pip install foolbox`." in said
+    assert {file.name for file in tmp_path.iterdir()} == {f"bench-{name}.md" for name in ran}
+    assert (tmp_path / "bench-suite.md").read_text() == "## Suite\n\n| suite |\n"
+    ran.clear()
+    assert main(["bench", "all", "data/sample/imagenet", "--part", "training"]) == 0
+    assert ran == ["training"]
+    assert capsys.readouterr().out == "## Training\n\n| training |\n\n"
+
+
+def test_the_packages_that_bench_all_needs_are_in_its_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "all", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for package in ("webdataset", "imagecorruptions", "opencv-python-headless", "foolbox", "torchattacks", "Faiss"):
+        assert package in said
