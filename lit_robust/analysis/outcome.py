@@ -1,7 +1,5 @@
 """What a study found: values, arrays, tables and pictures, and writing them into a folder."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lit_robust.core.files import atomic_path, write_tensors, write_text
+from lit_robust.core.files import atomic_path, write_table, write_tensors
 from lit_robust.core.results import Example, Result
 
 Picture = NDArray[np.uint8]
@@ -46,7 +44,7 @@ class Outcome:
         if self.arrays:
             write_tensors(folder / "arrays.safetensors", self.arrays)
         for name, rows in self.tables.items():
-            write_text(folder / f"{name}.csv", csv_of(rows))
+            write_table(folder / f"{name}.csv", rows)
         for name, pixels in self.pictures.items():
             with atomic_path(folder / "pictures" / f"{name}.png") as beside:
                 Image.fromarray(pixels).save(beside, format="PNG")
@@ -55,15 +53,6 @@ class Outcome:
             Example(kind, kind, number, {"image": f"pictures/{name}.png"}, {"image": self.captions[name]})
             for number, name in enumerate(told)
         ]
-
-
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, with a line of the columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def grid(images: Tensor, columns: int, zoom: int = 1) -> Picture:

@@ -1,6 +1,7 @@
 """``lit-robust analyze ...``: studies of one trained network; a typed function each, as in ``commands``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from lit_robust.cli.sensitivity import (
 __all__ = [
     "analyze_ablation",
     "analyze_attribution",
+    "analyze_dissection",
     "analyze_fusion",
     "analyze_interpolation",
     "analyze_inversion",
@@ -104,3 +106,66 @@ def analyze_ablation(
     scores = unit_scores(classifier, conflict, names, aggregation, partial, identity)
     study.finish(scores_study(classifier, conflict, scores, aggregation, labels, least_iou))
     partial.unlink(missing_ok=True)
+
+
+def analyze_dissection(
+    *,
+    command: str,
+    concepts: Path,
+    network: Mapping[str, Any] = AS_IT_IS,
+    layers: Sequence[str] | None = None,
+    quantile: float = 0.005,
+    denominator: Literal["category-images", "touched", "all"] = "category-images",
+    upsampling: Literal["bilinear", "receptive-field"] = "bilinear",
+    least_iou: float = 0.04,
+    batch: Count = 16,
+    limit: Count | None = None,
+    twins: Path | None = None,
+    output: Path = Path("runs/dissection"),
+) -> None:
+    """Say which marked concept each unit's strongest activations fall on: network dissection, in exact counts.
+
+    Args:
+        command: the command line
+        concepts: images with marked concepts: Broden's folder, or one with images/, maps/ and names.csv; `lit-robust
+            data concepts` draws one
+        network: name, num_classes, weights, mean and std, as of --model.network; a .ckpt of `lit-robust fit` as weights
+            says the rest itself
+        layers: as in "[layer3, layer4]"; null for the network's stages
+        quantile: share of a unit's activations that exceed its threshold; .03 for the drawn concepts, which cover more
+        denominator: images in which a unit's mask counts: category-images, those that have the concept's category, as
+            the original; touched, those where the mask touches it, as NetDissect-Lite, which is never lower; all
+        upsampling: bilinear over the image, as NetDissect-Lite; receptive-field, at the centres of receptive fields, as
+            the original
+        least_iou: that a detector exceeds
+        batch: images at once, which change no number
+        limit: images taken for a quick look, evenly spread; null for all
+        twins: folder of the same images with other textures, such as CONCEPTS/twins: how far units stay where they are
+        output: folder for results.json, units.csv, concepts.csv, arrays and pictures
+    """
+    from lit_robust.analysis.concepts import open_concepts
+    from lit_robust.analysis.dissection import dissect
+    from lit_robust.analysis.labelled_units import labelled_study, twin_overlap, twin_results, unit_pictures
+    from lit_robust.analysis.layers import stages
+    from lit_robust.analysis.upsampling import Upsample, at_centres, bilinear, receptive_field
+    from lit_robust.cli.study import Study, network_of
+    from lit_robust.core.errors import UserError
+
+    if not 0 < quantile < 1:
+        raise UserError(f"quantile is {quantile}: give a share between 0 and 1, such as 0.005.")
+    study = Study("dissection", output, command, network_of(network))
+    marked = open_concepts(concepts, limit)
+    classifier = study.build()
+    first = marked.pixels(0)[None].float().div(255).to(study.device)
+    names = stages(classifier, first) if layers is None else list(layers)
+    upsample: dict[str, Upsample] = dict.fromkeys(names, bilinear)
+    if upsampling == "receptive-field":
+        upsample = {name: at_centres(receptive_field(classifier, name), first.shape[2]) for name in names}
+    found = dissect(classifier, marked, names, quantile, upsample, batch)
+    protocol = {"concepts": concepts.name, "images": len(marked), "upsampling": upsampling, "thresholds": "exact"}
+    outcome = labelled_study(found, marked, denominator, least_iou, protocol)
+    results = list(outcome.results)
+    if twins is not None:
+        results += twin_results(twin_overlap(classifier, marked, twins, names, 0.01), 0.01, protocol)
+    pictures, captions = unit_pictures(classifier, marked, found, denominator, upsample)
+    study.finish(replace(outcome, results=results, pictures=pictures, captions=captions))

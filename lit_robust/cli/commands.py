@@ -56,6 +56,23 @@ def data_toy(
     print(f"Wrote {output}")
 
 
+def data_concepts(output: Path, *, seed: Seed = 0, count: Count = 512, size: Count = 48) -> None:
+    """Draw figures with marked outlines, textures and colours, for `analyze dissection`, in Broden's layout.
+
+    Outline, texture and colours are drawn independently. twins/ holds each image once more with another texture.
+
+    Args:
+        output: folder to write
+        seed: the same seed draws the same bytes
+        count: of images
+        size: side of an image, pixels
+    """
+    from lit_robust.data.packing.concepts import write_concepts
+
+    write_concepts(output, seed, count, size)
+    print(f"Wrote {output}. Next: `lit-robust analyze dissection --concepts {output} --quantile 0.03`.")
+
+
 def data_shard(
     source: Path,
     output: Path,

@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "recipes": "list the recipes that -c takes by their names",
         "recipes copy": "copy one, to be changed",
         "data toy": "draw the toy data, as shards in the layouts of the real sets",
+        "data concepts": "draw figures with marked concepts, for dissections",
         "data shard": "pack folders or tars of images into shards",
         "data verify": "check shards, and list every defect",
         "data corrupt": "shards under the corruptions of ImageNet-C",
@@ -68,6 +69,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "analyze perturbation-size": "how large the corruptions of ImageNet-C are",
         "analyze attribution": "where in images a network sees their classes",
         "analyze fusion": "the best weight of a standard network fused with a robust one",
+        "analyze dissection": "which marked concept each unit detects",
         "analyze ablation": "Shape and Texture score of every unit",
     },
     "a cache model's memory, which `fit` builds": {

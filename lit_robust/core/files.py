@@ -1,13 +1,15 @@
 """Files that are whole or not there, only regular ones opened, full disks named, and locks that end with a process."""
 
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
@@ -95,6 +97,15 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, all of it or nothing."""
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, at least one, as CSV, whose columns are the keys of the first; all of it or nothing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def open_regular(path: Path) -> int:
