@@ -92,9 +92,15 @@ def receptive_field(classifier: Classifier, layer: str, side: int = 1024, width:
     middle = places // 2
     centres = []
     for place in (middle, middle + 1) if places > middle + 1 else ():
-        # The last row of those whose first rows are seen, and the last of those whose last rows are.
-        last = bisect_left(range(side), True, key=lambda row, at=place: not bool(sees(row, side)[at])) - 1
-        first = bisect_left(range(1, side + 1), True, key=lambda row, at=place: bool(sees(0, row)[at]))
+
+        def unseen_from(row: int, place: int = place) -> bool:
+            return not bool(sees(row, side)[place])
+
+        def seen_up_to(row: int, place: int = place) -> bool:
+            return bool(sees(0, row)[place])
+
+        last = bisect_left(range(side), True, key=unseen_from) - 1
+        first = bisect_left(range(1, side + 1), True, key=seen_up_to)
         if first > 0 and last < side - 1:
             centres.append((first + last) / 2)
     if len(centres) < 2:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from lit_robust.core.errors import UserError
+from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.files import atomic_path, write_table
 from lit_robust.core.seeds import stream_seed
-from lit_robust.data.settings import LARGEST_SIDE, check_between
+from lit_robust.data.settings import LARGEST_SIDE
 from lit_robust.stimuli import outlines, textures
 from lit_robust.stimuli.figures import PLAIN, TEXTURES, Layout, draw_figure, figure_mask
 
@@ -46,8 +46,8 @@ def write_concepts(output: Path, seed: int, count: int = 512, size: int = 48) ->
     Raises:
         UserError: the folder holds files already, or a number is out of range.
     """
-    check_between(9, MOST_FIGURES, count=count)
-    check_between(16, LARGEST_SIDE, size=size)
+    check_count("count", count, 9, MOST_FIGURES)
+    check_count("size", size, 16, LARGEST_SIDE)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} holds files already: choose another folder, or delete that one.")
     covered = np.zeros((len(NUMBERS) + 1, 2))
