@@ -67,7 +67,7 @@ def cheap(words, tmp_path):
             labels.write_text("ImageId,PredictionString\na,n01440764 1 2 3 4\n")
             words = [str(labels) if word == labels.name else word for word in words]
         return ["data", "shard", images(tmp_path / "images", layout_of(words)), str(tmp_path / "out"), *words[4:]]
-    if words[:2] == ["data", "cue-conflict"]:
+    if words[:2] in (["data", "cue-conflict"], ["data", "filter"]):
         return [*words, "--help"]
     if words[:2] in (["data", "verify"], ["data", "corrupt"], ["data", "derive"]):
         clean = tmp_path / "imagenet"

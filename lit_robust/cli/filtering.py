@@ -167,6 +167,84 @@ def data_filter_apply(
     print(f"Kept {len(kept):,} of {len(keys):,} images in {output} ({len(made):,} decided, the others: {undecided}).")
 
 
+def data_filter_transfer(
+    pool: Path,
+    output: Path,
+    *,
+    command: str,
+    networks: Networks,
+    split: str = "val",
+    classes: str = "all",
+    resize: Count | None = 256,
+    crop: Count = 224,
+    crops: Literal["ten", "centre"] = "ten",
+    most_confidence: Fraction = 0.15,
+    per_confusion: Count = 15,
+    batch_size: Count = 32,
+    workers: Seed = 2,
+) -> None:
+    """Measure whether images that one network filtered fool the others: each filters alone, each is tested on each set.
+
+    Take a pool that none of them trained on. results.json holds, for each pair, the accuracy on the filtered set over
+    that on images of the pool of the same classes: 0 where all errors transfer, 1 where none does.
+
+    Args:
+        pool: folder of shards with labels
+        output: folder for results.json and the networks' answers
+        command: the command line
+        networks: "{NAME: {name: torchvision/resnet50, weights: pretrained}}" and more
+        split: of the pool
+        classes: all of the networks'; imagenet-a or imagenet-o, those 200; or numbers, as 3,5,8
+        resize: shorter side first, pixels; null for none
+        crop: side of each crop, pixels
+        crops: ten: corners and centre, and mirrored; or centre
+        most_confidence: an image leaves where a crop gives the true class more, a fraction
+        per_confusion: images of one class that are given one answer, the least confident first
+        batch_size: images at a time, each with its crops
+        workers: processes that decode
+    """
+    from dataclasses import asdict
+
+    from lit_robust.core.results import Result, RunResults
+    from lit_robust.data.filtration import FilterCrops, FilterNetwork, hard_images
+    from lit_robust.data.loading.splits import Reading, open_table
+    from lit_robust.metrics.shift import transfer
+
+    cuts, opened = FilterCrops(resize, crop, crops), open_table(pool, split, Reading())
+    filters = [FilterNetwork(name, _built(name, given), _classes(classes)) for name, given in networks.items()]
+    answers = _asked(filters, opened, output, cuts, batch_size, workers)
+    labels = opened.table.label
+    protocol = {
+        "crops": asdict(cuts),
+        "most_confidence": most_confidence,
+        "per_confusion": per_confusion,
+        "pool": {"images": len(opened), "shards_sha256": opened.protocol.get("shards_sha256")},
+    }
+    results = []
+    for one, own in zip(filters, answers, strict=True):
+        left = hard_images(labels, [own], most_confidence, per_confusion)[-1].left.tolist()
+        print(f"{one.name}: {len(left):,} of {len(opened):,} images are hard")
+        for other, theirs in zip(filters, answers, strict=True) if left else ():
+            found = transfer(labels, theirs.predicted.numpy() == labels, left)
+            facets = {"filter": one.name, "tested": other.name}
+            told = {**protocol, "filter": one.described, "tested": other.described, "matched_top1": found.matched}
+            name = f"{one.name}_fools_{other.name}"
+            ends = None
+            if found.interval and found.matched:
+                ends = found.interval[0] / found.matched, found.interval[1] / found.matched
+            for metric, value, unit, interval in (
+                (f"top1_{name}", found.accuracy, "fraction", found.interval),
+                (f"ratio_{name}", found.ratio, "ratio", ends),
+            ):
+                own_facets = {"measure": metric.split("_")[0], **facets}
+                results.append(
+                    Result(f"hard-of-{pool.name}", metric, value, unit, found.count, told, interval, own_facets)
+                )
+            print(f"  {other.name}: {found.accuracy:.3f} there, {found.matched:.3f} on the same classes")
+    RunResults({"name": output.resolve().name, "command": command}, {}, results).save(output)
+    print(f"Wrote {output / 'results.json'}. Next: `lit-robust report {output}` shows it.")
+
+
 def _classes(words: str) -> Numbers:
     from lit_robust.reference import imagenet_subset
 
@@ -198,7 +276,7 @@ def _filter(
     from dataclasses import asdict
 
     from lit_robust.core.files import write_text
-    from lit_robust.data.filtration import FilterNetwork, ask, stage_counts, write_selection
+    from lit_robust.data.filtration import FilterNetwork, stage_counts, write_selection
     from lit_robust.shards.info import read_info
 
     if to_split in read_info(output)[1].get("splits", {}):
@@ -207,17 +285,7 @@ def _filter(
         raise UserError("No network filters: name at least one with --networks.")
     batch_size, workers, shard_size = sizes
     filters = [FilterNetwork(name, _built(name, given), chosen) for name, given in networks.items()]
-    answers = [
-        ask(
-            one,
-            pool,
-            cuts,
-            batch_size=batch_size,
-            num_workers=workers,
-            file=output / "answers" / f"{place}-{one.described['weights_sha256'][:16]}.safetensors",
-        )
-        for place, one in enumerate(filters)
-    ]
+    answers = _asked(filters, pool, output, cuts, batch_size, workers)
     stages = rule(answers)
     made_by = {
         "kind": f"filtered, {kind}",
@@ -244,6 +312,20 @@ def _filter(
     write_text(output / FOUND, json.dumps({**made_by, "stages": counts, "images": images}, indent=1) + "\n")
     _review(output, to_split, pool.class_names, images, filters[0], cuts, heat_layer)
     print(f"Wrote {len(left):,} images to {output}. Next: open {output / 'review.html'}, and choose by keyboard.")
+
+
+def _asked(filters: Sequence[Any], pool: Any, output: Path, cuts: Any, batch_size: int, workers: int) -> list[Any]:
+    """Return the answers of each network, kept in a folder below the output for the same call after a kill."""
+    from lit_robust.data.filtration import ask
+
+    files = [
+        output / "answers" / f"{place}-{one.described['weights_sha256'][:16]}.safetensors"
+        for place, one in enumerate(filters)
+    ]
+    return [
+        ask(one, pool, cuts, batch_size=batch_size, num_workers=workers, file=file)
+        for one, file in zip(filters, files, strict=True)
+    ]
 
 
 def _built(name: str, given: Any) -> Any:

@@ -45,6 +45,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data derive corrupted": "shards under one corruption",
         "data filter hard": "the images of a pool that networks get wrong, as ImageNet-A was made",
         "data filter anomalies": "images of other classes that networks take for theirs, as ImageNet-O was made",
+        "data filter transfer": "whether images that fool one network fool others",
         "data filter apply": "those that a person kept on the review sheet of such a set",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",

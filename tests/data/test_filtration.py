@@ -257,3 +257,38 @@ def test_from_pool_to_reviewed_set_by_commands(pool, tmp_path, capsys):
     about = json.loads(Path(odd, "filtration.json").read_text())
     assert min(image["highest_confidence"][0] for image in about["images"]) >= round(float(least), 5)
     assert 0 < len(about["images"]) < 23
+
+
+def test_transfer_between_networks_by_command(pool, tmp_path, capsys):
+    from lit_robust.cli import main
+    from lit_robust.core.results import RunResults
+
+    # The second network sees red and green exchanged, so that it errs elsewhere.
+    two = (
+        NETWORKS[:-1]
+        + ", b: {name: 'tests.data.test_filtration:exchanged', num_classes: 3, mean: [0, 0, 0], std: [1, 1, 1]}}"
+    )
+    words = ["data", "filter", "transfer", str(tmp_path / "pool"), str(tmp_path / "out"), "--networks", two]
+    assert main([*words, "--resize", "null", "--crop", "8", "--most-confidence", "1", "--workers", "0"]) == 0
+    assert "a: " in capsys.readouterr().out
+    found = {one.metric: one for one in RunResults.load(tmp_path / "out").results}
+    assert found["top1_a_fools_a"].value == found["top1_b_fools_b"].value == 0  # By construction.
+    labels = pool.table.label
+    answers = [ask(FilterNetwork("", one), pool, FilterCrops(None, 8), num_workers=0) for one in (network(), other())]
+    left = hard_images(labels, answers[:1], 1.0, 15)[-1].left
+    right = (answers[1].predicted.numpy() == labels)[left].mean()
+    one = found["top1_a_fools_b"]
+    assert (one.value, one.count) == (pytest.approx(right), len(left))
+    assert (one.facets["filter"], one.facets["tested"]) == ("a", "b")
+    assert one.interval[0] <= one.value <= one.interval[1]
+
+
+def exchanged(num_classes, entry=None):
+    corner = Corner(num_classes)
+    with torch.no_grad():
+        corner.weight.copy_(corner.weight[[1, 0, 2]])
+    return corner
+
+
+def other():
+    return Classifier(exchanged(3), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
