@@ -275,6 +275,7 @@ def _filter(
     """Ask the networks, apply the rule, and write the shards, what each stage left, and the review sheet."""
     from dataclasses import asdict
 
+    from lit_robust.cli.review_sheet import write_review
     from lit_robust.core.files import write_text
     from lit_robust.data.filtration import FilterNetwork, stage_counts, write_selection
     from lit_robust.shards.info import read_info
@@ -310,7 +311,7 @@ def _filter(
         for number in left
     ]
     write_text(output / FOUND, json.dumps({**made_by, "stages": counts, "images": images}, indent=1) + "\n")
-    _review(output, to_split, pool.class_names, images, filters[0], cuts, heat_layer)
+    write_review(output, to_split, pool.class_names, images, filters[0], cuts, heat_layer)
     print(f"Wrote {len(left):,} images to {output}. Next: open {output / 'review.html'}, and choose by keyboard.")
 
 
@@ -338,69 +339,3 @@ def _built(name: str, given: Any) -> Any:
     if not isinstance(given, Mapping):
         raise UserError(f"The network {name} is {given!r}: give its settings, as {{name: torchvision/resnet50}}.")
     return build_classifier(network_of(given, f"networks.{name}")).eval().to(device)
-
-
-def _review(
-    folder: Path,
-    split: str,
-    names: Sequence[str],
-    images: Sequence[Mapping[str, Any]],
-    first: Any,
-    cuts: Any,
-    heat_layer: str | None,
-) -> None:
-    """Write the review sheet of a filtered set."""
-    from lit_robust.core.files import write_text
-    from lit_robust.data.loading.splits import Reading, open_index, table_split
-    from lit_robust.data.loading.transforms import EvaluationCrop
-    from lit_robust.report.review import Reviewed, sheet
-    from lit_robust.shards import decode_rgb
-
-    opened = table_split(open_index(folder, split, Reading()), split)
-    crop = EvaluationCrop(cuts.resize, cuts.crop)
-    shown = []
-    for number, about in enumerate(images):
-        reader, row = opened.table.find(number)
-        pixels = crop(decode_rgb(reader.image_bytes(row), reader.name(row)))
-        heat = None
-        if heat_layer is not None:
-            heat = _heat(first, heat_layer, pixels.contiguous()[None].float() / 255, about["predicted"][0])
-        shown.append(Reviewed(about["key"], _image(pixels), heat, _lines(about, names)))
-    command = f"lit-robust data filter apply {folder} decisions.json OUTPUT --split {split}"
-    write_text(folder / "review.html", sheet(folder.name, opened.protocol["shards_sha256"], shown, command))
-
-
-def _image(pixels: Any) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-
-
-def _lines(about: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Return what the sheet says of an image: label, first answer and confidences."""
-
-    def named(number: int) -> str:
-        return names[number] if 0 <= number < len(names) else str(number)
-
-    answer = f"answered {named(about['predicted'][0])} ({about['highest_confidence'][0]:.2f})"
-    if about["label"] < 0:
-        return [about["key"], answer]
-    truth = f"is {named(about['label'])} ({max(about['true_confidence']):.2f} at most)"
-    return [about["key"], truth, answer]
-
-
-def _heat(first: Any, layer: str, images: Any, answer: int) -> Any:
-    """Return the image under Grad-CAM's map of the answer, red where the network looks."""
-    import torch
-
-    from lit_robust.analysis.attribution import grad_cam
-    from lit_robust.models.taps import layer_of
-
-    module, _ = layer_of(first.network, layer)
-    device = next(first.network.parameters()).device
-    classes = torch.tensor([answer], device=device)
-    heat = grad_cam(first.network, module, images.to(device), classes)[0].cpu()
-    heat = heat / heat.max().clamp(min=1e-12)
-    grey = images[0].mean(0, keepdim=True).expand(3, -1, -1) * 0.6
-    red = torch.stack([heat, torch.zeros_like(heat), 1 - heat]) * 0.4
-    return _image((grey + red).clamp(0, 1).mul(255).byte())
