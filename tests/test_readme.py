@@ -80,7 +80,7 @@ def cheap(words, tmp_path):
         if words[1] == "derive":
             return [*words[:3], str(clean), str(tmp_path / "derived"), *words[5:], "--workers", "0"]
         return [*words[:2], str(clean), str(tmp_path / "like"), "--corruptions", "[fog]", "--severities", "[1]"]
-    if command == "bench":
+    if command in ("bench", "analyze"):
         return [*words, "--help"]
     if command == "convert":
         from lit_robust.models import Network, build_classifier

@@ -58,6 +58,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "paper cache-figure-2": "its Figures 2 and 3: layers",
         "paper cache-table-4": "its Tables 3 and 4: corruptions",
         "paper shape-tables-1-2": "Chen, Agarwal & Nguyen 2020: accuracy, adversarial accuracy, shape bias",
+        "paper representation-figures": "Engstrom et al. 2019: inversions, visualisations, S beside R",
         "paper natural-figures-2-8": "Hendrycks et al. 2021: ImageNet-A accuracy, ImageNet-O AUPR",
     },
     "studies of what is inside a network": {

@@ -1,6 +1,7 @@
 """The studies of representations from end to end, by their commands, on toy images."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -83,3 +84,24 @@ def test_mistakes(words, sentence, toy, tmp_path, capsys):
     assert main(line) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_every_command_of_the_papers_figures_runs(toy, tmp_path, capsys):
+    network = {"name": "lit_robust/resnet_tiny", "num_classes": 8}
+    sets = ["--data", str(toy / "imagenet"), "--other", str(toy / "imagenet-o"), "--resize", "null", "--crop", "null"]
+    small = ["--images", "5", "--steps", "2", "--within", "[0.5]", "--networks.robust", "null"]
+    options = [*sets, *small, "--networks.standard", json.dumps(network), "--judge", json.dumps(network)]
+    assert main(["paper", "representation-figures", *options, "--list", "--output", str(tmp_path)]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] for line in lines] == [
+        *("inversion", "inversion", "interpolation", "visualisation", "manipulation", "inversion"),
+    ]
+    less = {
+        "visualisation": ["--search.steps", "2", "--count", "2", "--images", "20"],
+        "manipulation": ["--search.steps", "2"],
+    }
+    for line in lines:
+        assert main([*line, *less.get(line[1], [])]) == 0
+    folders = [line[line.index("--output") + 1] for line in lines]
+    assert main(["report", *folders, "-o", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_text().count("<h2>Study: ") == 4

@@ -26,7 +26,7 @@ class Run:
 
     Attributes:
         name: of the run, and of its folder.
-        words: the command with its options; one that begins with ``test`` is shown on the page.
+        words: the command with its options; one that begins with ``test`` or ``analyze`` is shown on the page.
 
     Raises:
         UserError: the name is not that of a folder.
@@ -42,7 +42,7 @@ class Run:
     @property
     def is_test(self) -> bool:
         """Whether it measures something."""
-        return self.words[0] == "test"
+        return self.words[0] in ("test", "analyze")
 
 
 Paper = Callable[..., list[Run]]
@@ -110,7 +110,7 @@ def run_paper(name: str, words: Sequence[str], paper: Paper) -> None:
         raise UserError(f"No run of {name} that measures something is left: set its options to other than null.")
     if common["limit"] is not None:
         quick = ("--limit", str(common["limit"]))
-        runs = [Run(run.name, (*run.words, *quick)) if run.is_test else run for run in runs]
+        runs = [Run(run.name, (*run.words, *quick)) if run.words[0] == "test" else run for run in runs]
     if common["list"]:
         print("\n".join(shlex.join(run.words) for run in runs))
         return
