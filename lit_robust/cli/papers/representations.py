@@ -39,7 +39,7 @@ def representation_figures(
     Args:
         output: folder of the runs
         data: folder of the set's shards
-        other: folder of a set of other classes, such as data/imagenet-o, which is inverted, too (Figure 6); null for none
+        other: folder of a set of other classes, such as data/imagenet-o, inverted, too (Figure 6); null for none
         split: of the set
         other_split: of the other one
         networks: name of a row to its network: name, num_classes, weights, mean, std; null leaves a row out
