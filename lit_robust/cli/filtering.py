@@ -152,8 +152,8 @@ def data_filter_apply(
         undecided: what becomes of images without a decision: keep or drop
         shard_size: images a tar
     """
-    from lit_robust.data.filtration import write_selection
     from lit_robust.data.loading.splits import Reading, open_index, table_split
+    from lit_robust.data.packing.selection import write_selection
     from lit_robust.report.review import read_decisions
 
     opened = table_split(open_index(source, split, Reading()), split)
@@ -165,6 +165,35 @@ def data_filter_apply(
     by = {"kind": "reviewed", "of": digest, **counts, "undecided": len(keys) - len(made), "undecided_are": undecided}
     write_selection(opened, kept, output, split, by, shard_size)
     print(f"Kept {len(kept):,} of {len(keys):,} images in {output} ({len(made):,} decided, the others: {undecided}).")
+
+
+def data_filter_split(
+    source: Path,
+    output: Path,
+    *,
+    split: str = "test",
+    fraction: Fraction = 0.8,
+    seed: Seed = 0,
+    shard_size: Count = 1000,
+) -> None:
+    """Write a set's images as a split to train on and one to validate on, to fine-tune on natural adversarial examples.
+
+    Args:
+        source: folder of shards, such as data/imagenet-a
+        output: folder for the splits train and val
+        split: of the source
+        fraction: of each class's images that go to train, drawn at random
+        seed: of the draw
+        shard_size: images a tar
+    """
+    from lit_robust.data.loading.splits import Reading, open_table
+    from lit_robust.data.packing.selection import two_parts, write_selection
+
+    opened = open_table(source, split, Reading())
+    by = {"kind": "split", "of": opened.protocol["shards_sha256"], "fraction": fraction, "seed": seed}
+    for name, numbers in zip(("train", "val"), two_parts(opened.table.label, fraction, seed), strict=True):
+        write_selection(opened, numbers.tolist(), output, name, {**by, "part": name}, shard_size)
+        print(f"Wrote {len(numbers):,} images to {output} ({name}).")
 
 
 def data_filter_transfer(
@@ -277,7 +306,8 @@ def _filter(
 
     from lit_robust.cli.review_sheet import write_review
     from lit_robust.core.files import write_text
-    from lit_robust.data.filtration import FilterNetwork, stage_counts, write_selection
+    from lit_robust.data.filtration import FilterNetwork, stage_counts
+    from lit_robust.data.packing.selection import write_selection
     from lit_robust.shards.info import read_info
 
     if to_split in read_info(output)[1].get("splits", {}):

@@ -46,6 +46,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data filter hard": "the images of a pool that networks get wrong, as ImageNet-A was made",
         "data filter anomalies": "images of other classes that networks take for theirs, as ImageNet-O was made",
         "data filter transfer": "whether images that fool one network fool others",
+        "data filter split": "a set's images in two parts, to fine-tune on one",
         "data filter apply": "those that a person kept on the review sheet of such a set",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",

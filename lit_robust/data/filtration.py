@@ -6,7 +6,7 @@ leaves a rule open, the one taken here stands in its function's docstring.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,12 +28,10 @@ from lit_robust.data.loading.splits import TableSplit
 from lit_robust.data.loading.transforms import CropError, EvaluationCrop, Image, as_tensor, centre_crop, resize
 from lit_robust.models import Classifier, weights_digest
 from lit_robust.shards.labels import WORDNET_ID
-from lit_robust.shards.write import ShardWriter
 
 Crops = Literal["ten", "centre"]
 COUNTS: dict[Crops, int] = {"ten": 10, "centre": 1}
 KEPT_EVERY = 20  # batches
-SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
 
 
 @dataclass(frozen=True)
@@ -357,32 +355,3 @@ def stage_counts(stages: Sequence[Stage], labels: NDArray[np.int64], names: Sequ
         named = {names[n] if 0 <= n < len(names) else str(n): count for n, count in sorted(classes.items())}
         counts.append({"stage": stage.name, "left": len(stage.left), "classes": named})
     return counts
-
-
-def write_selection(
-    pool: TableSplit, numbers: Sequence[int], folder: Path, split: str, made_by: Mapping[str, Any], shard_size: int
-) -> None:
-    """Write some images of a pool as shards, byte by byte, under the names they had.
-
-    Args:
-        pool: where they are.
-        numbers: which, in the order that they get.
-        folder: to write.
-        split: name of their split.
-        made_by: plain values; they stand in the info file, and in the protocol of results.
-        shard_size: images a tar.
-
-    Raises:
-        UserError: none is left, or the folder has the split already.
-    """
-    if not len(numbers):
-        raise UserError("No image is left: loosen the rules, or take a larger pool.")
-    table = pool.table
-    known: dict[str, Any] = {"num_classes": pool.num_classes, "class_names": pool.class_names}
-    with ShardWriter(folder, split, shard_size, generated=made_by, **known) as writer:
-        for number in numbers:
-            reader, row = table.find(int(number))
-            image = reader.image_bytes(row)
-            extension = next(name for begin, name in SIGNATURES.items() if image.startswith(begin))
-            label = {"cls": b"%d" % table.label[number]} if table.label[number] >= 0 else {}
-            writer.write(table.key(int(number)), {extension: image, **label})

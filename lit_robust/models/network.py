@@ -93,6 +93,8 @@ class Network:
         transform_input: whether torchvision's GoogLeNet or Inception v3 rescales its normalised input; null takes
             what the weights say.
         arguments: what a callable is called with, by parameter; for a network by its import path alone.
+        new_head: to train on: take all of a file but its last layer, which is of another number of classes; the new
+            one is random, and named.
     """
 
     name: str = "torchvision/resnet50"
@@ -103,6 +105,7 @@ class Network:
     copy: str = "averaged"
     transform_input: bool | None = None
     arguments: dict[str, Any] | None = None
+    new_head: bool = False
 
     def __post_init__(self) -> None:
         if self.weights in ("null", "None"):  # What a command line makes of null.
@@ -114,6 +117,8 @@ class Network:
                 f"arguments are {self.arguments}, but {self.name} takes none: they are for a callable of your own, "
                 "such as mypackage.nets:make_net."
             )
+        if self.new_head and not (self.weights and names_file(self.weights)):
+            raise UserError("new_head is true: give a file as weights, whose last layer it replaces.")
         check_channels(self.mean, self.std)
 
 
@@ -142,7 +147,7 @@ def build_classifier(spec: Network) -> Classifier:
             f"Unknown network {spec.name!r}{nearest(library, builders)}: write torchvision/<name>, timm/<name>, "
             f"lit_robust/{'|'.join(OURS)}, or <module>:<callable>."
         )
-    weights = load_weights(network, file, spec.name, spec.num_classes, spec.copy) if file else None
+    weights = load_weights(network, file, spec.name, spec.num_classes, spec.copy, spec.new_head) if file else None
     # Some of timm's weights expect another normalisation than ImageNet's; they say so themselves, as a fusion does.
     says = getattr(network, "pretrained_cfg", {}) if library == "timm" or ":" in spec.name else {}
     mean, std = spec.mean or says.get("mean", IMAGENET_MEAN), spec.std or says.get("std", IMAGENET_STD)

@@ -1,8 +1,10 @@
 """Reading weights from a file: strictly, and without running anything the file contains."""
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from lit_robust.core.errors import UserError
 from lit_robust.models.auxiliary_norm import without_auxiliary
 from lit_robust.models.foreign.reading import Weights, read_weights
 
+log = logging.getLogger(__name__)
 # Where our Lightning checkpoints keep the network inside the module.
 LIGHTNING_PREFIX = "model.network."
 
@@ -28,8 +31,10 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     return read_weights(file).tensors
 
 
-def load_weights(network: nn.Module, file: Path, name: str, num_classes: int, copy: str = "averaged") -> Weights:
-    """Load ``file`` into ``network``; every tensor must fit.
+def load_weights(
+    network: nn.Module, file: Path, name: str, num_classes: int, copy: str = "averaged", new_head: bool = False
+) -> Weights:
+    """Load ``file`` into ``network``; every tensor must fit, but for the head's where a new one is asked for.
 
     Args:
         network: changed in place.
@@ -37,6 +42,7 @@ def load_weights(network: nn.Module, file: Path, name: str, num_classes: int, co
         name: the network's name, for the error's sentence.
         num_classes: the class count asked for, for the error's sentence.
         copy: which copy of the weights to take, as for ``foreign.read_weights``.
+        new_head: leave the tensors of the file that are of another number of classes, and keep the network's own.
 
     Returns:
         What was read, with what the file says of the images.
@@ -46,12 +52,34 @@ def load_weights(network: nn.Module, file: Path, name: str, num_classes: int, co
     """
     own = network.state_dict()
     weights = read_weights(file, own, copy)
+    if new_head:
+        left = _other_classes(weights.tensors, own, file)
+        weights = replace(weights, tensors={**weights.tensors, **{name: own[name] for name in left}})
+        log.warning("%s: the head is new, its %s are not the file's.", file, " and ".join(left))
     check_fit(weights.tensors, network, f"{file}", f"{name} with {num_classes} classes")
     # Some layers rename tensors by the version of who saved them; these names are already the newest.
     tensors = OrderedDict(weights.tensors)
     tensors._metadata = own._metadata  # type: ignore[attr-defined]
     network.load_state_dict(tensors, strict=True)
     return weights
+
+
+def _other_classes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], file: Path) -> list[str]:
+    """Return the names of tensors that differ from the network's in their first axis alone, that of the classes.
+
+    Raises:
+        UserError: there are none, or they are not of one number of classes.
+    """
+    left = [name for name, tensor in tensors.items() if name in own and tensor.shape != own[name].shape]
+    counts = {(tensors[name].shape[:1], own[name].shape[:1]) for name in left}
+    same = all(tensors[name].shape[1:] == own[name].shape[1:] for name in left)
+    if len(counts) != 1 or not same:
+        found = f"{', '.join(left)} differ in shape" if left else "every tensor has the shape it has there"
+        raise UserError(
+            f"A new head is for another number of classes than the file's, but of {file} {found}: leave new_head out, "
+            "or name the network that the file is of."
+        )
+    return left
 
 
 def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, source: str, name: str) -> None:

@@ -36,6 +36,7 @@ from lit_robust.modules.optimisation import (
     Optimisation,
     build_optimizer,
     build_schedule,
+    head_of,
     rate_factor,
     warmup_factor,
 )
@@ -66,7 +67,10 @@ class ClassifierModule(LightningModule, ABC):
         # Which the file of weights may have said; a checkpoint says it by itself.
         mean, std = classifier.normalisation
         rescales = getattr(classifier.network, "transform_input", None)
-        self.network = replace(network, mean=mean, std=std, transform_input=rescales)
+        self.network = replace(network, mean=mean, std=std, transform_input=rescales, new_head=False)
+        if optimisation.body_rate == 0:
+            classifier.requires_grad_(False)
+            head_of(classifier.network, network.num_classes).requires_grad_(True)
         self.model: nn.Module = classifier
         self.validation_accuracy = TopKAccuracy(top_k=(1, 5))
         self._came: dict[tuple[str, int], int] = {}
@@ -165,6 +169,14 @@ class ClassifierModule(LightningModule, ABC):
         """Number a plain loader's samples from 0 again."""
         stage = str(self.trainer.state.stage)
         self._came = {place: came for place, came in self._came.items() if place[0] != stage}
+        if self.training and self.optimisation.body_rate == 0:
+            self.model.eval()  # The body's batch statistics stay, and its dropout is off.
+            if head := self._head():
+                head.train()
+
+    def _head(self) -> nn.Module | None:
+        """Return the last layer where the others are to be trained at another rate."""
+        return None if self.optimisation.body_rate == 1 else head_of(self.model, self.network.num_classes)
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = on_train_epoch_start
 
@@ -225,7 +237,7 @@ class ClassifierModule(LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the settings' optimiser, and a schedule that moves every step."""
-        optimizer = build_optimizer(self.optimisation, self.model.parameters())
+        optimizer = build_optimizer(self.optimisation, self.model.parameters(), self._head())
         scheduler = build_schedule(self.optimisation, optimizer) or LambdaLR(optimizer, self._rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -42,6 +42,8 @@ class Optimisation:
         optimizer: class path, such as ``torch.optim.AdamW``.
         optimizer_args: further arguments of the optimiser, such as ``{betas: [0.9, 0.95]}``.
         schedule_args: arguments of a schedule that is a class path, such as ``{T_0: 1000}``.
+        body_rate: what the rate of all but the last layer is multiplied by, to fine-tune; 0 freezes it, with its batch
+            statistics.
     """
 
     learning_rate: float = 0.1
@@ -57,6 +59,7 @@ class Optimisation:
     optimizer: str = SGD
     optimizer_args: dict[str, Any] = field(default_factory=dict)
     schedule_args: dict[str, Any] = field(default_factory=dict)
+    body_rate: float = 1.0
 
     def __post_init__(self) -> None:
         finite = 0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf
@@ -74,6 +77,8 @@ class Optimisation:
                 f"step_epochs {self.step_epochs}, warmup_epochs {self.warmup_epochs} and label_smoothing "
                 f"{self.label_smoothing}: give 1 or more, 0 or more, and 0 to 1."
             )
+        if not 0 <= self.body_rate < math.inf:
+            raise UserError(f"body_rate is {self.body_rate}: give 0, to freeze all but the last layer, or more.")
         check_choice("optimizer", self.optimizer, optimizers())
         check_choice("schedule", self.schedule, (*SCHEDULES, *schedules()))
         if self.schedule in SCHEDULES and self.schedule_args:
@@ -128,16 +133,48 @@ def warmup_factor(settings: Optimisation, epoch: float) -> float:
     return min(1.0, epoch / settings.warmup_epochs) if settings.warmup_epochs else 1.0
 
 
-def build_optimizer(settings: Optimisation, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def head_of(network: nn.Module, num_classes: int) -> nn.Module:
+    """Return the last layer of a network: the last linear one, or convolution, that gives ``num_classes``.
+
+    Raises:
+        UserError: there is none.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    heads = [
+        layer for layer in layers if num_classes == getattr(layer, "out_features", getattr(layer, "out_channels", 0))
+    ]
+    if not heads:
+        raise UserError(
+            f"The network has no linear layer or convolution of {num_classes} outputs, whose rate could differ from "
+            "that of the others: leave body_rate at 1."
+        )
+    return heads[-1]
+
+
+def build_optimizer(
+    settings: Optimisation, parameters: Iterable[nn.Parameter], head: nn.Module | None = None
+) -> Optimizer:
     """Return the optimiser of ``settings``; one-dimensional parameters decay only with ``norm_decay``.
+
+    Args:
+        settings: of the optimiser.
+        parameters: all; those that a ``body_rate`` of 0 freezes are left out.
+        head: the last layer, whose rate is whole; null where all have it.
 
     Raises:
         UserError: the optimiser does not take the arguments, or not these parameters.
     """
-    everything = list(parameters)
-    decayed = [p for p in everything if settings.norm_decay or p.ndim > 1]
-    free = [p for p in everything if not settings.norm_decay and p.ndim <= 1]
-    groups = [group for group in ({"params": decayed}, {"params": free, "weight_decay": 0.0}) if group["params"]]
+    parameters = list(parameters)
+    own = None if head is None else {id(parameter) for parameter in head.parameters()}
+    groups = []
+    for is_body in (False, True):
+        part = [p for p in parameters if is_body == (own is not None and id(p) not in own)]
+        rate = settings.body_rate if is_body else 1.0
+        decayed = [p for p in part if settings.norm_decay or p.ndim > 1]
+        free = [p for p in part if not settings.norm_decay and p.ndim <= 1]
+        shared: dict[str, Any] = {"lr": settings.learning_rate * rate} if is_body else {}
+        both = ({"params": decayed, **shared}, {"params": free, "weight_decay": 0.0, **shared})
+        groups += [group for group in both if group["params"] and rate]
     kind = optimizers()[settings.optimizer]
     given: dict[str, Any] = {"lr": settings.learning_rate}
     if "weight_decay" in inspect.signature(kind).parameters:

@@ -18,10 +18,10 @@ from lit_robust.data.filtration import (
     ask,
     hard_images,
     stage_counts,
-    write_selection,
 )
 from lit_robust.data.loading.splits import Reading, open_index, open_table, table_split
 from lit_robust.data.loading.transforms import CropError
+from lit_robust.data.packing.selection import two_parts, write_selection
 from lit_robust.models import Classifier
 from lit_robust.shards.write import ShardWriter
 
@@ -292,3 +292,25 @@ def exchanged(num_classes, entry=None):
 
 def other():
     return Classifier(exchanged(3), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).eval()
+
+
+def test_two_parts_hold_every_class_and_each_image_once(pool, tmp_path, capsys):
+    from lit_robust.cli import main
+
+    labels = np.array([5] * 10 + [2] * 4 + [0] * 2)
+    first, second = two_parts(labels, 0.8, 3)
+    assert sorted([*first, *second]) == list(range(16))
+    assert [int((labels[first] == one).sum()) for one in (5, 2, 0)] == [8, 3, 1]
+    assert two_parts(labels, 0.8, 3)[0].tolist() == first.tolist() != two_parts(labels, 0.8, 4)[0].tolist()
+    # Another class more moves none of the others.
+    assert two_parts(np.append(labels, [7, 7]), 0.8, 3)[0][:-1].tolist() == first.tolist()
+    with pytest.raises(UserError, match="Class 1 has one image"):
+        two_parts(np.array([0, 0, 1]), 0.5, 0)
+    with pytest.raises(UserError, match="fraction is 1"):
+        two_parts(labels, 1, 0)
+    words = ["data", "filter", "split", str(tmp_path / "pool"), str(tmp_path / "parts"), "--split", "val"]
+    assert main([*words, "--fraction", "3/4"]) == 0
+    parts = [open_table(tmp_path / "parts", name, Reading()) for name in ("train", "val")]
+    keys = [part.table.key(number) for part in parts for number in range(len(part))]
+    assert sorted(keys) == sorted(pool.table.key(number) for number in range(23))
+    assert "(val)" in capsys.readouterr().out

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from test_modules import NETWORK, fit
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LambdaLR, OneCycleLR, StepLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from lit_robust.core.errors import UserError
+from lit_robust.models import Network, build_classifier
 from lit_robust.modules import StandardModule
-from lit_robust.modules.optimisation import Optimisation, build_optimizer, rate_factor
+from lit_robust.modules.optimisation import Optimisation, build_optimizer, head_of, rate_factor
 
 STEPS, EPOCHS = 10, 12  # An epoch has 10 steps.
 
@@ -153,3 +156,53 @@ def test_hyperparameters_of_older_versions_are_read():
     old |= {"step_epochs": 30, "step_factor": 0.1, "warmup_epochs": 0.0, "label_smoothing": 0.0, "norm_decay": True}
     (group,) = build_optimizer(Optimisation(**old), [torch.nn.Parameter(torch.zeros(1))]).param_groups
     assert (group["lr"], group["momentum"], group["nesterov"]) == (0.2, 0.8, True)
+
+
+def test_the_body_has_a_rate_of_its_own():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 5)
+    )
+    assert head_of(network, 5) is network[3]
+    with pytest.raises(UserError, match="no linear layer or convolution of 7 outputs"):
+        head_of(network, 7)
+    settings = Optimisation(learning_rate=0.5, body_rate=0.1, norm_decay=False)
+    groups = build_optimizer(settings, network.parameters(), network[3]).param_groups
+    found = [(len(group["params"]), group["lr"], group["weight_decay"]) for group in groups]
+    assert found == [(1, 0.5, 1e-4), (1, 0.5, 0.0), (2, 0.05, 1e-4), (4, 0.05, 0.0)]
+    groups = build_optimizer(Optimisation(body_rate=0.0), network.parameters(), network[3]).param_groups
+    assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in network[3].parameters()]
+    with pytest.raises(UserError, match="body_rate is -1: give 0, to freeze"):
+        Optimisation(body_rate=-1)
+
+
+@pytest.mark.parametrize("body_rate", [0.0, 0.5])
+def test_fine_tuning_of_a_new_head(tmp_path, body_rate, caplog):
+    """A file of 5 classes, a network of 3: the body is the file's, and moves only where it has a rate."""
+    before = build_classifier(Network("lit_robust/resnet_tiny", 5)).network.state_dict()
+    torch.save(before, tmp_path / "five.pt")
+    spec = Network("lit_robust/resnet_tiny", 3, str(tmp_path / "five.pt"), new_head=True)
+    module = StandardModule(spec, Optimisation(learning_rate=0.1, schedule="constant", body_rate=body_rate))
+    assert "the head is new, its fc.weight and fc.bias are not the file's" in caplog.text
+    started = {name: tensor.clone() for name, tensor in module.model.network.state_dict().items()}
+    assert all(torch.equal(started[name], before[name]) for name in before if not name.startswith("fc."))
+    loader = DataLoader(TensorDataset(torch.rand(8, 3, 16, 16), torch.arange(8) % 3), batch_size=4)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    trainer.fit(module, loader)
+    ended = module.model.network.state_dict()
+    moved = {name for name in started if not torch.equal(started[name], ended[name])}
+    assert {"fc.weight", "fc.bias"} <= moved
+    assert (moved == {"fc.weight", "fc.bias"}) == (body_rate == 0)
+    again = StandardModule.load_from_checkpoint(next(tmp_path.rglob("*.ckpt")), map_location="cpu")
+    assert torch.equal(again.model.network.fc.weight, ended["fc.weight"])
+
+
+def test_a_new_head_needs_another_number_of_classes(tmp_path):
+    torch.save(build_classifier(Network("lit_robust/resnet_tiny", 5)).network.state_dict(), tmp_path / "five.pt")
+    with pytest.raises(UserError, match="every tensor has the shape it has there: leave new_head out"):
+        build_classifier(Network("lit_robust/resnet_tiny", 5, str(tmp_path / "five.pt"), new_head=True))
+    with pytest.raises(UserError, match="differ in shape: leave new_head out, or name the network"):
+        build_classifier(Network("lit_robust/resnet_small", 3, str(tmp_path / "five.pt"), new_head=True))
+    with pytest.raises(UserError, match="new_head is true: give a file as weights"):
+        Network("lit_robust/resnet_tiny", 5, new_head=True)
