@@ -18,7 +18,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lit_robust.core.files import atomic_path, write_text
-from lit_robust.core.results import RunResults
+from lit_robust.core.results import Result, RunResults
+from lit_robust.core.scorecard import SCORES, main_strength, scores
 
 PARTIAL = "partial"  # What marks it where only a part of a set was evaluated.
 FILE = "shown.json"
@@ -233,6 +234,26 @@ def heat_map(
     return np.asarray(Image.open(drawn).convert("RGB"))
 
 
+CARD = "score/card"
+
+
+def log_card(logger: WandbLogger, card: Mapping[str, Result]) -> None:
+    """Show the ten values that matter as a table, with their 95 % intervals.
+
+    Args:
+        logger: of a run.
+        card: of ``scores``.
+    """
+    if not card:
+        return
+    titles = {score.name: score.title for score in SCORES}
+    rows = [
+        [titles[name], result.value, *(result.interval or (None, None)), result.count, result.key]
+        for name, result in card.items()
+    ]
+    logger.log_table(key=CARD, columns=["score", "value", "low", "high", "images", "of"], data=rows)
+
+
 def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:
     """Put values and warnings into a W&B run's summary, mark what is partial, and keep the results file as an artifact.
 
@@ -254,6 +275,9 @@ def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:
         # Of what a whole set has there may be no number, where values are of two sets.
         partial = {r.dataset: r.protocol.get("full_count") for r in found.results if r.protocol.get("partial")}
         run.summary.update(values)
+        card = scores(found.results, main_strength([found.results]))
+        run.summary.update({f"score/{name}": result.value for name, result in card.items()})
+        log_card(logger, card)
         doubts = [[result.key, warning] for result in found.results for warning in result.warnings]
         run.summary.update({f"{r.key}/warnings": " ".join(r.warnings) for r in found.results if r.warnings})
         if doubts:

@@ -256,6 +256,7 @@ class KeepPredictions(EvaluationCallback):
         return map(name, range(data.evaluation_sets[self.dataset].count))
 
 
+PREDICTIONS = "predictions.csv"
 CSV_COLUMNS = ("index", "label", "prediction", "probability")
 
 
@@ -295,6 +296,6 @@ class PredictionFile(Callback):
             torch.distributed.all_gather_object(parts, self._rows)
         if trainer.is_global_zero:
             rows = sorted(row for part in parts for row in part)
-            path = Path(trainer.default_root_dir) / "predictions.csv"
+            path = Path(trainer.default_root_dir) / PREDICTIONS
             with atomic_path(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([CSV_COLUMNS, *rows])

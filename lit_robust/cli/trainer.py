@@ -18,6 +18,7 @@ from jsonargparse.typing import PositiveInt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -31,6 +32,7 @@ from lit_robust.callbacks.checkpoints import (
     resuming,
     write_whole_checkpoints,
 )
+from lit_robust.callbacks.predictions import PREDICTIONS
 from lit_robust.callbacks.results_file import check_replaced
 from lit_robust.cli.evaluations import with_evaluations
 from lit_robust.cli.mistakes import explain, refuse_flat_settings
@@ -66,6 +68,9 @@ class KeepConfig(SaveConfigCallback):
         write_text(Path(trainer.default_root_dir) / f"config-{command}.yaml", text)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
+            if isinstance(logger, WandbLogger):
+                run = logger.experiment
+                print(f"W&B logs to {run.url}." if run.url else f"W&B logs offline: wandb leet {Path(run.dir).parent}")
 
 
 class RobustCLI(LightningCLI):
@@ -99,6 +104,13 @@ class RobustCLI(LightningCLI):
         if self.trainer.is_global_zero:
             count = sum(parameter.numel() for parameter in self.model.parameters())
             print(f"{type(self.model).__name__}: {self.model.network.name}, {count:,} parameters.")
+            epochs = self.trainer.max_epochs or 1
+            amount = (
+                f"{epochs} epoch{'s' if epochs > 1 else ''} of {self.steps:,} steps"
+                if epochs > 0
+                else f"{self.steps:,} steps an epoch"
+            )
+            print(f"{amount if self.steps else 'One pass'}, into the run's folder {self.trainer.default_root_dir}.")
 
     def before_validate(self) -> None:
         """Find mistakes."""
@@ -132,10 +144,11 @@ class RobustCLI(LightningCLI):
         trainer.state.fn = TrainerFn(command)
         trainer.datamodule, data.trainer, self.model.trainer = data, trainer, trainer  # type: ignore[attr-defined]
         trainer.strategy.connect(self.model)  # The data ask the module in training what it reads.
+        self.steps = 0
         data.setup(command)
         self.model.check(command)
         if command == "fit" and not keeps_its_state(self.model):
-            data.train_dataloader()
+            self.steps = len(data.train_dataloader())
         if command == "test":
             missing = data.missing_sets
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -151,8 +164,14 @@ class RobustCLI(LightningCLI):
         for saver in savers:
             if saver.monitor is not None and saver.best_model_score is not None:
                 print(f"The best {saver.monitor} is {float(saver.best_model_score):.4g}, of {saver.best_model_path}.")
+        print(f"The last checkpoint is {written[0]}.")
         tests = self.command.replace(" fit", " test", 1)
         print(f"The training is in {self.trainer.default_root_dir}. To test it: {resuming(tests, Path(written[0]))}")
+
+    def after_predict(self) -> None:
+        """Print where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"Predictions are in {Path(self.trainer.default_root_dir) / PREDICTIONS}, a line an image.")
 
     def after_test(self) -> None:
         """Print the results, where they are, and the command that makes a page of them."""
@@ -287,7 +306,7 @@ def _listed(value: Any) -> list[Namespace]:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless" not in record.getMessage()
+    return not record.getMessage().startswith(("Tip: For seamless", "💡 Tip", "TPU available"))
 
 
 def run_trainer(words: Sequence[str], command: str) -> None:
@@ -302,12 +321,15 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     # The words are handed on explicitly, so that a test or the demo may call in the same process.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.. is deprecated")
+    # Its line for Python is not this command's; slurm/README.md has that.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     read_fractions()
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # For classes of the user's own, as `python -m` does.
     # A line of a library's source under each warning says nothing to who runs a command.
     warnings.formatwarning = lambda message, category, filename, lineno, line=None: f"warning: {message}\n"
-    os.environ.setdefault("WANDB_QUIET", "true")  # The summary of every curve; where the run is stays.
+    # It says where to look in six lines at the beginning and thirty at the end; one is printed here.
+    os.environ.setdefault("WANDB_SILENT", "true")
     data.load_all()
     raises = {"exit_on_error": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)

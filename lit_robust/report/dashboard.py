@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
 from lit_robust.core.results import Result, RunResults
+from lit_robust.core.scorecard import main_strength, scores
 from lit_robust.report.runs import load_runs
 from lit_robust.report.titles import (
     dataset_title,
@@ -23,8 +24,9 @@ from lit_robust.report.titles import (
     threat_model,
 )
 
-CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING = "clean", "adversarial", "natural", "shape", "memory", "training"
-SECTIONS = (CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)
+SCORE, CLEAN, ADVERSARIAL, NATURAL = "score", "clean", "adversarial", "natural"
+SHAPE, MEMORY, TRAINING = "shape", "memory", "training"
+SECTIONS = (SCORE, CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)
 NATURAL_SETS = ("imagenet-a", "imagenet-o", "stylized-imagenet")  # beside those of corruptions
 SHAPE_MEASURES = ("shape_bias", "decisions", "error_consistency", "accuracy_without_conflict")
 BEST_THETA = "best_theta"
@@ -95,6 +97,9 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
     results = sorted(_one_a_key(run.results for run in runs), key=order)
     panels: dict[str, list[Panel]] = {name: [] for name in SECTIONS}
     titles = _titles([result for run in runs for result in run.results])
+    strength = main_strength([run.results for run in runs])
+    if keys := {f"score/{name}": None for run in runs for name in scores(run.results, strength)}:
+        panels[SCORE] += [Panel("bars", "Score card", tuple(keys)), Panel("table", "Score card", ("score/card",))]
     for (section, title), group in _grouped(results, titles).items():
         panels[section].append(Panel("bars", title, tuple(result.key for result in group)))
     for section, panel in [*_curves(results, titles), *_of_sets(results, titles), *_of_attacks(results, titles, runs)]:

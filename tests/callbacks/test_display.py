@@ -183,9 +183,10 @@ def test_a_limited_run_is_marked_partial(toy, tmp_path):
     assert (summary["test/imagenet/partial"], summary["test/imagenet/full_count"]) == (True, 41)
     tags = [tuple(record.run.tags) for record in found if record.HasField("run")]
     assert tags[-1] == ("partial",)
-    assert '"partial":["imagenet"]' in next(r.artifact.metadata for r in found if r.HasField("artifact")).replace(
-        " ", ""
-    )
+    kept = next(r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "evaluation")
+    assert '"partial":["imagenet"]' in kept.metadata.replace(" ", "")
+    assert summary["score/clean"] == summary["test/imagenet/top1"]
+    assert "score/card" in "".join(summary)
 
 
 def test_a_quick_look_shows_as_many_images_as_asked_for_and_marks_them(toy, tmp_path):

@@ -65,8 +65,9 @@ def panels(*runs: RunResults) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def test_every_measure_has_a_panel_and_one_section():
     found = panels(RUN)
-    assert list(found) == ["clean", "adversarial", "natural", "shape", "memory", "training"]
-    bars = [key for s in plan([RUN]) for p in s.panels if p.kind == "bars" for key in p.keys]
+    assert list(found) == ["score", "clean", "adversarial", "natural", "shape", "memory", "training"]
+    assert {"score/clean", "score/adversarial"} <= set(plan([RUN])[0].panels[0].keys)
+    bars = [key for s in plan([RUN])[1:] for p in s.panels if p.kind == "bars" for key in p.keys]
     assert sorted(bars) == sorted(r.key for r in RUN.results)
 
 
@@ -100,7 +101,7 @@ def test_corruptions_of_any_name_are_natural():
     metrics = ("top1_fog_1", "top1_snow_1", "top1_fog", "mean_accuracy_of_tested_cells", "rms_calibration_error")
     mine = [result("fog-and-snow", metric, cells=["fog/1", "snow/1"]) for metric in metrics]
     found = panels(RunResults({}, {"module": "StandardModule"}, mine))
-    assert list(found) == ["natural", "training"]
+    assert list(found) == ["score", "natural", "training"]
     assert found["natural"]["fog-and-snow: accuracy by corruption, severity 1"] == (
         "test/fog-and-snow/top1_fog_1",
         "test/fog-and-snow/top1_snow_1",
@@ -182,7 +183,7 @@ def test_no_module_logs_a_key_without_a_panel(scheme, toy, tmp_path):
 
 def test_runs_without_memory_have_no_such_section():
     plain = RunResults({}, {"module": "StandardModule"}, [result("imagenet", "top1")])
-    assert list(panels(plain)) == ["clean", "training"]
+    assert list(panels(plain)) == ["score", "clean", "training"]
     assert panels(plain, plain) == panels(plain)
 
 
@@ -290,4 +291,4 @@ def test_the_tool_takes_its_options(tmp_path, capsys):
     plan_file = tmp_path / "plan.json"
     main(["dashboard", str(tmp_path / "run"), "--entity", "me", "--project", "robust", "-o", str(plan_file)])
     assert capsys.readouterr().out == f"{plan_file}\n"
-    assert json.loads(plan_file.read_text("utf-8"))[0]["section"] == "clean"
+    assert json.loads(plan_file.read_text("utf-8"))[0]["section"] == "score"
