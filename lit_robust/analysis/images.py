@@ -84,7 +84,7 @@ class Images:
             part = {"restricted": f"{len(self)} of {len(self.split)} images"}
         return {**self.split.protocol, **self.crop.protocol(), **part}
 
-    def take(self, places: Numbers) -> Tensor:
+    def take(self, places: Sequence[int] | Numbers) -> Tensor:
         """Return images, float ``[N, 3, H, W]`` in [0, 1], by their places."""
         return torch.stack([self[int(place)] for place in places]).float().div_(255)
 

@@ -1,15 +1,18 @@
-"""How smooth a network is (Chen, Agarwal & Nguyen 2020, section 3.3): total variation of its filters."""
+"""How smooth a network is (Chen, Agarwal & Nguyen 2020, section 3.3): total variation of weights, maps, gradients."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from lit_robust.analysis.outcome import Outcome
+from lit_robust.analysis.images import Numbers
 from lit_robust.core.errors import UserError
-from lit_robust.core.results import Result
+from lit_robust.core.precision import full_precision
+from lit_robust.core.seeds import stream_seed
 from lit_robust.models import Classifier
-from lit_robust.models.taps import named_layers
+from lit_robust.models.taps import as_maps, layout_of, named_layers, outputs
 
 
 def total_variation(maps: Tensor) -> Tensor:
@@ -80,19 +83,148 @@ def weighted_mean(layers: list[WeightVariation], mean_over_inputs: bool, with_po
     return float(each.mean())
 
 
-def weight_study(classifier: Classifier) -> Outcome:
-    """Return the total variation of a network's weights."""
-    layers = weight_variation(classifier)
-    results = [
-        Result(
-            dataset="weights",
-            metric=f"weight_tv_{one.layer}",
-            value=float(one.of_channels.mean()),
-            unit="variation",
-            count=len(one.of_channels),
-            protocol={"over_inputs": "sum", "kernel": list(one.kernel)},
-            facets={"measure": "weight_tv", "layer": one.layer},
+def noisy(images: Tensor, numbers: Sequence[int] | Numbers, sigma: float, seed: int) -> Tensor:
+    """Return images with Gaussian noise, clipped to [0, 1]; an image's noise follows from the seed and its number.
+
+    Args:
+        images: float ``[B, 3, H, W]`` in [0, 1].
+        numbers: of the images.
+        sigma: standard deviation, in [0, 1] pixel units; .08 is ImageNet-C's severity 1.
+        seed: of the stream.
+    """
+    noise = []
+    for number in numbers:
+        source = torch.Generator().manual_seed(stream_seed(seed, "smoothness noise", int(number)))
+        noise.append(torch.randn(images.shape[1:], generator=source))
+    return (images + sigma * torch.stack(noise).to(images)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class MapVariation:
+    """Total variation of a layer's maps, each channel's mean over the images.
+
+    Attributes:
+        clean: float64 ``[C]``.
+        noisy: float64 ``[C]``, of the same images with noise.
+        differences: pairs of neighbours in a map, by which layers and image sizes compare.
+    """
+
+    clean: Tensor
+    noisy: Tensor
+    differences: int
+
+    @property
+    def slope(self) -> float:
+        """Least-squares slope through the origin of noisy over clean; 1 where noise adds nothing."""
+        return float((self.clean * self.noisy).sum() / self.clean.square().sum())
+
+    @property
+    def log_ratios(self) -> Tensor:
+        """Natural logarithm of noisy / clean of each channel, NaN where one is 0."""
+        ratios = (self.noisy / self.clean).log()
+        return torch.where(ratios.isfinite(), ratios, torch.nan)
+
+
+@torch.no_grad()
+def map_variation(
+    classifier: Classifier,
+    batches: Iterable[tuple[Sequence[int] | Numbers, Tensor]],
+    layers: Sequence[str],
+    sigma: float = 0.08,
+    seed: int = 0,
+) -> dict[str, MapVariation]:
+    """Return the total variation of layers' maps for clean images and for the same images with noise.
+
+    Args:
+        classifier: in evaluation mode; computes in fp32.
+        batches: numbers and images, float ``[B, 3, H, W]`` in [0, 1].
+        layers: names.
+        sigma: of the noise, in [0, 1] pixel units.
+        seed: of the noise.
+    """
+    sums: dict[str, list[Tensor]] = {}
+    differences, count = {}, 0
+    for numbers, images in batches:
+        clean = images.to(classifier.mean.device)
+        count += len(clean)
+        for kind, shown in enumerate((clean, noisy(clean, numbers, sigma, seed))):
+            with full_precision(clean.device.type):
+                found = outputs(classifier, shown, layers)
+            for name, output in found.items():
+                maps = as_maps(output, layout_of(classifier, name, output, shown)).float()
+                height, width = maps.shape[2:]
+                differences[name] = (height - 1) * width + height * (width - 1)
+                both = sums.setdefault(name, [torch.zeros(maps.shape[1], dtype=torch.float64) for _ in range(2)])
+                both[kind] += total_variation(maps).double().sum(0).cpu()
+    return {name: MapVariation(sums[name][0] / count, sums[name][1] / count, differences[name]) for name in layers}
+
+
+def gradient_roughness(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Return TV(g) / ||g||_1 of each image's gradient g of the cross entropy, ``[B]``; NaN where it is zero.
+
+    Args:
+        classifier: in evaluation mode.
+        images: float ``[B, 3, H, W]`` in [0, 1].
+        labels: ``[B]``.
+    """
+    with torch.enable_grad(), full_precision(images.device.type):
+        start = images.detach().requires_grad_()
+        loss = functional.cross_entropy(classifier(start), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, start)
+    gradient = gradient.double()
+    return total_variation(gradient).sum(1) / gradient.abs().sum((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Filters of one network and the filters of another that are most like them.
+
+    Attributes:
+        pairs: int64 ``[N, 2]``, filters of the one and of the other.
+        correlation: float64 ``[N]``, Spearman's of each pair.
+    """
+
+    pairs: Tensor
+    correlation: Tensor
+
+
+def matched_filters(one: Tensor, other: Tensor, one_to_one: bool = False) -> Matches:
+    """Match filters by Spearman's rank correlation of their weights; constant filters are left out.
+
+    Args:
+        one: ``[N, ...]``.
+        other: ``[M, ...]``, of filters of the same shape.
+        one_to_one: each filter of the other once, by the assignment of the highest sum; otherwise for each filter of
+            the one the most like, as Chen, Agarwal & Nguyen (2020) did.
+
+    Raises:
+        UserError: the filters are of other shapes.
+    """
+    if one.shape[1:] != other.shape[1:]:
+        raise UserError(
+            f"The filters are of {list(one.shape[1:])} and {list(other.shape[1:])} weights: compare two networks of "
+            "one architecture."
         )
-        for one in layers
-    ]
-    return Outcome(results, {one.layer: one.of_channels for one in layers})
+    ranks = [_centred_ranks(weights.flatten(1).double()) for weights in (one, other)]
+    correlation = ranks[0] @ ranks[1].T
+    usable = ~correlation.isnan()
+    if one_to_one:
+        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped] # sklearn brings it.
+
+        rows, columns = usable.any(1).nonzero()[:, 0], usable.any(0).nonzero()[:, 0]
+        found = linear_sum_assignment(correlation[rows][:, columns].numpy(), maximize=True)
+        pairs = torch.stack([rows[torch.from_numpy(found[0])], columns[torch.from_numpy(found[1])]], 1)
+    else:
+        rows = usable.any(1).nonzero()[:, 0]
+        pairs = torch.stack([rows, correlation.nan_to_num(-2)[rows].argmax(1)], 1)
+    return Matches(pairs, correlation[pairs[:, 0], pairs[:, 1]])
+
+
+def _centred_ranks(values: Tensor) -> Tensor:
+    """Return average ranks of each row, centred and of unit length; NaN for a constant row."""
+    ordered = values.sort(1).values.contiguous()
+    low = torch.searchsorted(ordered, values.contiguous(), side="left")
+    high = torch.searchsorted(ordered, values.contiguous(), side="right")
+    ranks: Tensor = (low + high - 1).double() / 2
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    return ranks / ranks.square().sum(1, keepdim=True).sqrt()

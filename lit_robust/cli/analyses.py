@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_robust.cli.options import Count
+from lit_robust.cli.options import Count, Seed
 from lit_robust.cli.representations import (
     analyze_interpolation,
     analyze_inversion,
@@ -39,21 +39,51 @@ def analyze_smoothness(
     *,
     command: str,
     network: Mapping[str, Any] = AS_IT_IS,
+    data: Path | None = None,
+    split: str = "val",
+    resize: Count | None = 256,
+    crop: Count | None = 224,
+    limit: Count | None = 500,
+    layers: Sequence[str] | None = None,
+    sigma: float = 0.08,
+    seed: Seed = 0,
+    batch: Count = 32,
+    other: Mapping[str, Any] | None = None,
     output: Path = Path("runs/smoothness"),
 ) -> None:
-    """Measure how smooth filters are: total variation of weights, layer by layer.
+    """Measure how smooth a network is: total variation of its weights, of its maps with and without noise, gradients.
 
     Args:
         command: the command line
         network: name, num_classes, weights, mean and std, as of --model.network; a .ckpt of `lit-robust fit` as weights
             says the rest itself
+        data: shards of one set, such as data/imagenet, for maps and gradients; null for weights alone
+        split: its split
+        resize: shorter side first, pixels; null for none
+        crop: then the centre, pixels; null for none
+        limit: images drawn at random, always the same ones; null for all
+        layers: whose maps are measured, as in "[layer3, layer4]"; null for the network's stages
+        sigma: of the Gaussian noise, in [0, 1] pixel units; 0.08 is severity 1 of ImageNet-C
+        seed: of the noise
+        batch: images at once, which change no number
+        other: network of the same architecture, as --network, whose first filters are matched; null for none
         output: folder for results.json, tables, arrays and pictures
     """
-    from lit_robust.analysis.smoothness import weight_study
+    from lit_robust.analysis.images import Images
+    from lit_robust.analysis.layers import stages
+    from lit_robust.analysis.smoothness_study import smoothness_study
     from lit_robust.cli.study import Study, network_of
+    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.models import build_classifier
 
     study = Study("smoothness", output, command, network_of(network))
-    study.finish(weight_study(study.build()))
+    images = None if data is None else Images.open(data, split, EvaluationCrop(resize, crop), limit)
+    second = None if other is None else build_classifier(network_of(other, "other")).eval()
+    classifier = study.build()
+    names = list(layers or [])
+    if images is not None and layers is None:
+        names = stages(classifier, images.take([0]).to(study.device))
+    study.finish(smoothness_study(classifier, images, names, sigma, seed, batch, second))
 
 
 def analyze_ablation(

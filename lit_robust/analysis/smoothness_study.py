@@ -1,0 +1,181 @@
+"""The study of smoothness: weights, maps for clean and noisy images, gradients, and the filters of two networks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_robust.analysis.estimates import mean_of
+from lit_robust.analysis.images import Images
+from lit_robust.analysis.outcome import Outcome, Picture, grid
+from lit_robust.analysis.smoothness import (
+    MapVariation,
+    gradient_roughness,
+    map_variation,
+    matched_filters,
+    weight_variation,
+    weighted_mean,
+)
+from lit_robust.core.results import Result
+from lit_robust.models import Classifier
+from lit_robust.models.taps import named_layers
+
+
+def weight_results(classifier: Classifier) -> list[Result]:
+    """Return the total variation of a network's weights, a layer and over all, as Table 4 of the paper has it."""
+    layers = weight_variation(classifier)
+    units = sum(len(one.of_channels) for one in layers)
+    results = []
+
+    def add(measure: str, value: float, count: int, facets: Mapping[str, Any], **told: Any) -> None:
+        metric = "_".join([measure, *map(str, facets.values())])
+        results.append(
+            Result("weights", metric, value, "variation", count, told, facets={"measure": measure, **facets})
+        )
+
+    for one in layers:
+        count, facets = len(one.of_channels), {"layer": one.layer}
+        add("weight_tv", float(one.of_channels.mean()), count, facets, over_inputs="sum", kernel=list(one.kernel))
+        add("weight_tv_of_l1", one.normalised, count, facets, per="sum of absolute weights", kernel=list(one.kernel))
+    points = any(one.kernel == (1, 1) for one in layers)
+    for over, mean_over_inputs in (("sum", False), ("mean", True)):
+        for with_points in (True, False) if points else (True,):
+            kernels = "all" if with_points else "without 1x1"
+            value = weighted_mean(layers, mean_over_inputs, with_points)
+            add("weight_tv_mean", value, units, {"variant": f"{over} over inputs, kernels {kernels}"})
+    return results
+
+
+def filters_picture(classifier: Classifier, zoom: int = 4) -> Picture | None:
+    """Return the filters of the first convolution of colours, each between its least and greatest weight."""
+    first = next((m for m in named_layers(classifier).values() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first.weight.shape[1] != 3 or min(first.weight.shape[2:]) < 2:
+        return None
+    weights = first.weight.detach().float().cpu()
+    low, high = weights.amin((1, 2, 3), keepdim=True), weights.amax((1, 2, 3), keepdim=True)
+    return grid((weights - low) / (high - low).clamp(min=1e-12), 16, zoom)
+
+
+def map_results(
+    found: Mapping[str, MapVariation], count: int, dataset: str, protocol: Mapping[str, Any]
+) -> list[Result]:
+    """Return for each layer the variation of clean and noisy maps, and how they compare."""
+    results = []
+    for layer, one in found.items():
+        facets = {"layer": layer}
+        for kind, values in (("clean", one.clean), ("noisy", one.noisy)):
+            mean, told = mean_of(values), {**protocol, "mean_over": "channels", "images": count}
+            for measure, scale in (("map_tv", 1.0), ("map_tv_per_difference", 1.0 / max(one.differences, 1))):
+                ends = None if mean.interval is None else (mean.interval[0] * scale, mean.interval[1] * scale)
+                named = {"measure": measure, **facets, "variant": kind}
+                metric = f"{measure}_{layer}_{kind}"
+                one_result = Result(dataset, metric, mean.value * scale, "variation", count, told, ends, named)
+                results.append(one_result)
+        ratio = mean_of(one.log_ratios)
+        near = float((one.log_ratios.abs() < torch.tensor(1.05).log()).double().mean())
+        for measure, value, interval in (
+            ("noise_log_ratio", ratio.value, ratio.interval),
+            ("noise_slope", one.slope, None),
+            ("near_diagonal", near, None),
+        ):
+            named = {"measure": measure, **facets}
+            results.append(Result(dataset, f"{measure}_{layer}", value, "ratio", count, protocol, interval, named))
+    return results
+
+
+def smoothness_study(
+    classifier: Classifier,
+    images: Images | None,
+    layers: Sequence[str],
+    sigma: float,
+    seed: int,
+    batch: int,
+    other: Classifier | None = None,
+) -> Outcome:
+    """Return all of a network's smoothness.
+
+    Args:
+        classifier: in evaluation mode.
+        images: for maps and gradients; None for weights alone.
+        layers: whose maps are measured.
+        sigma: of the noise, in [0, 1] pixel units.
+        seed: of the noise.
+        batch: images at once.
+        other: network of the same architecture, whose first filters are matched; None for none.
+    """
+    results = weight_results(classifier)
+    arrays: dict[str, Tensor] = {f"weights {one.layer}": one.of_channels for one in weight_variation(classifier)}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    pictures: dict[str, Picture] = {}
+    captions: dict[str, str] = {}
+    if (picture := filters_picture(classifier)) is not None:
+        pictures["filters"], captions["filters"] = picture, "filters of the first convolution"
+    if images is not None:
+        found = map_variation(classifier, images.batches(batch, "maps, clean and noisy"), layers, sigma, seed)
+        protocol = {**images.protocol, "noise": "gaussian, clipped to [0, 1]", "sigma": sigma, "seed": seed}
+        results += map_results(found, len(images), images.name, protocol)
+        tables["channels"] = [
+            {"layer": layer, "unit": unit, "clean": float(one.clean[unit]), "noisy": float(one.noisy[unit])}
+            for layer, one in found.items()
+            for unit in range(len(one.clean))
+        ]
+        pictures["noise"] = scatter(found)
+        captions["noise"] = "total variation of each channel: noisy images over clean ones, a panel a layer"
+        rough = torch.cat(list(_roughness(classifier, images, batch)))
+        mean = mean_of(rough)
+        told = {**images.protocol, "of": "the cross entropy's gradient, TV / L1"}
+        facets = {"measure": "gradient_tv_of_l1"}
+        one_result = Result(
+            images.name, "gradient_tv_of_l1", mean.value, "ratio", mean.count, told, mean.interval, facets
+        )
+        results.append(one_result)
+        arrays["gradients"] = rough
+    if other is not None:
+        results += _matches(classifier, other, arrays)
+    return Outcome(results, arrays, tables, pictures, captions)
+
+
+def _roughness(classifier: Classifier, images: Images, batch: int) -> Iterator[Tensor]:
+    labels = torch.from_numpy(images.labels)
+    for places, pixels in images.batches(batch, "gradients"):
+        device = classifier.mean.device
+        yield gradient_roughness(classifier, pixels.to(device), labels[places].to(device)).cpu()
+
+
+def _matches(classifier: Classifier, other: Classifier, arrays: dict[str, Tensor]) -> list[Result]:
+    """Return the mean correlation of the first convolutions' matched filters, both ways of matching."""
+    firsts = [
+        next(m for m in named_layers(each).values() if isinstance(m, nn.Conv2d)).weight.detach().cpu()
+        for each in (classifier, other)
+    ]
+    results = []
+    for variant, one_to_one in (("most alike", False), ("one to one", True)):
+        found = matched_filters(firsts[0], firsts[1], one_to_one)
+        arrays[f"matches {variant}"] = found.pairs
+        mean = mean_of(found.correlation)
+        facets = {"measure": "filter_correlation", "variant": variant}
+        told = {"of": "first convolution", "correlation": "Spearman"}
+        metric = f"filter_correlation_{variant.replace(' ', '_')}"
+        results.append(Result("weights", metric, mean.value, "ratio", mean.count, told, mean.interval, facets))
+    return results
+
+
+def scatter(found: Mapping[str, MapVariation]) -> Picture:
+    """Return a panel a layer: each channel's noisy over its clean variation, with the diagonal."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(found), 5)
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows), layout="constrained")
+    for axes, (layer, one) in zip(figure.subplots(rows, columns, squeeze=False).flat, found.items(), strict=False):
+        most = float(torch.cat([one.clean, one.noisy]).max())
+        axes.plot([0, most], [0, most], color="0.6", linewidth=0.8)
+        axes.scatter(one.clean.numpy(), one.noisy.numpy(), s=5)
+        axes.set_title(layer, fontsize=8)
+        axes.tick_params(labelsize=6)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()  # type: ignore[no-untyped-call]
