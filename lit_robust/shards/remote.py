@@ -26,15 +26,12 @@ from lit_robust.shards.fetch import (
     address,
     check_root,
     copy_to,
-    is_url,
     shown,
     unnamed_file,
 )
 from lit_robust.shards.labels import LabelRule, text
 from lit_robust.shards.scan import Handler, ShardScan, refuse, scan_open, skip
 from lit_robust.shards.tar import CompressedError, read_exactly
-
-__all__ = ["FetchedShard", "Remote", "is_url"]
 
 ATTEMPTS = 3
 # What is wrong with this machine, and no better at a second attempt.

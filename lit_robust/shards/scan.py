@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lit_robust.core.files import open_regular
-from lit_robust.shards.labels import CLS, LABEL_EXTENSION, LONGEST_LABEL, NO_LABEL, LabelRule, find_label, text
+from lit_robust.shards.labels import CLS, LABEL_EXTENSION, LONGEST_LABEL, LabelRule, find_label, text
 from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error, found_defect
-
-__all__ = ["IMAGE_EXTENSIONS", "LABEL_EXTENSION", "NO_LABEL", "ShardScan", "scan_open", "scan_shard", "scan_shards"]
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Pictures that a shard may hold beside a sample's image, and never as the image itself.

@@ -26,11 +26,11 @@ from lit_robust.data.loading.streams import RemoteShards, StreamSource, Training
 from lit_robust.data.settings import check_given
 from lit_robust.reference import imagenet_names, imagenet_wnids
 from lit_robust.shards import IndexedReader, ShardIndex
-from lit_robust.shards.fetch import Patience
+from lit_robust.shards.fetch import Patience, is_url
 from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.shards.labels import LabelRule
 from lit_robust.shards.listing import list_remote_split
-from lit_robust.shards.remote import Remote, is_url
+from lit_robust.shards.remote import Remote
 
 LANES = 12  # 1, 2, 3, 4, 6 and 12 workers share them evenly.
 
