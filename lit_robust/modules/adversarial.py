@@ -59,8 +59,6 @@ class AttackingModule(ClassifierModule, ABC):
     """A classifier whose training attacks it.
 
     Args:
-        network: which network, with which weights.
-        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
         attack: the attack that makes the training images; what a *test* attacks with is its callback's.
         schedule: the attack's warm-up, and validation under attack.
     """

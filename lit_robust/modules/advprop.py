@@ -20,9 +20,6 @@ class AdvPropModule(AttackingModule):
     A network without batch norm, such as AlexNet, has no branches to tell apart; both batches train all of it.
 
     Args:
-        network: which network, with which weights.
-        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
-        attack: the attack that makes the training images; what a *test* attacks with is its callback's.
         schedule: the attack's warm-up, and validation under attack, which goes through the main branch.
     """
 

@@ -241,8 +241,6 @@ class AugMixModule(ClassifierModule):
     view's, as in google-research/augmix. Views are made on the training device.
 
     Args:
-        network: which network, with which weights.
-        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
         augmix: how views are made, and how much their agreement counts.
     """
 

@@ -18,8 +18,6 @@ class StandardModule(ClassifierModule):
     """A classifier trained on clean images; also the module to test any given network with.
 
     Args:
-        network: which network, with which weights.
-        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
         mixing: how training mixes images and labels in pairs: ``Mixup``, ``CutMix`` or ``MoEx``; null for not at all.
     """
 

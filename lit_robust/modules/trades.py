@@ -22,10 +22,7 @@ class TradesModule(AttackingModule):
     batch norm's running ones, as there.
 
     Args:
-        network: which network, with which weights.
-        optimisation: optimiser, schedule and label smoothing; used by ``fit`` alone.
         attack: raises the divergence, so its loss is ``kl``; validation attacks with it, too.
-        schedule: the attack's warm-up, and validation under attack.
         beta: weight of the divergence, 0 or more; 6 in the paper's CIFAR-10 table, 1 for more clean accuracy.
     """
 

@@ -165,7 +165,7 @@ def by_index(folder):
 def by_stream(folder):
     source, _ = open_split(f"file:{folder.parent}", folder.name, "val", Reading()).evaluation(Share(4, 0, 1))
     found = {}
-    for shard in map(source._fetched, range(len(source.files))):
+    for shard in map(source._fetched, range(len(source.shards.files))):
         keys = [key.decode("utf-8", "backslashreplace") for key in shard.scan.keys]
         found |= {key: (int(shard.scan.label[n]), shard.image_bytes(n)) for n, key in enumerate(keys)}
     return found
