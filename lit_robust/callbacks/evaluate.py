@@ -61,7 +61,8 @@ def evaluate(
         network: takes float images ``[B, C, H, W]`` and returns logits ``[B, num_classes]``, alone or as ``logits_of``
             finds them. A module of ``lit_robust.modules`` is tested as ``lit-robust test`` does.
         data: a loader or a data set of ``(image, label)``, a pair of tensors ``(images, labels)``, a mapping of names
-            to any of these, or a data module of ``lit_robust.data``, which settles what each measure needs to know.
+            to any of these, or a data module of ``lit_robust.data``, which settles what each measure needs to know. A
+            set of several parts is a mapping, too: ``{"imagenet-c": {"fog/1": loader, ...}}``.
             Images are uint8 or floats in [0, 1]. One alone is named after the class of its data set, such as
             ``cifar10``; with one set, all measures are of that.
         measures: evaluations such as ``CleanAccuracy()``, and attacks such as ``PGD(eps=1.0)``, which stand for the
@@ -188,6 +189,24 @@ def _as_module(network: nn.Module, mean: Sequence[float] | None, std: Sequence[f
     return Evaluated(network, mean, std)
 
 
+class Grouped:
+    """Several loaders as one test set, each a group of it, such as a cell of ImageNet-C.
+
+    Args:
+        loaders: name of the group to its loader, in their order.
+    """
+
+    def __init__(self, loaders: Mapping[str, Any]) -> None:
+        self.groups = tuple(loaders)
+        self.loaders = list(loaders.values())
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for number, loader in enumerate(self.loaders):
+            for given in loader:
+                batch = as_batch(given, first=0)
+                yield {"image": batch.image, "label": batch.label, "group": torch.full_like(batch.label, number)}
+
+
 def as_loaders(data: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
     """Return name to loader of what ``evaluate`` takes.
 
@@ -197,7 +216,12 @@ def as_loaders(data: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
     if isinstance(data, Mapping):
         if not data:
             raise UserError("The data are an empty mapping: give at least one loader by its name.")
-        return {str(name): _loader(one, batch_size, num_workers) for name, one in data.items()}
+        sets = {}
+        for name, one in data.items():
+            parts = one if isinstance(one, Mapping) else {"": one}
+            loaders = {str(part): _loader(each, batch_size, num_workers) for part, each in parts.items()}
+            sets[str(name)] = Grouped(loaders) if isinstance(one, Mapping) else loaders[""]
+        return sets
     loader = _loader(data, batch_size, num_workers)
     samples = getattr(loader, "dataset", loader)
     while isinstance(samples, torch.utils.data.Subset):

@@ -34,8 +34,12 @@ class PlainData:
 
 def describe_loader(name: str, loader: Any) -> EvaluationSet:
     """Return what is known of a loader; its count is that of its data set, 0 where that has no length."""
-    samples = getattr(loader, "dataset", None)
-    protocol = {"loader": type(loader).__name__, "samples": type(samples).__name__}
+    parts = [getattr(part, "dataset", None) for part in getattr(loader, "loaders", [loader])]
+    samples = parts[0]
+    protocol: dict[str, Any] = {"loader": type(loader).__name__, "samples": type(samples).__name__}
+    groups = tuple(getattr(loader, "groups", ()))
+    if groups and all("/" in group for group in groups):
+        protocol["cells"] = list(groups)
     if (transform := getattr(samples, "transform", None)) is not None:
         # Where an object lies in memory says nothing, and differs from run to run.
         words = " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(transform)).split())
@@ -44,9 +48,10 @@ def describe_loader(name: str, loader: Any) -> EvaluationSet:
     named = isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)
     return EvaluationSet(
         name=name,
-        count=len(samples) if isinstance(samples, Sized) else 0,
+        count=sum(len(part) for part in parts if isinstance(part, Sized)),
         protocol=protocol,
         class_names=tuple(classes) if named else (),
+        groups=groups,
         warnings=(UNCHECKED,),
     )
 

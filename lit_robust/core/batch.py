@@ -99,9 +99,9 @@ def as_batch(given: Any, first: int, rank: int = 0, world: int = 1) -> Batch:
     """Return what any loader gave as a batch, numbered as it comes; a `Batch` as it is.
 
     Args:
-        given: ``(image, label)``, what stands behind the two is not read; or a dict such as ``{"image", "label"}``.
-            Images are ``[B, C, H, W]``, uint8 or floats in [0, 1], or as many single ones of one shape; labels are
-            ``[B]`` whole numbers. Both may be tensors, NumPy arrays or lists.
+        given: ``(image, label)``, what stands behind the two is not read; or a dict such as ``{"image", "label"}``,
+            with ``group`` where the set has groups. Images are ``[B, C, H, W]``, uint8 or floats in [0, 1], or as many
+            single ones of one shape; labels are ``[B]`` whole numbers. Both may be tensors, NumPy arrays or lists.
         first: how many samples this process was given before.
         rank: of this process.
         world: how many processes share the samples; their numbers interlock.
@@ -136,7 +136,9 @@ def as_batch(given: Any, first: int, rank: int = 0, world: int = 1) -> Batch:
         )
     index = (first + torch.arange(len(images), device=images.device)) * world + rank
     valid = torch.ones_like(index, dtype=torch.bool)
-    return Batch(images if images.dtype == torch.uint8 else images.float(), labels.long(), index, valid).as_float()
+    group = given.get("group") if isinstance(given, Mapping) else None
+    images = images if images.dtype == torch.uint8 else images.float()
+    return Batch(images, labels.long(), index, valid, group).as_float()
 
 
 def image_and_label(given: Any) -> tuple[Any, Any]:

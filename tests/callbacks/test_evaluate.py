@@ -17,14 +17,17 @@ from lit_robust.callbacks import (
     CalibrationEvaluation,
     CleanAccuracy,
     CorruptionEvaluation,
+    OodEvaluation,
     ShapeBiasEvaluation,
 )
 from lit_robust.callbacks.plain import UNCHECKED
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
 from lit_robust.data import CueConflictDataModule, EvaluationCrop
+from lit_robust.metrics import corruption_error
 from lit_robust.models import Network
 from lit_robust.modules import StandardModule
+from lit_robust.reference import benchmark_corruptions
 from lit_robust.report import write_report
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -209,6 +212,28 @@ def test_several_sets_need_names_for_attacks(network, data):
     measures = [CleanAccuracy("one"), CleanAccuracy("other"), AdversarialAccuracy(ATTACK, dataset="other")]
     found = evaluate(network, both, measures, mean=MEAN, std=STD, **QUIET)
     assert {(one.dataset, one.count) for one in found.results} == {("one", 21), ("other", 8)}
+
+
+def test_a_set_of_several_parts(network):
+    drawn = torch.Generator().manual_seed(7)
+    cells = {f"{name}/{severity}": None for name in benchmark_corruptions() for severity in range(1, 6)}
+    right = {}
+    for cell in cells:
+        images = torch.randint(256, (4, 3, 16, 16), generator=drawn, dtype=torch.uint8)
+        kept = torch.rand(4, generator=drawn) < 0.5
+        answers = by_hand(network, images)
+        cells[cell] = TensorDataset(images, torch.where(kept, answers, (answers + 1) % 8))
+        right[cell] = float(kept.double().mean())
+    known = TensorDataset(images, answers)
+    sets = {"imagenet": known, "imagenet-c": cells, "imagenet-o": {"in-distribution": known, "other": cells["fog/1"]}}
+    measures = [CorruptionEvaluation(), OodEvaluation()]
+    found = evaluate(network, sets, measures, mean=MEAN, std=STD, batch_size=3, **QUIET)
+    values = {f"{one.dataset}/{one.metric}": one for one in found.results}
+    assert values["imagenet-c/mce"].value == pytest.approx(corruption_error(right))
+    assert values["imagenet-c/top1_snow_3"].value == right["snow/3"]
+    assert (values["imagenet-c/mce"].count, values["imagenet-o/aupr"].count) == (300, 8)
+    assert values["imagenet-o/aupr"].protocol["positive"] == "other"
+    assert "imagenet-c/relative_mce" in values
 
 
 def test_attacks_of_one_norm_are_told_apart(network, data):

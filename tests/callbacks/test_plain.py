@@ -164,9 +164,15 @@ def test_ones_own_module_on_our_sets(toy, tmp_path):
         top1.update(logits, batch.label)
     assert found["imagenet/top1"].value == top1.compute()
     assert found["imagenet/top1"].warnings == ()
-    cells = [(logits.argmax(1) == batch.label).double().mean() for logits, batch in answered["imagenet-c-like"]]
-    assert 0 <= found["imagenet-c-like/mean_accuracy_of_tested_cells"].value <= 1
-    assert len(cells) > 1
+    right, groups = (
+        torch.cat([part(logits, batch) for logits, batch in answered["imagenet-c-like"]])
+        for part in (lambda logits, batch: logits.argmax(1) == batch.label, lambda logits, batch: batch.group)
+    )
+    assert len(groups.unique()) == 15
+    for number in groups.unique().tolist():
+        cell = suite.evaluation_sets["imagenet-c-like"].groups[number]
+        top1 = found[f"imagenet-c-like/top1_{cell.replace('/', '_')}"]
+        assert top1.value == right[groups == number].double().mean()
     bias = ShapeBias(suite.evaluation_sets["cue-conflict"].categories)
     for logits, batch in answered["cue-conflict"]:
         bias.update(logits, batch.label, batch.texture)
