@@ -154,8 +154,10 @@ class Measured(NamedTuple):
 def measures(inverted: Inversions) -> list[Measured]:
     """Return how near inversions came, in the representation and in the image.
 
-    ``recovery`` is 1 minus the distance to the target over that of the start: above 0 the search went towards the
-    target's pixels. It says little where the representation keeps no colour.
+    ``distance_left`` is the share of the start's distance that is left; by it two networks compare, whose
+    representations of different images are not equally far from each other. ``recovery`` is 1 minus the distance to the
+    target's pixels over that of the start: above 0 the search went towards them. It says little where the
+    representation keeps no colour.
     """
     similarity = structural_similarity_index_measure(
         inverted.images, inverted.targets, reduction="none", data_range=1.0
@@ -166,10 +168,16 @@ def measures(inverted: Inversions) -> list[Measured]:
     return [
         Measured("representation_distance", mean_of(inverted.after), "ratio"),
         Measured("representation_distance_of_start", mean_of(inverted.before), "ratio"),
+        Measured("distance_left", mean_of(distance_left(inverted)), "ratio"),
         Measured("recovery", mean_of(recovery(inverted.images, inverted.targets, inverted.starts)), "relative"),
         Measured("ssim", mean_of(similarity), "ssim"),
         Measured("ssim_of_start", mean_of(start), "ssim"),
     ]
+
+
+def distance_left(inverted: Inversions) -> Tensor:
+    """Return the distance at the end over that at the start, ``[N]``; NaN where the start matched the target."""
+    return torch.where(inverted.before > 0, inverted.after / inverted.before, torch.nan)
 
 
 def recovery(images: Tensor, targets: Tensor, starts: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lit_robust.analysis.inversion import (
     Inversions,
     Measured,
     Work,
+    distance_left,
     in_batches,
     invert,
     measures,
@@ -142,7 +143,10 @@ def inversion_study(
     for eps in within:
         near = within_eps(settings, eps)
         one = invert(subject.represent, images, first.starts, near, subject.work, f"inversion-{starts}-within-{eps:g}")
-        measured = [Measured("representation_distance", mean_of(one.after), "ratio")]
+        measured = [
+            Measured("representation_distance", mean_of(one.after), "ratio"),
+            Measured("distance_left", mean_of(distance_left(one)), "ratio"),
+        ]
         if subject.judge is not None and judged:
             measured += opinions(subject.judge, one, subject.labels, subject.work.batch)[:1]
         results += subject.results("inversion_within", measured, near, _stuck(one), start=starts, eps=float(eps))

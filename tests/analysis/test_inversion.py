@@ -1,5 +1,7 @@
 """Inversion's numbers: closed forms of a linear representation, and of images made by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from linear import Judge, linear, pictures
@@ -71,6 +73,9 @@ def test_numbers_beside_pictures():
     found = Inversions(targets, 1 - targets, targets, torch.ones(3), torch.zeros(3), torch.zeros(3), 1)
     said = {one.measure: one.estimate.value for one in measures(found)}
     assert said["recovery"] == pytest.approx(1)
+    assert said["distance_left"] == 0
+    half = replace(found, after=torch.tensor([0.5, 0.25, 0.0]), before=torch.tensor([1.0, 0.5, 0.0]))
+    assert {one.measure: one.estimate for one in measures(half)}["distance_left"].value == 0.5  # One start was there.
     assert said["ssim"] == pytest.approx(1)
     assert said["ssim_of_start"] < 0.5
     assert (said["representation_distance"], said["representation_distance_of_start"]) == (0, 1)
