@@ -9,6 +9,7 @@ from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.loading.splits import Split, TableSplit
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import SingleSetDataModule
+from lit_robust.data.settings import check_given
 from lit_robust.reference import imagenet_subset, imagenet_wnids
 
 
@@ -35,6 +36,7 @@ class ShiftDataModule(SingleSetDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_given("split", self.split)
         self.crop, self.split_name = self.evaluation, self.split
         self.decided_among = class_numbers(self.classes)
 
