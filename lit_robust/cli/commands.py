@@ -266,6 +266,7 @@ def report(
     command: str,
     output: Path = Path("report.html"),
     published: tuple[str, ...] = (),
+    group: bool = False,
     recompute: bool = False,
 ) -> None:
     """Compare runs on one self-contained page, or in a table.
@@ -277,6 +278,7 @@ def report(
         published: published networks to show beneath the runs, such as resnet50 alexnet humans, each value with its
             source and marked where its protocol is another; `all` alone for every one that shares a column with the
             runs
+        group: join runs that differ in their seed alone into one row: mean, standard deviation and how many
         recompute: show what `lit-robust recompute RUN` computes by its defaults from the predictions that each run kept
     """
     from lit_robust.report import report as compare
@@ -287,7 +289,7 @@ def report(
         from lit_robust.callbacks.recompute import recompute as again
 
         folders = [again(run, recomputed_folder(run), Choices(), command).parent for run in runs]
-    compare(folders, output, published)
+    compare(folders, output, published, group)
 
 
 def recompute(

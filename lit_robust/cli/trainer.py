@@ -105,11 +105,8 @@ class RobustCLI(LightningCLI):
             count = sum(parameter.numel() for parameter in self.model.parameters())
             print(f"{type(self.model).__name__}: {self.model.network.name}, {count:,} parameters.")
             epochs = self.trainer.max_epochs or 1
-            amount = (
-                f"{epochs} epoch{'s' if epochs > 1 else ''} of {self.steps:,} steps"
-                if epochs > 0
-                else f"{self.steps:,} steps an epoch"
-            )
+            passes = "one epoch" if epochs == 1 else f"{epochs} epochs"
+            amount = f"{passes} of {self.steps:,} steps" if epochs > 0 else f"{self.steps:,} steps an epoch"
             print(f"{amount if self.steps else 'One pass'}, into the run's folder {self.trainer.default_root_dir}.")
 
     def before_validate(self) -> None:

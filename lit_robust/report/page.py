@@ -9,6 +9,7 @@ from string import Template
 import lit_robust
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
+from lit_robust.report.grouping import grouped
 from lit_robust.report.html import joined, swatch_style
 from lit_robust.report.published import published_runs
 from lit_robust.report.runs import Run, load_runs
@@ -19,7 +20,7 @@ from lit_robust.report.text import csv_text, latex, markdown
 from lit_robust.report.titles import dataset_title
 
 
-def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = ()) -> Path:
+def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = (), group: bool = False) -> Path:
     """Compare runs in one file, whose suffix says what is wanted.
 
     Args:
@@ -28,6 +29,7 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
             value.
         published: names of published networks to stand beneath the runs, or ``all`` alone for every one that shares
             a column with them.
+        group: whether runs that differ in their seed alone become one row, of means and standard deviations.
 
     Returns:
         ``output``.
@@ -39,7 +41,7 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
         raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(WRITERS)}.")
-    measured = load_runs(runs)
+    measured = grouped(load_runs(runs)) if group else load_runs(runs)
     text = WRITERS[suffix]([*measured, *published_runs(published, measured)])
     # The name of a folder, and so of a run, may hold bytes that are not text.
     write_text(output, text.encode("utf-8", "backslashreplace").decode())
@@ -103,7 +105,9 @@ def _lede(runs: list[Run]) -> str:
     return " ".join(words)
 
 
-def report(runs: list[Path], output: Path = Path("report.html"), published: Sequence[str] = ()) -> None:
+def report(
+    runs: list[Path], output: Path = Path("report.html"), published: Sequence[str] = (), group: bool = False
+) -> None:
     """Compare runs on one self-contained page, or in a table, and print where it stands.
 
     Args:
@@ -112,9 +116,10 @@ def report(runs: list[Path], output: Path = Path("report.html"), published: Sequ
             table, ``.csv`` for every value as a fraction, one a line.
         published: published networks to show beside the runs, such as ``resnet50``; ``all`` alone for every one that
             shares a column with them.
+        group: see ``write_report``.
 
     Raises:
         UserError: no run is named, one cannot be read, a published network is not known, or the output has another
             suffix.
     """
-    print(write_report(runs, output, published))
+    print(write_report(runs, output, published, group))

@@ -13,7 +13,7 @@ _APART = ("partial", "full_count", "restricted", "broken_images", "skipped", "fl
 # What was measured along the way: another network has others.
 _MEASURED = ("agreement", "clean top1")
 # Where a published value is from, and what else is to be said of it; and curves, which are drawn.
-_BESIDE = ("published", "remark", "precision_recall", "interval", "main_eps")
+_BESIDE = ("published", "remark", "precision_recall", "interval", "main_eps", "seeds")
 # How many samples a value counts: of a part of a set it says nothing about how anything was measured.
 _COUNTS = ("images", "positives", "negatives", "in distribution count", "clean images")
 # Hendrycks and Dietterich 2019: what values of a set mean where a protocol is not told by a measured one.

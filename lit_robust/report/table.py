@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Literal
 
 from lit_robust.core.results import Result, RunResults
+from lit_robust.report.grouping import seeds_of
 from lit_robust.report.protocol import differences, is_partial, is_published, limits, source_words, usual
 from lit_robust.report.titles import (
     dataset_title,
@@ -26,6 +27,7 @@ SYMBOLS = {
     "warning": "!",
 }
 MOST_OBSERVERS = 6  # of error consistency, as columns among the others
+SEEDS_NOTE = "\N{PLUS-MINUS SIGN}: standard deviation over seeds (how many)."
 PARTIAL_NOTE = "partial: measured on a part of the test set only; not to be compared with other values."
 
 
@@ -118,7 +120,10 @@ class Table:
     def sentences(self) -> list[str]:
         """Return the sentences beneath the table, each behind its mark."""
         notes = [f"{self.mark(number)} {note.text}" for number, note in enumerate(self.notes)]
-        return notes + ([PARTIAL_NOTE] if self.has_partial else [])
+        cells = [cell for row in self.rows.values() for cell in row if cell]
+        spans = ["[ ]: 95 % interval."] if any(cell.interval for cell in cells) else []
+        seeds = [SEEDS_NOTE] if any(seeds_of(cell.result) for cell in cells) else []
+        return notes + ([PARTIAL_NOTE] if self.has_partial else []) + spans + seeds
 
     def _number(self, note: Note) -> int:
         if note not in self.notes:
@@ -146,6 +151,8 @@ class Table:
                 sentence = f"Warning: {dataset_title(result.dataset)}: {text.rstrip('.')}."
                 notes.append(self._number(Note("warning", sentence)))
             text, interval = value_text(result.value, result.unit), interval_text(result)
+            if seeds := seeds_of(result):
+                text += f" \N{PLUS-MINUS SIGN} {value_text(seeds['sd'], result.unit)} ({seeds['count']})"
             row.append(Cell(text, result, is_partial(result), tuple(notes), interval))
 
 

@@ -10,12 +10,13 @@ from itertools import groupby
 
 from lit_robust.core.errors import printable
 from lit_robust.core.results import RunResults
+from lit_robust.report.grouping import seeds_of
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.table import MISSING, Cell, Column, Table, parts, words
 
 CSV_HEADER = (
-    "run", "dataset", "metric", "value", "unit", "count", "low", "high", "partial", "published", "warnings", "facets",
-    "protocol",
+    "run", "dataset", "metric", "value", "unit", "count", "low", "high", "sd", "seeds", "partial", "published",
+    "warnings", "facets", "protocol",
 )  # fmt: skip
 
 
@@ -23,7 +24,8 @@ def csv_text(runs: Mapping[str, RunResults]) -> str:
     """Return every value, one a line, as the results files have them: fractions, nothing rounded.
 
     A word that a spreadsheet would run as a formula has an apostrophe before it. Columns are run, dataset, metric,
-    value (empty where undefined), unit, count, low and high (the ends of a 95 % interval, or empty), partial (``yes``
+    value (empty where undefined), unit, count, low and high (the ends of a 95 % interval, or empty), sd and seeds
+    (of a mean over seeds: standard deviation and how many, or empty), partial (``yes``
     or empty), published (its source, or empty), warnings (sentences), and the facets and the protocol as JSON.
     """
     text = StringIO()
@@ -38,7 +40,9 @@ def csv_text(runs: Mapping[str, RunResults]) -> str:
             source = result.protocol.get("published", "")
             told = [warnings, json.dumps(dict(result.facets)), json.dumps(dict(result.protocol))]
             names = [inert(label), inert(result.dataset), inert(result.metric)]
-            measured = [value, inert(result.unit), result.count, *interval, partial]
+            seeds = seeds_of(result)
+            spread = [repr(seeds["sd"]), seeds["count"]] if seeds else ["", ""]
+            measured = [value, inert(result.unit), result.count, *interval, *spread, partial]
             writer.writerow([*names, *measured, *map(inert, [str(source), *told])])
     return text.getvalue()
 
@@ -58,7 +62,7 @@ _ESCAPES = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "\N{DAGGER}": r"\dag{}", "\N{DOUBLE DAGGER}": r"\ddag{}", "\N{SECTION SIGN}": r"\S{}",
     "\N{INFINITY}": r"$\infty$", "\N{EN DASH}": "--", "\N{MIDDLE DOT}": r"\textperiodcentered{}",
-    "\N{HORIZONTAL ELLIPSIS}": r"\dots{}",
+    "\N{HORIZONTAL ELLIPSIS}": r"\dots{}", "\N{PLUS-MINUS SIGN}": r"$\pm$",
 }  # fmt: skip
 
 
