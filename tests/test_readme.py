@@ -78,7 +78,9 @@ def cheap(words, tmp_path):
         if words[1] == "verify":
             return ["data", "verify", str(tmp_path), *words[3:]]
         if words[1] == "derive":
-            return [*words[:3], str(clean), str(tmp_path / "derived"), *words[5:], "--workers", "0"]
+            needs_files = words[2] not in ("scrambled", "black-and-white", "edges")
+            made = [str(clean), str(tmp_path / "derived"), *words[5:], "--workers", "0"]
+            return [*words[:3], "--help"] if needs_files else [*words[:3], *made]
         return [*words[:2], str(clean), str(tmp_path / "like"), "--corruptions", "[fog]", "--severities", "[1]"]
     if command in ("bench", "analyze"):
         return [*words, "--help"]

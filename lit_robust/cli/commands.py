@@ -325,6 +325,20 @@ def recompute(
     print(again(run, recomputed_folder(run) if output is None else output, choices, command))
 
 
+def paired(first: Path, second: Path) -> None:
+    """Compare two runs on the same images, from the predictions that both kept (KeepPredictions).
+
+    For each set it prints the top-1 accuracies in percent, and their difference with a 95 % interval.
+
+    Args:
+        first: a run's folder
+        second: another's
+    """
+    from lit_robust.callbacks.paired import paired_differences, paired_text
+
+    print(paired_text(paired_differences(first, second), first.name, second.name))
+
+
 def dashboard(
     runs: tuple[Path, ...], *, entity: str, project: str, name: str = "Robustness", output: Path | None = None
 ) -> None:

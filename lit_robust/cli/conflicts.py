@@ -22,7 +22,7 @@ VGG19_LAYERS: Mapping[str, Any] = {
     "style_layers": ["features.1", "features.6", "features.11", "features.20"],
     "content_layer": "features.22",
 }
-Method = Literal["gatys", "adain"]
+Method = Literal["gatys", "adain", "magenta"]
 
 
 def data_cue_conflict(
@@ -55,8 +55,8 @@ def data_cue_conflict(
         output: folder to write; `lit-robust data shard OUTPUT ... --layout cue-conflict` packs it
         contents: folder with a folder of images for each category, best of an object on white ground
         textures: folder with a folder of pictures of texture for each category, such as skin
-        method: gatys: by optimisation, as the published set was made; adain: in one pass, whose strokes and colours
-            rarely tell what a texture is of
+        method: gatys: by optimisation, as the published set was made; adain, magenta: in one pass, whose
+            strokes and colours rarely tell what a texture is of
         each: images an ordered pair of categories
         network: of gatys, whose features say what texture is: name, num_classes, weights, mean, std; not one that is to
             be tested on the images
@@ -79,7 +79,10 @@ def data_cue_conflict(
     from lit_robust.data.packing.conflicts import ConflictSet, make_conflicts
     from lit_robust.models import Network
 
-    transfer = _gatys(network, gatys, device) if method == "gatys" else _adain(vgg, decoder, device)
+    if method == "gatys":
+        transfer = _gatys(network, gatys, device)
+    else:
+        transfer = _adain(vgg, decoder, device) if method == "adain" else _magenta(device)
     one = ConflictSet(
         contents=contents,
         textures=textures,
@@ -116,6 +119,12 @@ def _adain(vgg: Path | None, decoder: Path | None, device: str) -> "Transfer":
     if vgg is None or decoder is None:
         raise UserError("adain needs --vgg and --decoder: name the files vgg_normalised.pth and decoder.pth.")
     return FeedForwardTransfer(networks=AdaInNetworks(vgg=vgg, decoder=decoder, device=device), device=device)
+
+
+def _magenta(device: str) -> "Transfer":
+    from lit_robust.data.packing.transfers import FeedForwardTransfer, MagentaNetworks
+
+    return FeedForwardTransfer(networks=MagentaNetworks(device=device), device=device)
 
 
 def _judged(one: "ConflictSet", judge: Any, categories: str, least: float, device: str) -> str:

@@ -14,12 +14,22 @@ PUBLISHED = ("imagenet-c", "cue-conflict")
 def stimulus_class(name: str) -> Callable[..., Stimulus]:
     """Return the class of a stimulus, whose fields and docstring are the options of its command."""
     from lit_robust.data.packing.silhouettes import DetectedSilhouettes, MaskSilhouettes, ToySilhouettes
-    from lit_robust.data.packing.stylised import Stylised
+    from lit_robust.data.packing.stylised import Stylised, StylisedByMagenta
     from lit_robust.stimuli.corrupted import Corrupted
     from lit_robust.stimuli.scrambled import Scrambled
     from lit_robust.stimuli.textureless import BlackAndWhite, Edges
 
-    kinds = (Scrambled, BlackAndWhite, Edges, MaskSilhouettes, DetectedSilhouettes, ToySilhouettes, Stylised, Corrupted)
+    kinds = (
+        Scrambled,
+        BlackAndWhite,
+        Edges,
+        MaskSilhouettes,
+        DetectedSilhouettes,
+        ToySilhouettes,
+        Stylised,
+        StylisedByMagenta,
+        Corrupted,
+    )
     return next(kind for kind in kinds if kind.kind == name)
 
 

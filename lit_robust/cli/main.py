@@ -42,6 +42,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data derive silhouettes-detected": "shards of silhouettes of what a detector finds",
         "data derive silhouettes-toy": "shards of silhouettes of the toy figures",
         "data derive stylised": "shards of images in the styles of pictures",
+        "data derive stylised-magenta": "likewise, by networks that need no files",
         "data derive corrupted": "shards under one corruption",
         "data filter hard": "the images of a pool that networks get wrong, as ImageNet-A was made",
         "data filter anomalies": "images of other classes that networks take for theirs, as ImageNet-O was made",
@@ -51,6 +52,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",
         "recompute": "measures again, from predictions that a run kept",
+        "paired": "the difference of two runs on the same images",
         "dashboard": "a W&B workspace with panels for the runs' measures",
     },
     "tables and figures of papers: their runs, and a page of what came out": {
@@ -59,6 +61,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "paper cache-figure-2": "its Figures 2 and 3: layers",
         "paper cache-table-4": "its Tables 3 and 4: corruptions",
         "paper shape-tables-1-2": "Chen, Agarwal & Nguyen 2020: accuracy, adversarial accuracy, shape bias",
+        "paper shape-table-3": "its Table 3 and Figure 3: pairs on shape-less and texture-less images",
         "paper representation-figures": "Engstrom et al. 2019: inversions, visualisations, S beside R",
         "paper natural-figures-2-8": "Hendrycks et al. 2021: ImageNet-A accuracy, ImageNet-O AUPR",
     },

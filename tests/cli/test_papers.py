@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lit_robust.cli import main, steps
+from lit_robust.cli.papers.pairs import shape_table_3
 from lit_robust.cli.papers.runs import overlay, run, run_paper
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
@@ -242,3 +243,26 @@ def test_commands_of_a_paper_parse(line, tmp_path, capsys, monkeypatch):
 def test_what_replaced_the_old_command_is_said(capsys):
     assert main(["sweep", "configs/sweeps/cache-table-1.yaml", "data=x"]) == 2
     assert "is now `lit-robust paper cache-table-1 --name VALUE`" in capsys.readouterr().err
+
+
+def test_a_pair_is_tested_on_what_both_get_right(tmp_path):
+    networks = {"s": {"name": "lit_robust/resnet_tiny"}, "r": {"name": "lit_robust/resnet_small"}}
+    runs = shape_table_3(tmp_path, networks=networks, pairs={"toy": ["s", "r"]}, grids=[2, 3])
+    assert [one.name for one in runs] == ["clean-s", "clean-r", "toy-s", "toy-r", "toy-paired"]
+    assert runs[-1].words == ("paired", str(tmp_path / "toy-s"), str(tmp_path / "toy-r"))
+    settings = yaml.safe_load((tmp_path / "overlays" / "toy.yaml").read_text())
+    lists = [str(tmp_path / f"clean-{name}" / "correct-imagenet.json") for name in ("s", "r")]
+    restricted = {
+        one["init_args"]["dataset"]
+        for one in settings["trainer"]["callbacks"]
+        if one["class_path"].endswith("SampleRestriction") and one["init_args"]["files"] == lists
+    }
+    members = {one["init_args"].get("name", "imagenet") for one in settings["data"]["init_args"]["members"]}
+    texture_less = {"black-and-white", "edges", "stylized-imagenet", "silhouettes"}
+    assert restricted == members == {"imagenet", "scrambled-2", "scrambled-3", *texture_less}
+
+
+@pytest.mark.parametrize("pair", [["s"], ["s", "other"], ["s", "r", "s"]])
+def test_a_pair_of_networks_that_are_not_there(pair, tmp_path):
+    with pytest.raises(UserError, match="name a standard and a robust network of --networks"):
+        shape_table_3(tmp_path, networks={"s": {}, "r": {}}, pairs={"toy": pair})

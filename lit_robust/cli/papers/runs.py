@@ -139,7 +139,7 @@ def _identity(run: Run, output: Path, others: Mapping[str, str], contents: dict[
     named = {*run.words, *_texts(values)}
     contents |= steps.content_of(named - contents.keys(), output)
     given = {name: contents[name] for name in sorted(named & contents.keys())}
-    bases = [one for name, one in others.items() if any(f"{output / name}/" in f"{word}/" for word in run.words)]
+    bases = [one for name, one in others.items() if any(f"{output / name}/" in f"{word}/" for word in named)]
     return json.dumps([lit_robust.__version__, run.words, texts, given, bases])
 
 

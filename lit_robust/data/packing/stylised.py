@@ -18,7 +18,7 @@ from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import key_seed
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing.encode import is_picture
-from lit_robust.data.packing.transfers import AdaInNetworks, FeedForward
+from lit_robust.data.packing.transfers import AdaInNetworks, FeedForward, MagentaNetworks
 from lit_robust.shards import decode_rgb
 from lit_robust.stimuli.stimulus import Origin, Stimulus, check_images, check_seed
 
@@ -183,3 +183,24 @@ class Stylised(FeedForwardStyle):
     def networks(self) -> FeedForward:
         """Encoder and decoder."""
         return AdaInNetworks(vgg=self.vgg, decoder=self.decoder, alpha=self.alpha, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylisedByMagenta(FeedForwardStyle):
+    """An image in the style of a picture, by Magenta's networks, which need no files (extra `stimuli`).
+
+    Attributes:
+        styles: folder of pictures, at any depth, such as Painter by Numbers
+        style_size: their shorter side, pixels, after which the central square is taken and brought to 256
+        choice: key: drawn from the seed, by the image's key; stylized-imagenet: in the order of that set's code
+        first: for the published choice, how many images come before these: 0 for validation images, 50000 for training
+        seed: of the choice by key
+        device: where to compute: cpu or cuda
+    """
+
+    kind: ClassVar[str] = "stylised-magenta"
+
+    @cached_property
+    def networks(self) -> FeedForward:
+        """Predictor and transformer."""
+        return MagentaNetworks(device=self.device)

