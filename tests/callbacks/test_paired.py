@@ -2,23 +2,48 @@
 
 import numpy as np
 import pytest
-from test_restriction import KEYS, LABELS, RIGHT, Scripted, clean, run
-from tiny_sets import write
+import torch
+from pytorch_lightning import Trainer
+from tiny_sets import SMALL, WHOLE, write
 
-from lit_robust.callbacks import KeepPredictions
+from lit_robust.callbacks import KeepPredictions, ResultsFile
 from lit_robust.callbacks.paired import paired_differences, paired_text
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
-from lit_robust.data import RobustnessSuite
+from lit_robust.data import ImageNetDataModule
 from lit_robust.metrics.intervals import paired_interval
+from lit_robust.models import Network
+from lit_robust.modules import Optimisation, StandardModule
+
+LABELS = [3, 0, 5, 3, 1, 0, 7]
+RIGHT = {"first": [0, 2, 3, 5, 6], "second": [0, 1, 2, 6]}
+
+
+class Scripted(StandardModule):
+    """Is right about some images."""
+
+    def __init__(self, right):
+        super().__init__(Network("lit_robust/resnet_tiny", num_classes=8), Optimisation())
+        self.right = torch.tensor(right, dtype=torch.int64)
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        return torch.eye(8)[torch.where(torch.isin(batch.index, self.right), batch.label, (batch.label + 1) % 8)]
+
+
+def run(folder, root, right):
+    """Test on the images of a root, and keep the predictions."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    callbacks = [KeepPredictions("imagenet"), ResultsFile()]
+    trainer = Trainer(devices=1, accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet)
+    trainer.test(Scripted(right), ImageNetDataModule(root=root, evaluation=WHOLE, **SMALL), verbose=False)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("paired")
-    write(root / "imagenet", "val", LABELS, num_classes=8, keys=KEYS)
+    write(root / "imagenet", "val", LABELS, num_classes=8)
     for name, right in RIGHT.items():
-        run(root / name, RobustnessSuite([clean()], root), Scripted(right), KeepPredictions("imagenet"))
+        run(root / name, root, right)
     return root
 
 
@@ -36,16 +61,15 @@ def test_the_difference_is_that_of_the_same_images(runs, capsys):
     assert "-14.3 (" in out
 
 
-def test_runs_without_a_common_set_are_refused(runs, tmp_path):
-    run(tmp_path, RobustnessSuite([clean()], runs), Scripted(), KeepPredictions("imagenet"))
+def test_a_run_that_kept_nothing_is_refused(runs):
     (runs / "other").mkdir()
     with pytest.raises(UserError, match="KeepPredictions"):
         paired_differences(runs / "first", runs / "other")
 
 
 def test_other_images_are_refused(runs, tmp_path):
-    write(tmp_path / "imagenet", "val", LABELS[::-1], num_classes=8, keys=KEYS[::-1])
-    run(tmp_path / "run", RobustnessSuite([clean()], tmp_path), Scripted(), KeepPredictions("imagenet"))
+    write(tmp_path / "imagenet", "val", LABELS[::-1], num_classes=8)
+    run(tmp_path / "run", tmp_path, [])
     with pytest.raises(UserError, match="The two runs saw other images of imagenet"):
         paired_differences(runs / "first", tmp_path / "run")
 

@@ -15,6 +15,8 @@ import torch
 from test_corrupting import write_clean
 
 from lit_robust.cli import main
+from lit_robust.cli.derive import stimulus_class
+from lit_robust.cli.main import NAMES
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data import DerivedDataModule, EvaluationCrop, StimulusDataModule
 from lit_robust.data.loading.splits import Reading, open_table
@@ -211,3 +213,13 @@ def test_both_splits_of_a_set_stand_side_by_side(clean, tmp_path):
     images, _ = everything(DerivedDataModule(tmp_path, name="bw", split="train", **SMALL))
     assert np.unique(images.numpy()).tolist() == [0, 255]
     assert images.shape[2:] == (16, 16)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("data derive ")])
+def test_every_stimulus_has_its_options(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert "--workers" in told
+    assert stimulus_class(name.split()[2]).__doc__.split("\n")[0].split(" (")[0][:40] in told

@@ -93,13 +93,11 @@ class ToySilhouettes(Stimulus):
 
     Attributes:
         seed: of the toy data
-        of: folder of the toy set, such as imagenet
-        split: of that set
+        drawn_for: folder and split of the toy set that the figures were drawn for
     """
 
     seed: int = 0
-    of: str = "imagenet"
-    split: str = "val"
+    drawn_for: str = "imagenet val"
     kind: ClassVar[str] = "silhouettes-toy"
 
     def __post_init__(self) -> None:
@@ -117,8 +115,8 @@ class ToySilhouettes(Stimulus):
         for origin in origins:
             name, _, number = origin.key.partition("/")
             if name not in CLASS_NAMES or not number.isdecimal() or height != width:
-                raise DataError(f"{origin.key} is not a toy figure of {self.of}: derive from what `data toy` wrote.")
-            stream = np.random.SeedSequence(stream_seed(self.seed, f"figure {self.of} {self.split}", int(number)))
+                raise DataError(f"{origin.key} is not a toy figure: derive from what `data toy` wrote.")
+            stream = np.random.SeedSequence(stream_seed(self.seed, f"figure {self.drawn_for}", int(number)))
             mask = figure_mask(outline=CLASS_NAMES.index(name), size=height, seed=stream)
             made.append(silhouette(torch.from_numpy(mask)))
         return made
