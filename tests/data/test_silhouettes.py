@@ -112,7 +112,7 @@ def test_toy_silhouettes_are_the_figures(toy, tmp_path):
 
 
 def test_another_image_is_no_toy_figure():
-    with pytest.raises(DataError, match="a/b is not a toy figure of imagenet: derive from what `data toy` wrote"):
+    with pytest.raises(DataError, match="a/b is not a toy figure: derive from what `data toy` wrote"):
         ToySilhouettes().make(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), [Origin("a/b", 0, 0)])
 
 
