@@ -2,8 +2,8 @@
 
 from lit_robust.cli.papers.cache import cache_figure_2, cache_table_1, cache_table_2, cache_table_4
 from lit_robust.cli.papers.networks import natural_figures_2_8, shape_tables_1_2
-from lit_robust.cli.papers.representations import representation_figures
 from lit_robust.cli.papers.pairs import shape_table_3
+from lit_robust.cli.papers.representations import representation_figures
 
 __all__ = [
     "cache_figure_2",
