@@ -37,7 +37,7 @@ def test_names_are_kinds_and_own_names_and_sets():
     assert names == [
         *("clean_imagenet", "calibration_imagenet", "class_subset", "adversarial", "clean_stylized_imagenet"),
         *("corruption_imagenet_c", "corruption_imagenet_c_like", "clean_imagenet_a", "calibration_imagenet_a", "ood"),
-        "shape_bias",
+        *("shape_bias", "clean_scrambled_4", "clean_black_and_white", "clean_edges", "clean_stylised", "category"),
     ]
     threats = yaml.safe_load(recipe("eval/threat-models").read_text())["trainer"]["callbacks"]
     assert names_of(threats) == ["clean", "adversarial", "any_step", "cache_paper", "black_box_adversarial"]
