@@ -229,9 +229,9 @@ def weigh_step(build: Callable[..., Callable[[], None]], arguments: tuple[Any, .
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     # Building may have held more for a while: the account of the peak begins anew (proc(5), clear_refs).
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    resident = _resident("VmRSS")
+    resident = status_mib("VmRSS")
     step()
-    return _resident("VmHWM") - resident
+    return status_mib("VmHWM") - resident
 
 
 def weigh(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) -> float:
@@ -240,18 +240,18 @@ def weigh(build: Callable[..., Callable[[], None]], arguments: tuple[Any, ...]) 
     On a GPU that is what torch allocated. On a CPU it is resident memory, work space of the convolutions included, less
     what the process held before: Python with torch, the same for every step, would bring all ratios nearer to 1.
     """
-    before = 0.0 if torch.cuda.is_available() else _resident("VmRSS")
+    before = 0.0 if torch.cuda.is_available() else status_mib("VmRSS")
     step = build(*arguments)
     for _ in range(2):
         step()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     # Not `getrusage`: at exec a new process's record there starts from the peak of the one that made it.
-    return _resident("VmHWM") - before
+    return status_mib("VmHWM") - before
 
 
-def _resident(name: str) -> float:
-    """Return a line of the kernel's account of this process, in MiB."""
+def status_mib(name: str) -> float:
+    """Return a line of the kernel's account of this process, such as ``VmRSS``, in MiB (proc(5))."""
     lines = STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) / 2**10
 

@@ -174,6 +174,30 @@ def bench_memory(
     print(memory.bench_memory(subject, rounds))
 
 
+def bench_stored_memory(
+    *,
+    count: Count = 1_281_167,
+    dimensions: Count = 2048,
+    queries: Count = 256,
+    neighbours: Count = 50,
+    folder: Path = Path(),
+) -> None:
+    """Build a memory of ImageNet's size on disk and ask it from there; say the time and the memory it takes.
+
+    The default is 5.25 GB of keys in float16, which are removed again.
+
+    Args:
+        count: keys in the memory
+        dimensions: of a key
+        queries: asked at once
+        neighbours: k of the nearest neighbours
+        folder: on the disk that is measured
+    """
+    from lit_robust.bench import stored
+
+    print(stored.bench_stored_memory(count, dimensions, queries, neighbours, folder))
+
+
 def bench_evaluation(
     *,
     network: str = "torchvision/resnet18",

@@ -91,6 +91,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench inversion": "inverting representations",
         "bench training": "a step of each training scheme",
         "bench memory": "retrieval from a cache model's memory",
+        "bench stored-memory": "a memory of ImageNet's size, asked from disk",
         "bench evaluation": "all measures beside the bare forward pass",
         "bench suite": "what eval/suite.yaml costs, here and on one H200",
         "bench all": "every table of these, in Markdown",
