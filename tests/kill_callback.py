@@ -44,7 +44,7 @@ class SignalAt(Callback):
     """Sends this process and its loader's a signal at a hook, some times: as a terminal, or a queue, does.
 
     Args:
-        hook: ``sanity``, ``batch`` or ``test``.
+        hook: ``sanity``, ``batch``, ``test`` or ``predict``.
         step: the training's step, from 1, where it is a batch.
         name: of the signal.
         times: how often.
@@ -66,6 +66,9 @@ class SignalAt(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == self.step:
             self._send("batch")
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self._send("predict")
 
     def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         self._send("test")

@@ -24,6 +24,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import atomic_path
+from lit_robust.core.processes import kill
 from lit_robust.core.results import FILE_NAME
 
 log = logging.getLogger(__name__)
@@ -277,12 +278,7 @@ class SaveOnSignal(Callback):
         """End a training's loader: Python's exit would ask its processes by SIGTERM, which they never hear."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        # torch takes the end of such a process for an accident, and raises an error wherever the program is.
-        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for process in set(multiprocessing.active_children()) - self._earlier:
-            process.kill()
-            process.join()
-        signal.signal(signal.SIGCHLD, before)
+        kill(set(multiprocessing.active_children()) - self._earlier)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.signals)
 
 

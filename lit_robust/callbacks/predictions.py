@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
@@ -279,7 +280,9 @@ class PredictionFile(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep each valid sample's most probable class."""
+        """Keep each valid sample's most probable class; end after SIGTERM, as Lightning's own loop would not."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
         kept = batch.select(batch.valid)
         broken = ~outputs[batch.valid].isfinite().all(1)
         if broken.any():

@@ -21,6 +21,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lit_robust import callbacks, data, modules
@@ -359,9 +360,12 @@ def run_trainer(words: Sequence[str], command: str) -> None:
         )
     except SIGTERMException as ended:
         ended.code = 128 + signal.SIGTERM  # Lightning's own is 0, as of what is finished.
+        if not getattr(ended, "__notes__", None):
+            ended.add_note("interrupted; nothing is kept." if rank_zero_only.rank == 0 else "")  # type: ignore[attr-defined]
         raise
     finally:
         RobustCLI.held.close()
         # Lightning leaves an open W&B run open; a second command in this process would write into it.
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
-            sys.modules["wandb"].finish()
+            error = sys.exc_info()[1]
+            sys.modules["wandb"].finish(exit_code=0 if error is None else getattr(error, "code", None) or 1)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,41 @@ def refused_write(path: Path | str, error: OSError) -> str:
     """Return the sentence for a write that the system refuses."""
     cure = "free some space there, or choose another folder" if error.errno in FULL else "choose another folder"
     return f"Cannot write {path} ({error.strerror or error}): {cure}."
+
+
+def check_space(folder: Path, needed: int, what: str, otherwise: str = "") -> None:
+    """Refuse to write what a disk has no room for.
+
+    Args:
+        folder: where it is written; it may be yet to make.
+        needed: bytes.
+        what: what is written, in the plural, to begin the sentence.
+        otherwise: a third way out, such as ``set key_type to float16``.
+
+    Raises:
+        UserError: the folder's disk has fewer bytes free.
+    """
+    there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        ways = ["free some space", "choose a folder on another disk", *([otherwise] if otherwise else [])]
+        raise UserError(
+            f"{what} need {size_shown(needed)}, but the disk of {there} has {size_shown(free)} free: "
+            f"{', '.join(ways[:-1])}, or {ways[-1]}."
+        )
+
+
+def size_shown(count: int) -> str:
+    """Return a number of bytes in the unit that it is read best in.
+
+    Example:
+        >>> size_shown(999), size_shown(1_234_567_890)
+        ('999 B', '1.235 GB')
+    """
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.95 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.4g} {units[0]}"
 
 
 def write_text(path: Path, text: str) -> None:

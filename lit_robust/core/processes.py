@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import signal
+from collections.abc import Iterable
 from multiprocessing.connection import wait
-from threading import Thread
+from multiprocessing.process import BaseProcess
+from threading import Thread, current_thread, main_thread
 
 
 def end_with_parent() -> None:
@@ -16,6 +19,20 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "only a worker process has a parent to end with"
     Thread(target=_end_after, args=(parent.sentinel,), name="end with parent", daemon=True).start()
+
+
+def kill(processes: Iterable[BaseProcess]) -> None:
+    """End workers at once, whatever they do, and those of a loader of torch's without its taking that for an accident.
+
+    Where this is not the main thread, torch may raise its error there all the same.
+    """
+    is_main = current_thread() is main_thread()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
+    for process in processes:
+        process.kill()
+        process.join()
+    if is_main:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _end_after(sentinel: int) -> None:

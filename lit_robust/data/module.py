@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -31,6 +32,17 @@ class RobustDataModule(LightningDataModule, ABC):
     """
 
     limit: int | None = None
+
+    def close(self) -> None:
+        """End the processes of the loaders that were made; one that is iterated again starts its own."""
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the loaders' processes."""
+        self.close()
+
+    def teardown(self, stage: str) -> None:
+        """End the loaders' processes."""
+        self.close()
 
     @property
     @abstractmethod
@@ -115,6 +127,12 @@ class ShardDataModule(RobustDataModule, ABC):
         check_workers(self.num_workers)
         check_name("name", self.name)
         self.root = read_root(self.root)
+        self._loaders: WeakSet[PlannedLoader] = WeakSet()
+
+    def close(self) -> None:
+        """End the processes of the loaders that were made; one that is iterated again starts its own."""
+        for loader in self._loaders:
+            loader.close()
 
     @property
     def subfolders(self) -> Sequence[str]:
@@ -159,7 +177,9 @@ class ShardDataModule(RobustDataModule, ABC):
         workers = count_workers(self.num_workers, 1 if self.trainer is None else self.trainer.num_devices)
         workers = workers if plan.lane_count is None else workers_for(plan.lane_count, workers)
         pins = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return PlannedLoader(samples, plan, workers, pins, keeps_workers, self.reading.start_method)
+        loader = PlannedLoader(samples, plan, workers, pins, keeps_workers, self.reading.start_method)
+        self._loaders.add(loader)
+        return loader
 
     def describe(self, split: Split, split_name: str, crop: EvaluationCrop) -> dict[str, object]:
         """Return plain values for the results file: split, classes, preprocessing, decoders, which samples these are.

@@ -67,6 +67,11 @@ class RobustnessSuite(RobustDataModule):
         if len(self._missing) == len(self.members):
             raise UserError(f"No set of the suite is there, {next(iter(self._missing.values()))}: check the root.")
 
+    def close(self) -> None:
+        """End the processes of the members' loaders."""
+        for member in self.members:
+            member.close()
+
     def _used(self, stage: str) -> list[ShardDataModule]:
         members = self.members if stage == "test" else self.members[:1]
         return [member for member in members if member.name not in self._missing]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import FULL, UMASK, file_sha256, held_alone, read_regular
+from lit_robust.core.files import FULL, UMASK, check_space, file_sha256, held_alone, read_regular
 from lit_robust.memory.store import (
     FILE_NAME,
     KEYS,
@@ -190,7 +190,7 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{part.name}.", dir=folder.parent))
         try:
-            _check_room(beside, manifest)
+            check_room(folder, manifest.count, manifest.dimensions, manifest.key_type)
             make_array(beside / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
             save_array(beside / LABELS, np.sort(labels.astype(np.int64)))
             for name in (KEYS, LABELS):
@@ -206,14 +206,21 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         raise UserError(f"Cannot write in the folder {folder.parent} ({error.strerror}): {fix}.") from error
 
 
-def _check_room(beside: Path, manifest: Manifest) -> None:
-    need = manifest.count * (manifest.dimensions * np.dtype(manifest.key_type).itemsize + 8 + 4 + ENTRY.itemsize)
-    free = shutil.disk_usage(beside).free
-    if free < need:
-        raise UserError(
-            f"The memory needs {need / 1e9:.1f} GB and {beside.parent} has {free / 1e9:.1f} GB free: free some space, "
-            "choose another folder, or set key_type to float16."
-        )
+def check_room(folder: Path, count: int, dimensions: int, key_type: str) -> None:
+    """Refuse to write keys that the disk has no room for.
+
+    Args:
+        folder: of the memory.
+        count: keys that are yet to be written.
+        dimensions: of a key.
+        key_type: ``float32`` or ``float16``.
+
+    Raises:
+        UserError: there is no room for them, their labels, norms and journal.
+    """
+    need = count * (dimensions * np.dtype(key_type).itemsize + 8 + 4 + ENTRY.itemsize)
+    smaller = "set key_type to float16" if key_type != "float16" else ""
+    check_space(folder.parent, need, f"The {count:,} keys of {folder}", smaller)
 
 
 def is_begun(folder: Path) -> bool:

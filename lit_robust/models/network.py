@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,9 @@ def build_classifier(spec: Network) -> Classifier:
     elif library in builders and name:
         network = builders[library](name, spec.num_classes, entry)
     else:
+        near = nearest(library, builders) if "/" in spec.name else _named_in_a_library(spec.name)
         raise UserError(
-            f"Unknown network {spec.name!r}{nearest(library, builders)}: write torchvision/<name>, timm/<name>, "
+            f"Unknown network {spec.name!r}{near}: write torchvision/<name>, timm/<name>, "
             f"lit_robust/{'|'.join(OURS)}, or <module>:<callable>."
         )
     weights = load_weights(network, file, spec.name, spec.num_classes, spec.copy, spec.new_head) if file else None
@@ -160,6 +162,18 @@ def build_classifier(spec: Network) -> Classifier:
     if rescales is not None and hasattr(network, "transform_input"):
         setattr(network, "transform_input", rescales)  # noqa: B010 - to mypy a module's attributes are tensors
     return Classifier(network.to(memory_format=torch.channels_last), mean, std)
+
+
+def _named_in_a_library(name: str) -> str:
+    """Return `` (did you mean ...?)`` with the network whose name, without its library, is nearest; empty for none."""
+    import timm
+    from torchvision import models
+
+    libraries = {"timm": timm.list_models(), "torchvision": models.list_models(module=models), "lit_robust": OURS}
+    # Of a name that several have the last one's stays.
+    known = {one: f"{library}/{one}" for library, names in libraries.items() for one in names}
+    close = get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {known[close[0]]}?)" if close else ""
 
 
 def _ours(name: str, num_classes: int, entry: str | None) -> nn.Module:

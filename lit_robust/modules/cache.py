@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import lit_robust
@@ -19,6 +20,7 @@ from lit_robust.memory.build import (
     begin_memory,
     building_alone,
     check_place,
+    check_room,
     is_begun,
     resume_memory,
     samples_done,
@@ -30,6 +32,14 @@ from lit_robust.models import Classifier, Network, weights_digest
 from lit_robust.models.taps import layer_of
 from lit_robust.modules.base import ClassifierModule
 from lit_robust.modules.optimisation import Optimisation
+
+
+class _Frees(Callback):
+    def __init__(self, lock: ExitStack) -> None:
+        self.lock = lock
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.lock.close()
 
 
 class CacheModule(ClassifierModule):
@@ -84,6 +94,11 @@ class CacheModule(ClassifierModule):
         self.automatic_optimization = False
         self.memory: Memory | None = None
         self._builder: MemoryBuilder | None = None
+        self._lock = ExitStack()  # Of the memory that is built.
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what frees the memory's lock where an exception ends its building, which no module is told of."""
+        return [_Frees(self._lock)]
 
     @property
     def cache(self) -> CacheClassifier:
@@ -136,11 +151,31 @@ class CacheModule(ClassifierModule):
         layer_of(self.classifier, self.cache.layer)
         if stage == "fit":
             check_place(self.memory_folder)
+            self._check_room()
             return
         manifest = open_memory(self.memory_folder, check_digest=False).manifest
         manifest.check(
             self.memory_folder, self._backbone(), self.cache.layer, self.cache.transform, self.network.num_classes
         )
+
+    def _check_room(self) -> None:
+        """Refuse to begin where the disk has no room for the keys, of which a first one says how large they are."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "training_set"):
+            return  # `_begin` refuses it.
+        self.samples_once = np.array([0])
+        image = data.train_dataloader().first().as_float().image
+        left = int(np.count_nonzero(~samples_done(self.memory_folder, data.training_set.labels)))
+        check_room(self.memory_folder, left, self._vectors(image).shape[1], self.key_type)
+
+    def _vectors(self, images: Tensor) -> Tensor:
+        """Return what becomes keys ``[B, d]``, in the mode of an evaluation and in full precision."""
+        with torch.no_grad(), full_precision(self.device.type):
+            was_training = self.model.training
+            self.model.eval()
+            vectors = self.cache.vectors(images)
+            self.model.train(was_training)
+        return vectors
 
     def _begin(self) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -150,7 +185,6 @@ class CacheModule(ClassifierModule):
             )
         self._training: TrainingSet = data.training_set
         if self.trainer.is_global_zero:
-            self._lock = ExitStack()
             self._lock.enter_context(building_alone(self.memory_folder))
         left = np.flatnonzero(~samples_done(self.memory_folder, self._training.labels))
         # Lightning needs a batch to come to an end.
@@ -167,11 +201,7 @@ class CacheModule(ClassifierModule):
                 "one: replace it, or pack the shards again without it."
             )
         kept = batch.select(batch.valid)
-        with torch.no_grad(), full_precision(self.device.type):
-            was_training = self.model.training
-            self.model.eval()
-            vectors = self.cache.vectors(batch.image)[batch.valid].cpu().numpy()
-            self.model.train(was_training)
+        vectors = self._vectors(batch.image)[batch.valid].cpu().numpy()
         if self._builder is None:
             self._builder = self._open_builder(vectors.shape[1])
         keys, norms = unit_length(vectors)

@@ -1,16 +1,20 @@
 """A run's folder belongs to one run; an interrupted one says what it kept, and goes on as if nothing had happened."""
 
 import json
+import multiprocessing
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from wandb_reader import records
 
 from lit_robust.callbacks.results_file import check_replaced
 from lit_robust.cli import main
@@ -201,7 +205,13 @@ def test_a_mistake_is_found_before_a_logger_starts(toy, tmp_path, capsys, monkey
 def test_an_interrupted_training_goes_on_by_the_command_it_says(whole, toy, tmp_path, capsys, name, code):
     """In the first epoch, where nothing else has written a checkpoint."""
     run = tmp_path / "a run"
-    assert main([*words("fit", run, toy, at(hook="batch", step=1, name=name)), "--data.num_workers=1"]) == code
+    assert main([*words("fit", run, toy, at(hook="batch", step=1, name=name)), "--data.num_workers=2"]) == code
+    # Nothing that reads is left, and no thread that would write to it.
+    assert not multiprocessing.active_children()
+    for thread in threading.enumerate():
+        if thread.name.startswith("QueueFeeder"):
+            thread.join(20)
+            assert not thread.is_alive()
     (sentence,) = said(capsys)
     kept, command = re.search(r"interrupted; (.*) holds all that was done\. To go on: (.*)", sentence).groups()
     assert kept == str(run / "checkpoints" / "requeue.ckpt")
@@ -212,6 +222,21 @@ def test_an_interrupted_training_goes_on_by_the_command_it_says(whole, toy, tmp_
     for tensor in two["state_dict"]:
         assert torch.equal(one["state_dict"][tensor], two["state_dict"][tensor]), tensor
     assert not (run / "checkpoints" / "requeue.ckpt").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), (None, 0)])
+def test_a_run_of_wandb_is_told_how_the_training_ended(toy, tmp_path, name, code):
+    """A run that a queue ended would otherwise stand as finished in a list of runs."""
+    logger = {"class_path": "pytorch_lightning.loggers.WandbLogger", "init_args": {"save_dir": ".", "offline": True}}
+    stopped = [at(hook="batch", step=1, name=name)] if name else []
+    more = [f"--trainer.logger={json.dumps(logger)}", "--trainer.max_epochs=1", "--data.num_workers=0"]
+    assert main([*words("fit", tmp_path, toy, *stopped), *more]) == code
+    (file,) = tmp_path.glob("wandb/offline*/*.wandb")
+    waited_until = time.monotonic() + 20
+    while not (ends := [one.exit.exit_code for one in records(file) if one.HasField("exit")]):
+        assert time.monotonic() < waited_until, "W&B's own process wrote no end"
+        time.sleep(0.1)
+    assert ends == [code]
 
 
 def test_ctrl_c_twice_ends_at_once_and_names_the_newest_checkpoint(toy, tmp_path, capsys):
@@ -234,6 +259,15 @@ def test_an_interrupted_test_says_that_it_goes_on(toy, tmp_path, capsys, name, c
     (sentence,) = said(capsys)
     assert "measures that were finished are kept, and the same command goes on" in sentence
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_prediction_leaves_no_part_of_its_file(toy, tmp_path, capsys, name, code):
+    stopped = [*words("predict", tmp_path / "run", toy, at(hook="predict", name=name)), "--data.eval_batch_size=8"]
+    assert main([*stopped, "--data.num_workers=2"]) == code
+    assert len(said(capsys)) == 1
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config-predict.yaml"]
+    assert not multiprocessing.active_children()
 
 
 def test_an_interrupted_memory_goes_on_by_the_same_command(whole, toy, tmp_path, capsys):

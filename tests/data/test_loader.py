@@ -2,6 +2,10 @@
 
 import dataclasses
 import io
+import multiprocessing
+import os
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -245,3 +249,42 @@ def test_every_way_to_start_a_process_gives_the_same(start_method):
     batches = list(planned)
     assert indices(batches) == [[0, 1], [2, 3], [4, 5]]
     assert batches[2].image[:, 0, 0, 0].tolist() == [4, 5]
+
+
+def test_a_closed_loader_ends_its_processes_and_reads_again():
+    before = set(multiprocessing.active_children())
+    planned = loader(shuffle(), workers=2)
+    iteration = iter(planned)
+    assert next(iteration).index.tolist() == shuffle().of_epoch(0)[0].tolist()[0]
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    planned.close()
+    assert set(multiprocessing.active_children()) == before
+    for thread in threading.enumerate():
+        if thread.name.startswith("QueueFeeder"):
+            thread.join(20)
+            assert not thread.is_alive()
+    with pytest.raises(UserError, match="A loader was closed while it was read, .*: begin to read it anew"):
+        next(iteration)
+    # Two at a time, of which one is given up; each has processes of its own.
+    planned = PlannedLoader(EvaluationSamples(Drawn(), WHOLE), shuffle(), 1, False, False)
+    first, second = iter(planned), iter(planned)
+    assert next(first).index.tolist() == next(second).index.tolist()
+    first.close()
+    assert len(set(multiprocessing.active_children()) - before) == 1
+    assert len(list(second)) == 1
+    assert set(multiprocessing.active_children()) == before
+    assert indices(planned) == shuffle().of_epoch(0)[0].tolist()
+    planned.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_processes_of_a_loader_do_not_hear_what_their_parent_may_answer(number):
+    """A terminal's Ctrl-C, and a queue's SIGTERM, reach every process of a job."""
+    planned = loader(shuffle(), workers=2)
+    iteration = iter(planned)
+    first = next(iteration)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, number)
+    rest = [batch.index.tolist() for batch in iteration]
+    assert [first.index.tolist(), *rest] == shuffle().of_epoch(0)[0].tolist()
+    planned.close()

@@ -53,7 +53,13 @@ def test_weights_from_a_file(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        (Network("resnet50"), "Unknown network 'resnet50': write torchvision/<name>"),
+        (
+            Network("resnet50"),
+            r"Unknown network 'resnet50' \(did you mean torchvision/resnet50\?\): write torchvision/<name>",
+        ),
+        (Network("resnet5O"), r"Unknown network 'resnet5O' \(did you mean torchvision/resnet50\?\)"),
+        (Network("deit_smal_patch16_224"), r"\(did you mean timm/deit_small_patch16_224\?\)"),
+        (Network("xyz"), "Unknown network 'xyz': write torchvision/<name>"),
         (Network("torchvision/resnet5"), "torchvision has no classifier 'resnet5'"),
         (Network("timm/resnetfifty"), "timm has no network 'resnetfifty'"),
         (Network("lit_robust/vgg"), "Unknown network lit_robust/vgg"),

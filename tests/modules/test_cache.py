@@ -102,6 +102,16 @@ def features(weights, toy, split):
     return network, batch, kept[0]
 
 
+def test_a_disk_without_room_is_named_before_anything_begins(tmp_path, toy, weights, monkeypatch, capsys):
+    # Each of the 101 keys has 64 numbers, a label, a norm and an entry in the journal.
+    need = 101 * (64 * 4 + 8 + 4 + 12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, need - 1))
+    assert main(["fit", *settings(tmp_path / "run", toy, weights)]) == 2
+    said = f"The 101 keys of {tmp_path}/run/memory need {need / 1000:.4g} kB, but the disk of {tmp_path}/run has"
+    assert said in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["recipe.yaml"]
+
+
 def test_the_memory_holds_every_training_image_once(built, toy, weights):
     memory = open_memory(built / "memory")
     _, batch, vectors = features(weights, toy, "train")

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 SRUN = """#!/bin/bash
-trap 'echo USR1 >>"$CALLS"; exit 85' USR1
+trap 'echo USR1 >>"$CALLS"; exit "${ENDS:-85}"' USR1
 [[ -z ${SAVES:-} ]] || { mkdir -p "$SAVES"; touch -d '+1 second' "$SAVES/requeue.ckpt"; }
 [[ -z ${HANGS:-} ]] || trap '' USR1
 printf '%s\\n' "$*" >>"$CALLS"
@@ -171,9 +171,17 @@ def test_a_training_that_hangs_is_queued_again_without_saving(site):
 
 def test_three_starts_without_a_checkpoint_are_enough(site):
     """A limit shorter than the way to the first checkpoint would be met for ever."""
-    assert site.end("fit", CODE="85")[0] == 0
-    assert site.end("fit", CODE="85", SLURM_RESTART_COUNT="1")[0] == 0
-    code, told = site.end("fit", CODE="85", SLURM_RESTART_COUNT="2")
+    for start in ("0", "1"):
+        assert signalled(site, WAITS="yes", ENDS="1", SLURM_RESTART_COUNT=start)[0] == 0
+        (site.folder / "calls").rename(site.folder / f"calls of {start}")
+        assert "scontrol requeue 7" in (site.folder / f"calls of {start}").read_text()
+    code, told = signalled(site, WAITS="yes", ENDS="1", SLURM_RESTART_COUNT="2")
     assert code == 2
     assert "give more --time" in told
-    assert site.calls().count("scontrol requeue 7") == 2
+    assert "scontrol requeue 7" not in site.calls()
+
+
+def test_a_memory_that_is_built_in_many_starts_makes_progress_without_a_checkpoint(site):
+    for start in range(4):
+        assert site.end("fit", CODE="85", SLURM_RESTART_COUNT=str(start))[0] == 0
+    assert site.calls().count("scontrol requeue 7") == 4

@@ -3,14 +3,16 @@
 import logging
 import multiprocessing
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 
 from torch.utils.data import DataLoader
 
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
-from lit_robust.core.processes import end_with_parent
+from lit_robust.core.processes import end_with_parent, kill
 from lit_robust.data.loading.order import Plan, Request
 from lit_robust.data.loading.samples import Samples
 
@@ -73,7 +75,8 @@ class PlannedLoader:
         self.sampler = PlanSampler(plan)
         self.order = dict(plan.order)
         self._delivered = 0
-        self._loader: DataLoader[Batch] = DataLoader(
+        self._make: Callable[[], DataLoader[Batch]] = partial(
+            DataLoader,
             samples,
             batch_size=None,
             sampler=self.sampler,
@@ -83,6 +86,23 @@ class PlannedLoader:
             multiprocessing_context=_context(start_method) if num_workers else None,
             worker_init_fn=_begin_worker,
         )
+        self._loader = self._make()
+        # torch ends an iteration's processes when nothing holds it any more: here stands each that is not through.
+        self._open: list[list[Iterator[Batch]]] = []
+        self._processes: set[BaseProcess] = set()
+
+    def close(self) -> None:
+        """End the processes, and the iterations that they are in; one that is begun later starts its own.
+
+        What an exception leaves behind is held by its traceback, with queues that the collector then takes apart in
+        any order, under the threads that write to them. A process may be in the midst of a slow read, and hears no
+        SIGTERM.
+        """
+        kill(self._processes)
+        self._processes.clear()
+        for one in self._open:
+            one.clear()
+        self._loader = self._make()
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -90,8 +110,12 @@ class PlannedLoader:
     def __iter__(self) -> Iterator[Batch]:
         self._delivered = self.sampler.start
         broken = 0
+        before = set(multiprocessing.active_children())
+        one: list[Iterator[Batch]] = [iter(self._loader)]
+        self._processes |= set(multiprocessing.active_children()) - before
+        self._open.append(one)
         try:
-            for batch in self._loader:
+            while one and (batch := next(one[0], None)) is not None:
                 self._delivered += 1
                 if batch.broken is not None:
                     broken += int(batch.broken.sum())
@@ -101,10 +125,20 @@ class PlannedLoader:
                         "%d images of epoch %d could not be read and were left out.", broken, self.sampler.epoch
                     )
                 yield batch
+            if not one:
+                raise UserError("A loader was closed while it was read, as at a training's end: begin to read it anew.")
         except UserError as error:
             # torch passes on a worker's error as its whole traceback; the sentence is the end of it.
             raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()) from error
+        finally:
+            one.clear()
+            self._open = [other for other in self._open if other is not one]
         self.sampler.start = 0
+
+    def first(self) -> Batch:
+        """Return the first batch of the first epoch, read in this process; what is delivered later does not change."""
+        batch: Batch = self._loader.dataset[next(iter(self.sampler.plan.requests(0, 0)))]
+        return batch
 
     def state_dict(self) -> dict[str, int | str]:
         """Return the epoch, how many of its batches were delivered, and what the order follows from."""
@@ -130,8 +164,10 @@ class PlannedLoader:
 
 def _begin_worker(number: int) -> None:
     end_with_parent()
-    # A terminal sends Ctrl-C to every process: the one that loads may want to finish its batch first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends Ctrl-C to every process, and a queue SIGTERM: the one that loads may want to finish its batch
+    # first, and would otherwise fail before it hears of it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _context(start_method: str | None) -> BaseContext:

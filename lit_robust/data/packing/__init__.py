@@ -8,11 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError, check_count
+from lit_robust.core.files import check_space
 from lit_robust.data.packing.classes import Labels
 from lit_robust.data.packing.encode import named_by_ending
 from lit_robust.data.packing.layouts import Options, find_images
 from lit_robust.data.packing.recognise import Layout
-from lit_robust.data.packing.sources import check_source, check_space, open_source
+from lit_robust.data.packing.sources import check_source, open_source
 from lit_robust.data.packing.write import Packer, check_place, make_plan
 from lit_robust.data.settings import LARGEST_SIDE
 from lit_robust.shards.info import read_info

@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError, check_count
+from lit_robust.core.files import check_space
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.packing.derivation import Derivation
-from lit_robust.data.packing.sources import check_space
 from lit_robust.shards.write import sole_writer
 
 

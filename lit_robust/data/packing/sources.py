@@ -5,7 +5,6 @@ import gzip
 import lzma
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import atomic_path
+from lit_robust.core.files import atomic_path, check_space
 from lit_robust.shards.read import OpenShard
 from lit_robust.shards.scan import file_state
 from lit_robust.shards.tar import Member, PositionalTar, read_exactly
@@ -245,17 +244,6 @@ def check_source(source: Path, output: Path) -> None:
         raise UserError(f"There is no folder {source}: unpack the images there, or name the tar that holds them.")
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise a UserError where the disk of a folder, which may be yet to make, has fewer than ``needed`` bytes free."""
-    there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(
-            f"{what} need {_size(needed)}, but the disk of {there} has {_size(free)} free: "
-            "free some space, or choose a folder on another disk."
-        )
-
-
 def _opener(source: Path) -> Opener | None:
     try:
         with source.open("rb") as file:
@@ -295,7 +283,3 @@ def _chunks(source: Path, opener: Opener) -> Iterator[bytes]:
                 yield chunk
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise DataError(f"{source} is damaged or not whole ({error}): copy or download it again.") from error
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.3f} GB"
