@@ -252,17 +252,16 @@ def test_every_way_to_start_a_process_gives_the_same(start_method):
 
 
 def test_a_closed_loader_ends_its_processes_and_reads_again():
-    before = set(multiprocessing.active_children())
+    before, threads = set(multiprocessing.active_children()), set(threading.enumerate())
     planned = loader(shuffle(), workers=2)
     iteration = iter(planned)
     assert next(iteration).index.tolist() == shuffle().of_epoch(0)[0].tolist()[0]
     assert len(set(multiprocessing.active_children()) - before) == 2
     planned.close()
     assert set(multiprocessing.active_children()) == before
-    for thread in threading.enumerate():
-        if thread.name.startswith("QueueFeeder"):
-            thread.join(20)
-            assert not thread.is_alive()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(20)
+        assert not thread.is_alive()
     with pytest.raises(UserError, match="A loader was closed while it was read, .*: begin to read it anew"):
         next(iteration)
     # Two at a time, of which one is given up; each has processes of its own.
@@ -280,10 +279,11 @@ def test_a_closed_loader_ends_its_processes_and_reads_again():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_processes_of_a_loader_do_not_hear_what_their_parent_may_answer(number):
     """A terminal's Ctrl-C, and a queue's SIGTERM, reach every process of a job."""
+    before = set(multiprocessing.active_children())
     planned = loader(shuffle(), workers=2)
     iteration = iter(planned)
     first = next(iteration)
-    for process in multiprocessing.active_children():
+    for process in set(multiprocessing.active_children()) - before:
         os.kill(process.pid, number)
     rest = [batch.index.tolist() for batch in iteration]
     assert [first.index.tolist(), *rest] == shuffle().of_epoch(0)[0].tolist()

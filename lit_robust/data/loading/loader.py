@@ -18,6 +18,8 @@ from lit_robust.data.loading.samples import Samples
 
 log = logging.getLogger(__name__)
 
+IGNORED = (signal.SIGINT, signal.SIGTERM)  # By the processes of a loader.
+
 
 class PlanSampler:
     """Hands the requests of one epoch to a loader, from the batch where an interrupted run stopped.
@@ -111,7 +113,12 @@ class PlannedLoader:
         self._delivered = self.sampler.start
         broken = 0
         before = set(multiprocessing.active_children())
-        one: list[Iterator[Batch]] = [iter(self._loader)]
+        # Processes start with the signals that wait, so that they are deaf to them before `_begin_worker` runs, too.
+        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            one: list[Iterator[Batch]] = [iter(self._loader)]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
         self._processes |= set(multiprocessing.active_children()) - before
         self._open.append(one)
         try:
@@ -166,7 +173,7 @@ def _begin_worker(number: int) -> None:
     end_with_parent()
     # A terminal sends Ctrl-C to every process, and a queue SIGTERM: the one that loads may want to finish its batch
     # first, and would otherwise fail before it hears of it.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
 
 
