@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,10 +212,14 @@ class RandomSets(LightningDataModule):
         shape = (subject.batch, 3, subject.size, subject.size)
         # All batches have the same images, which the network does not know.
         self.images = torch.rand(shape, generator=generator).to(device)
-        self.evaluation_sets = {name: self._described(name) for name in SETS}
         self.loaders = {
             name: Repeatable([self._batch(name, number) for number in range(subject.batches)]) for name in SETS
         }
+
+    @cached_property
+    def evaluation_sets(self) -> Mapping[str, EvaluationSet]:
+        """Name to description of each set."""
+        return {name: self._described(name) for name in SETS}
 
     def _described(self, name: str) -> EvaluationSet:
         told: Mapping[str, dict[str, Any]] = {

@@ -62,7 +62,7 @@ def effective_robustness(clean: float, shifted: float, line: Line) -> float:
     Example:
         >>> line = fit_line([0.6, 0.7, 0.8], [0.3, 0.4, 0.55])
         >>> round(effective_robustness(0.7, 0.45, line), 3)
-        0.041
+        0.045
     """
     return shifted - line.expected(clean)
 

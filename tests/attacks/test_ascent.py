@@ -220,10 +220,11 @@ def test_first_is_the_first_broken_iterate_of_the_whole_search(
 ) -> None:
     first = PGD(keep="first", start=start, **SETTINGS)(network, images, answers, generator=generators(8))  # type: ignore[arg-type]
     # Brute force: the iterate after n steps is where a search of n steps ends.
-    ends = [
-        PGD(start=start, **{**SETTINGS, "steps": steps})(network, images, answers, generator=generators(8))  # type: ignore[arg-type]
-        for steps in range(SETTINGS["steps"] + 1)
-    ]
+    ends = []
+    for steps in range(SETTINGS["steps"] + 1):
+        attack = PGD(start=start, **SETTINGS)  # type: ignore[arg-type]
+        object.__setattr__(attack, "steps", steps)  # Nobody may ask for no step; the iterate before the first has none.
+        ends.append(attack(network, images, answers, generator=generators(8)))
     broken = torch.stack([end.success for end in ends])
     assert 0 < broken[-1].sum() < 8, "some images have to break and some to withstand"
     when = torch.where(broken.any(0), broken.int().argmax(0), SETTINGS["steps"])

@@ -36,7 +36,10 @@ def sentence(args, capsys):
         (["--model.network.num_classes", "5"], "The network has 5 classes, but"),
         (["--model.network.num_classes", "five"], "expected int, got 'five'"),
         (["--model.network.mean", "0.5"], "In model.network.mean (StandardModule): expected tuple, got '0.5';"),
-        (["--model.network.name", "resnet50"], "Unknown network 'resnet50': write torchvision/<name>"),
+        (
+            ["--model.network.name", "resnet50"],
+            "Unknown network 'resnet50' (did you mean torchvision/resnet50?)",
+        ),
         (["--model.network.name", "torchvision/resnet5O"], "no classifier 'resnet5O' (did you mean resnet50?)"),
         (
             ["--model.network.name", "nowhere.nets:make"],
@@ -155,11 +158,11 @@ def test_limits_and_baselines(words, capsys):
         (["fitt"], "There is no command 'fitt': did you mean fit?"),
         (
             ["data", "toi"],
-            "There is no command `data toi`: choose data toy, data shard, data verify, data corrupt,",
+            "There is no command `data toi`: choose data toy, data concepts, data shard, data verify,",
         ),
         (
-            ["bench", "all"],
-            "There is no command `bench all`: choose bench data, bench corruptions, bench attacks, bench training",
+            ["bench", "every"],
+            "There is no command `bench every`: choose bench data, bench corruptions, bench attacks, bench inversion",
         ),
         (["report", "/nowhere"], "No results file at /nowhere: name a folder that `lit-robust test` wrote into."),
         (["data", "shard", "/nowhere", "out", "--split", "val"], "There is no folder /nowhere: unpack the images"),
