@@ -100,10 +100,11 @@ class Dissection:
         return tally.both.double() / (own + tally.label - tally.both)
 
     def ceiling(self) -> Tensor:
-        """Return the highest IoU that a unit can have with each label, float64 ``[L]``: by their shares of the pixels.
+        """Return the nominal highest IoU of a unit with each label, float64 ``[L]``: by their shares of the pixels.
 
         With a threshold that a share q exceeds, and a concept that covers the share g of its category's images, it is
-        min(q / g, g / q).
+        min(q / g, g / q). That is for a unit whose share on these images is q, too; one with another share can exceed
+        it.
         """
         covered = self.tally.label / self.tally.pixels_in[self.category.clamp(min=0)].double()
         return torch.minimum(self.share / covered, covered / self.share)

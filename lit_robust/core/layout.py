@@ -10,7 +10,7 @@ from torch import Tensor, nn
 def in_fast_layout(model: Callable[[Tensor], Any], device_type: str) -> Callable[[Tensor], Any]:
     """Return the network, or one that gives it images with channels last where its convolutions are faster so.
 
-    They are on CPUs, by a fifth in fp32 on ResNets and SqueezeNet (`RESULTS.md`), and on GPUs under autocast
+    They are on CPUs in fp32, and on GPUs under autocast
     (docs.pytorch.org, "Channels Last Memory Format in PyTorch"). Weights stay as they lie: a convolution follows its
     images. A network whose weights lie so already is left alone, as its convolutions follow those, and so is one
     without convolutions.
