@@ -280,6 +280,7 @@ def _example(entry: Mapping[str, Any], file: Path) -> Example:
     for name, words in (("images", example.images), ("captions", example.captions)):
         fits = isinstance(words, dict) and all(isinstance(word, str) for word in words.values())
         _check(name, words, fits, "an object of words", place)
+    _check("images", example.images, bool(example.images), "an object of at least one file", place)
     return example
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, printable
 from lit_robust.core.files import read_regular
 from lit_robust.shards.fetch import FetchError
 from lit_robust.shards.info import TIMM_NAMES, Info, SplitClaim, is_known, may_be_info, parse_info
@@ -108,7 +108,7 @@ class ShardFolder:
     def from_claim(self, split: str, claim: SplitClaim) -> Listing:
         """Return a split as an info file of timm's form has it."""
         info = (self.timm_name,)
-        problems = tuple(self._missing(claim.files, info, split))
+        problems = tuple(map(printable, self._missing(claim.files, info, split)))
         return Listing(**vars(claim), folder=self.folder, split=split, info=info, problems=problems)
 
     def from_names(self, split: str | None, files: Sequence[str]) -> Listing:
@@ -148,7 +148,8 @@ class ShardFolder:
             problems += gaps(self.folder, files)
         claim = SplitClaim(tuple(files), lengths, count=count)
         names = (*used, *counts_used)
-        return Listing(**vars(claim), folder=self.folder, split=split, info=names, problems=tuple(problems))
+        told = tuple(map(printable, problems))
+        return Listing(**vars(claim), folder=self.folder, split=split, info=names, problems=told)
 
     def unpacking(self, name: str) -> str:
         """Return the sentence about a compressed tar."""

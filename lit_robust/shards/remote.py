@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
-from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.errors import DataError, UserError, printable
 from lit_robust.shards.fetch import (
     PIPE,
     SCHEMES,
@@ -74,8 +74,8 @@ class Remote:
     def shown(self, file: str) -> str:
         """Return what to call a file, ``file`` being its path in this folder."""
         if self.root.startswith(PIPE):
-            return f"{shown(self.root)} {self._path(file)}"
-        return shown(address(self.root, self._path(file)))
+            return printable(f"{shown(self.root)} {self._path(file)}")
+        return printable(shown(address(self.root, self._path(file))))
 
     def text(self, file: str) -> str:
         """Return a small text file.

@@ -60,6 +60,9 @@ def test_schema_1_had_axes_in_names(tmp_path):
         "eps": 1 / 3,
     }
     assert found.examples[0].series == series
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"examples": [example | {"images": {}}]}))
+    with pytest.raises(UserError, match="has the images {}, which is not an object of at least one file"):
+        RunResults.load(file)
 
 
 def test_a_file_that_was_changed_is_refused(tmp_path):
