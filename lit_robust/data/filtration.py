@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -141,9 +142,9 @@ class FilterNetwork:
         probabilities: Tensor = logits.softmax(1)
         return probabilities
 
-    @property
+    @cached_property
     def described(self) -> dict[str, Any]:
-        """What the results say of it."""
+        """What the results say of it; its digest reads every weight, so once."""
         return {"name": self.name, "weights_sha256": weights_digest(self.network.network)}
 
 

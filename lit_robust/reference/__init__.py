@@ -9,9 +9,10 @@
 - ``restricted_imagenet.json``: the first and last ImageNet class of the 9 super-classes of Restricted ImageNet, in
   their order (Engstrom et al. 2019, table 1).
 - ``imagenet_c_alexnet.csv``: AlexNet's errors on ImageNet-C; its sources and loader are in ``corruption_baselines.py``.
-- ``published/imagenet_testbed_standard.csv``: accuracies of the networks with standard training that Taori et al. 2020
-  fit their lines to (modestyachts/imagenet-testbed ``robustness_top1s.csv``, ``model_types.py``): at least 55 % right
-  on ImageNet, none of the training runs with corruptions; ``imagenet_of_r`` is ImageNet's classes of ImageNet-R.
+- ``published/imagenet_testbed_standard.csv``: accuracies of 85 networks that Taori et al. 2020 call standard training
+  (modestyachts/imagenet-testbed ``robustness_top1s.csv``, ``model_types.py``): those at least 55 % right on ImageNet,
+  without its own training runs (``aws``, ``batch64``, subsampled); ``imagenet_of_r`` is ImageNet's images of
+  ImageNet-R's classes. A network without a value in a column is left out of that column's line.
 - ``published/``: other published values of networks, a file a source, which each file names.
 """
 
