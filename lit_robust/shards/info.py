@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from lit_robust.core.errors import DataError
+from lit_robust.core.errors import DataError, printable
 from lit_robust.core.files import read_regular
 
 GENERATED = "generated"  # In a split's entry: what this suite made the images by, and of which.
@@ -108,9 +108,9 @@ def parse_info(where: str, text: str) -> Info | None:
         if '"shardlist"' in text and isinstance(content := json.loads(text), dict) and "shardlist" in content:
             return _wids(where, content)
     except _MalformedError as error:
-        raise DataError(f"{where}{error.place} is malformed ({error}): correct or remove it.") from error
+        raise DataError(printable(f"{where}{error.place} is malformed ({error}): correct or remove it.")) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{where} cannot be read ({_say(error)}): correct or remove it.") from error
+        raise DataError(printable(f"{where} cannot be read ({_say(error)}): correct or remove it.")) from error
     return None
 
 
@@ -234,6 +234,8 @@ def _inside(file: str) -> str:
         raise ValueError(f"{file[:40]!r}... is longer than a file's name can be")
     if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file or not path.name:
         raise ValueError(f"{file!r} lies outside the folder")
+    if any("\ud800" <= letter <= "\udfff" for letter in file):
+        raise ValueError(f"{file!r} holds half a letter, which no address can")
     return str(path)
 
 

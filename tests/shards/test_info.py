@@ -195,6 +195,7 @@ def test_offsets_are_those_of_the_tar_program(tmp_path):
         ("sizes.json", ["x.tar"], "cannot be read"),
         ("x.json", shard_list({"../x.tar": 1}), "outside the folder"),
         ("x.json", shard_list({"a/../../x.tar": 1}), "outside the folder"),
+        ("sizes.json", {"\ud800.tar": 1}, "holds half a letter"),
         ("x.json", shard_list({"x.tar": "1"}), "whole number"),
         ("x.json", shard_list({"s3://bucket/": 1}), "names no file"),
         ("x.json", {"shardlist": [{"url": "x.tar"}]}, "nsamples' is missing"),

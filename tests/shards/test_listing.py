@@ -8,6 +8,7 @@ from lit_robust.core.errors import DataError, UserError
 from lit_robust.shards import ShardIndex
 from lit_robust.shards.info import read_info
 from lit_robust.shards.listing import list_all, list_split
+from lit_robust.shards.remote import Remote
 
 
 def make(folder, *names):
@@ -138,4 +139,15 @@ def test_no_sentence_speaks_of_a_split_that_nobody_named(tmp_path):
         list_split(tmp_path, None)
     (tmp_path / "sizes.json").write_text(json.dumps({"x-val.tar": 0}))
     with pytest.raises(DataError, match="lists for 'val' are missing"):
+        list_split(tmp_path, "val")
+
+
+def test_a_terminal_gets_no_control_sequences_from_info_files(tmp_path):
+    (tmp_path / "sizes.json").write_text(json.dumps({"x-val\x1b[2J\n.tar": 1}))
+    with pytest.raises(DataError, match=r"the first is x-val\\x1b\[2J\\n\.tar: copy"):
+        list_split(tmp_path, "val")
+    assert Remote(f"file:{tmp_path}", "", False).shown("x\x1b[2J.tar").endswith("/x\\x1b[2J.tar")
+    (tmp_path / "sizes.json").unlink()
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"val": {"filenames": "\x1b[2J\n.tar"}}}))
+    with pytest.raises(DataError, match=r"malformed \(\\x1b\[2J\\n\.tar is not a list of names\)"):
         list_split(tmp_path, "val")
