@@ -320,3 +320,7 @@ class Repeatable:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def first(self) -> Batch:
+        """Return the first batch, as a loader of shards does."""
+        return self.batches[0]

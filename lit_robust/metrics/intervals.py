@@ -58,7 +58,7 @@ def paired_interval(gained: int, lost: int, count: int) -> Interval:
     Example:
         >>> low, high = paired_interval(30, 10, 200)
         >>> round(low, 4), round(high, 4)
-        (0.0378, 0.1602)
+        (0.0384, 0.1596)
     """
     more, fewer, base = gained + 0.5, lost + 0.5, count + 2
     centre = (more - fewer) / base
