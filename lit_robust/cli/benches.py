@@ -244,6 +244,30 @@ def bench_suite(
     print(suite.bench_suite(network, size, batch, rounds, precision))
 
 
+def bench_analysis(
+    *,
+    network: str = "torchvision/alexnet",
+    size: Count = 224,
+    images: Count = 1,
+    dissected: Count = 48,
+    rounds: Count = 1,
+) -> None:
+    """Time ablations beside Captum's LayerFeatureAblation and dissections beside NetDissect-Lite's way; weigh these.
+
+    Ablated are all stages' units for every image. A study also leaves out images that cannot count, which is not timed.
+
+    Args:
+        network: torchvision/<name> or timm/<name>, with random weights
+        size: side of the images, pixels
+        images: that units are ablated for, one after another
+        dissected: images that units are dissected on
+        rounds: measurements of each
+    """
+    from lit_robust.bench import analysis
+
+    print(analysis.bench_analysis(network, size, images, dissected, rounds))
+
+
 Part = Literal["data", "corruptions", "attacks", "training", "memory", "evaluation", "suite"]
 NEEDED: Mapping[Part, Mapping[str, str]] = {
     "data": {"webdataset": "webdataset"},

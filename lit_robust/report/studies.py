@@ -1,5 +1,6 @@
 """The page's sections of what `lit-robust analyze` found: pictures, and curves over eps, run beside run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -86,3 +87,43 @@ def _distance_plot(
         "lines are 95 % intervals of the mean over images."
     )
     return Plot(dataset, title, caption, svg, dict.fromkeys(lines, ""))
+
+
+def layer_tables(runs: Mapping[str, RunResults]) -> dict[str, str]:
+    """Return tables of what studies measured layer by layer, as HTML by the study's name, a column a run.
+
+    Args:
+        runs: unique label to results.
+    """
+    found: dict[str, dict[str, dict[tuple[str, ...], dict[str, Result]]]] = {}
+    for label, run in runs.items():
+        for result in run.results if "study" in run.run else ():
+            if "layer" in result.facets and "unit" not in result.facets:
+                line = tuple(str(result.facets[axis]) for axis in LINES if axis in result.facets)
+                of_study = found.setdefault(str(run.run["study"]), {})
+                of_study.setdefault(result.measure, {}).setdefault(line, {})[label] = result
+    return {kind: "".join(_layer_table(*entry) for entry in tables.items()) for kind, tables in found.items()}
+
+
+LINES = ("layer", "category", "variant")
+
+
+def _layer_table(measure: str, lines: Mapping[tuple[str, ...], Mapping[str, Result]]) -> str:
+    labels = list(dict.fromkeys(label for line in lines.values() for label in line))
+    head = "".join(f"<th>{escape(label)}</th>" for label in labels)
+    rows = "".join(
+        f"<tr><th>{escape(', '.join(line))}</th>"
+        + "".join(f"<td>{_value(values[label]) if label in values else ''}</td>" for label in labels)
+        + "</tr>"
+        for line, values in lines.items()
+    )
+    title = escape(measure.replace("_", " "))
+    return f"<details><summary>{title}, layer by layer</summary><table><tr><th></th>{head}</tr>{rows}</table></details>"
+
+
+def _value(result: Result) -> str:
+    """Return a value with its interval."""
+    if math.isnan(result.value):
+        return "undefined"
+    ends = "" if result.interval is None else f" ({result.interval[0]:.4g} to {result.interval[1]:.4g})"
+    return f"{result.value:.4g}{ends}"

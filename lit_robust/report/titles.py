@@ -52,7 +52,7 @@ THREATS = ("white-box", "memory-surrogate", "gray-box", "black-box")
 USUAL = {"threat_model": "white-box", "score": "max_softmax"}  # No title says so.
 # Axes whose values say by themselves what they are.
 SPEAKING = ("threat_model", "corruption", "category", "observer", "score", "classes", "decision", "variant")
-DETAILS = ("category", "corruption", "unit")  # Axes with many values, which belong into figures.
+DETAILS = ("category", "corruption", "layer", "unit")  # Axes with many values, which belong into figures.
 UNDEFINED = "undefined"
 
 
