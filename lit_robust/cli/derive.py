@@ -44,6 +44,8 @@ def common(
     quality: Count = 85,
     shard_size: Count = 1000,
     workers: Seed = 2,
+    part: Seed = 0,
+    parts: Count = 1,
 ) -> None:
     """Take what every stimulus takes.
 
@@ -57,6 +59,8 @@ def common(
         quality: of JPEGs, 1 to 95
         shard_size: source images a tar
         workers: processes, which change no byte; 0 for this one
+        part: of an array of jobs, the number of this one, from 0
+        parts: how many jobs share the tars; the last to end writes the info file
     """
 
 
@@ -90,11 +94,16 @@ def run_derive(name: str, words: Sequence[str]) -> None:
         quality=given["quality"],
         shard_size=given["shard_size"],
     )
-    written = derive([one], given["workers"])
+    written = derive([one], given["workers"], part=(given["part"], given["parts"]))
     if output not in written:
         print(f"{output} has the split {one.split} already, of these images and settings.")
         return
     count, lost = len(one.source), written[output]
+    if lost is None:
+        print(
+            f"Part {given['part']} of {given['parts']} of {output} is done; the last one to end writes its info file."
+        )
+        return
     print(f"Wrote {count - lost:,} images to {output}.")
     if lost:
         print(f"{lost:,} of {count:,} {one.stimulus.lack}: {output / one.stem}-not-made.txt names them.")

@@ -74,9 +74,14 @@ class Stimulus(ABC):
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @property
+    def set_name(self) -> str:
+        """The kind, and which way of it where there are several that make different sets."""
+        return self.kind
+
+    @property
     def described(self) -> dict[str, Any]:
-        """The kind, the settings and their digest: what a set that is made so says of itself."""
-        said = {"stimulus": self.kind, **self.settings}
+        """The set's name, the settings and their digest: what a set that is made so says of itself."""
+        said = {"stimulus": self.set_name, **self.settings}
         return {**said, "stimulus_sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 

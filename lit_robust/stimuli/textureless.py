@@ -118,6 +118,11 @@ class BlackAndWhite(Stimulus):
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, RULES)
 
+    @property
+    def set_name(self) -> str:
+        """``black-and-white`` by the threshold; ``black-and-white-potrace`` and ``-otsu`` are other sets."""
+        return self.kind if self.rule == "threshold" else f"{self.kind}-{self.rule}"
+
     def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
         """Make each image black and white; see `Stimulus.make`."""
         check_images(images, origins)

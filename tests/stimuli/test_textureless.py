@@ -40,6 +40,12 @@ def test_white_is_what_is_brighter_than_half_of_the_brightest():
     assert made.tolist() == [[0, 255, 0, 255]] * 3
 
 
+def test_each_rule_makes_a_set_of_its_own_name():
+    names = [BlackAndWhite(rule=rule).described["stimulus"] for rule in textureless.RULES]
+    assert names == ["black-and-white", "black-and-white-otsu", "black-and-white-potrace"]
+    assert len({BlackAndWhite(rule=rule).described["stimulus_sha256"] for rule in textureless.RULES}) == 3
+
+
 def test_otsu_is_scikit_images():
     random = np.random.default_rng(0)
     grey = np.clip(random.normal(70, 20, (8, 48, 48)), 0, 255)

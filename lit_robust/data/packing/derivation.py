@@ -6,6 +6,7 @@ batches: so the bytes are the same for any number of workers, and after a kill.
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,6 @@ from lit_robust.shards import decode_rgb
 from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.shards.scan import scan_shard
 from lit_robust.shards.write import (
-    any_shard,
     end_bytes,
     remove_leftovers,
     sample_bytes,
@@ -39,6 +39,9 @@ from lit_robust.stimuli.stimulus import Origin, Stimulus, ranks
 
 NOT_MADE = "not_made"
 BATCH = 16
+Part = tuple[int, int]
+"""Which of how many parts of a set's tars: ``(0, 2)`` holds the first, the third, and so on."""
+WHOLE: Part = (0, 1)
 SAMPLED = 3  # Images by which a set's size is estimated.
 Encoding = Literal["jpg", "png"]
 ENCODINGS: tuple[Encoding, ...] = ("jpg", "png")
@@ -162,9 +165,15 @@ class Derivation:
         begun = unfinished_mark(self.folder, self.stem).exists()
         return not self.missing() and not begun and self.split in read_info(self.folder)[1].get("splits", {})
 
-    def begin(self) -> None:
-        """Put the mark beside the tars before there are any, so that nobody takes them for others."""
-        remove_leftovers(self.folder, any_shard(self.stem) + r"|_info\.json")
+    def begin(self, part: Part = WHOLE) -> None:
+        """Put the mark beside the tars before there are any, so that nobody takes them for others.
+
+        Args:
+            part: whose tars are written, and whose half-written files are removed.
+        """
+        number, parts = part
+        own = "|".join(re.escape(self.path(place).name) for place in range(number, self.shards, parts))
+        remove_leftovers(self.folder, rf"{own}|_info\.json")
         write_text(unfinished_mark(self.folder, self.stem), json.dumps(self.mark) + "\n")
 
     def write(self, place: int, report: Callable[[int], object]) -> None:
@@ -221,6 +230,21 @@ class Derivation:
         reader, row = self.source.table.find(number)
         return self.crop(decode_rgb(reader.image_bytes(row), reader.name(row)))
 
+    def note(self, part: Part) -> bool:
+        """Note that a part is done, and return whether all parts are.
+
+        Args:
+            part: whose tars are there, but for those of which nothing could be made.
+        """
+        number, parts = part
+        empty = [place for place in range(number, self.shards, parts) if not self.path(place).is_file()]
+        notes = [self.folder / f".{self.stem}-{each}-of-{parts}.done" for each in range(parts)]
+        write_text(notes[number], json.dumps(empty) + "\n")
+        if not all(note.is_file() for note in notes):
+            return False
+        known = [place for note in notes for place in json.loads(note.read_text(encoding="utf-8"))]
+        return set(self.missing()) <= set(known)
+
     def finish(self) -> int:
         """Write the info file's entry once all tars are there, and return how many images could not be made.
 
@@ -252,6 +276,8 @@ class Derivation:
         extras[GENERATED] = {**self.mark, NOT_MADE: len(lost)}
         digests = [file_sha256(self.folder / name) for name in names]
         write_entry(self.folder, self.split, names, lengths, digests, extras)
+        for note in self.folder.glob(f".{self.stem}-*-of-*.done"):
+            note.unlink()
         mark.unlink(missing_ok=True)
         return len(lost)
 

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -15,29 +15,37 @@ import torch
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError, check_count
-from lit_robust.core.files import check_space
+from lit_robust.core.files import check_space, held_alone
 from lit_robust.core.processes import end_with_parent
-from lit_robust.data.packing.derivation import Derivation
+from lit_robust.data.packing.derivation import WHOLE, Derivation, Part
 from lit_robust.shards.write import sole_writer
 
 
-def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") -> dict[Path, int]:
+def derive(
+    sets: Sequence[Derivation], workers: int, doing: str = "deriving", part: Part = WHOLE
+) -> dict[Path, int | None]:
     """Write the sets that are not finished; the same call again goes on where a killed one was.
 
     Args:
         sets: each in a folder, or split, of its own.
         workers: processes, each of which writes a shard at a time; 0 writes in this process. They change no byte.
         doing: what to call it beside the progress bar.
+        part: which of how many parts of each set's tars; other processes, on any machine, write the others meanwhile,
+            and whichever ends last writes the info file.
 
     Returns:
-        Folder of each set that was written to how many images could not be made; the others are finished before.
+        Folder of each set that was written to how many images could not be made, None while other parts are not done;
+        sets that were finished before are not among them.
 
     Raises:
         UserError: a folder holds another set, another run writes it, or the disk is too small.
         DataError: an image cannot be read.
     """
     check_count("workers", workers, 0)
-    written = {}
+    number_of_part, parts = part
+    if not 0 <= number_of_part < parts:
+        raise UserError(f"part is {number_of_part} and parts {parts}: count the parts from 0, below their number.")
+    written: dict[Path, int | None] = {}
     with ExitStack() as stack:
         for one in sets:
             one.missing()  # Complains before anything is made.
@@ -46,20 +54,44 @@ def derive(sets: Sequence[Derivation], workers: int, doing: str = "deriving") ->
             what = todo[0].what[:1].upper() + todo[0].what[1:]
             check_space(todo[0].folder, sum(one.estimated_size() for one in todo), f"{what}, by an estimate,")
         for one in todo:
-            stack.enter_context(sole_writer(one.folder, one.stem, one.what))
-            one.begin()
-        tasks = [(number, place) for number, one in enumerate(todo) for place in one.missing()]
+            own = one.stem if part == WHOLE else f"{one.stem}-{number_of_part}-of-{parts}"
+            for lock in one.folder.glob(f".{one.stem}-*-of-*.lock"):
+                if not lock.name.endswith(f"-of-{parts}.lock"):  # Its half-written files would be removed.
+                    taken = f"{one.folder} is being written in other parts: wait for them, or end them."
+                    stack.enter_context(held_alone(lock, taken))
+            stack.enter_context(sole_writer(one.folder, own, one.what))
+            with _in_turn(one, part):
+                one.begin(part)
+        tasks = [
+            (number, place)
+            for number, one in enumerate(todo)
+            for place in one.missing()
+            if place % parts == number_of_part
+        ]
         left = [sum(number == own for own, _ in tasks) for number in range(len(todo))]
         total = sum(len(todo[number].chosen(place)) for number, place in tasks)
         with tqdm(total=total, desc=doing, unit="image") as progress:
             for number, one in enumerate(todo):
                 if not left[number]:
-                    written[one.folder] = one.finish()
+                    written[one.folder] = _ended(one, part)
             for number in worked(todo, tasks, workers, progress):
                 left[number] -= 1
                 if not left[number]:
-                    written[todo[number].folder] = todo[number].finish()
+                    written[todo[number].folder] = _ended(todo[number], part)
     return written
+
+
+def _in_turn(one: Derivation, part: Part) -> AbstractContextManager[None]:
+    """Return a context in which no other part of a set begins or ends."""
+    return nullcontext() if part == WHOLE else held_alone(one.folder / f".{one.stem}.lock")
+
+
+def _ended(one: Derivation, part: Part) -> int | None:
+    """Finish a set where this is the last of its parts, and return how many images could not be made."""
+    if part == WHOLE:
+        return one.finish()
+    with _in_turn(one, part):
+        return one.finish() if one.note(part) else None
 
 
 Task = tuple[int, int]  # The set's number, and the tar's place.
