@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lit_robust.analysis.concepts import Concepts
 from lit_robust.analysis.quantiles import UpperQuantile
-from lit_robust.analysis.upsampling import Upsample
+from lit_robust.analysis.upsampling import Axis, passing
 from lit_robust.core.precision import full_precision
 from lit_robust.models import Classifier
 from lit_robust.models.taps import Layout, as_maps, layout_of, outputs
@@ -25,7 +25,7 @@ from lit_robust.models.taps import Layout, as_maps, layout_of, outputs
 # unit's own mask touches the category, as in NetDissect-Lite and so in Chen, Agarwal & Nguyen (2020), which leaves out
 # images that the unit gets wholly wrong and is never lower; all: every image, as in davidbau/dissect.
 Denominator = Literal["category-images", "touched", "all"]
-UPSAMPLED_AT_ONCE = 1 << 23  # values; 32 MiB.
+KEPT = 1 << 27  # activations, 512 MiB.
 
 
 @dataclass
@@ -90,24 +90,26 @@ class Dissection:
         """
         return self.thresholds <= 0
 
+    def areas(self, denominator: Denominator) -> Tensor:
+        """Return the pixels of each unit's mask that count with each label, int64 ``[U, L]``."""
+        if denominator == "all":
+            return self.tally.unit[:, None].expand_as(self.tally.both)
+        of = {"category-images": self.tally.unit_in, "touched": self.tally.unit_touching}[denominator]
+        return of[:, self.category.clamp(min=0)]
+
     def iou(self, denominator: Denominator) -> Tensor:
         """Return the IoU of each unit with each label, float64 ``[U, L]``; NaN where there is neither."""
         tally = self.tally
-        areas = {"category-images": tally.unit_in, "touched": tally.unit_touching}
-        own = tally.unit[:, None].expand_as(tally.both)
-        if denominator in areas:
-            own = areas[denominator][:, self.category.clamp(min=0)]
-        return tally.both.double() / (own + tally.label - tally.both)
+        return tally.both.double() / (self.areas(denominator) + tally.label - tally.both)
 
-    def ceiling(self) -> Tensor:
-        """Return the nominal highest IoU of a unit with each label, float64 ``[L]``: by their shares of the pixels.
+    def ceiling(self, denominator: Denominator) -> Tensor:
+        """Return the highest IoU that each unit could have with each label, float64 ``[U, L]``; NaN without either.
 
-        With a threshold that a share q exceeds, and a concept that covers the share g of its category's images, it is
-        min(q / g, g / q). That is for a unit whose share on these images is q, too; one with another share can exceed
-        it.
+        A mask of A pixels and a label of G have an IoU of at most min(A, G) / max(A, G), wherever they lie.
         """
-        covered = self.tally.label / self.tally.pixels_in[self.category.clamp(min=0)].double()
-        return torch.minimum(self.share / covered, covered / self.share)
+        own = self.areas(denominator)
+        label = self.tally.label.expand_as(own)
+        return torch.minimum(own, label).double() / torch.maximum(own, label)
 
 
 @dataclass
@@ -140,9 +142,10 @@ def dissect(
     concepts: Concepts,
     layers: Sequence[str],
     share: float,
-    upsample: Mapping[str, Upsample],
+    axes: Mapping[str, Axis],
     batch_size: int = 16,
     team: Team | None = None,
+    room: int = KEPT,
 ) -> Dissection:
     """Dissect units: two passes over the images for their thresholds, one for the sums.
 
@@ -151,9 +154,10 @@ def dissect(
         concepts: the images and their labels.
         layers: names.
         share: of a unit's activations that exceed its threshold, in (0, 1).
-        upsample: layer to what brings its maps to the size of label maps.
+        axes: layer to where the pixels of label maps lie among its places.
         batch_size: images at once.
         team: the processes that share the work.
+        room: activations that are kept, of the first images; those of the others are computed anew for each pass.
 
     Raises:
         DataError: an image or a label map cannot be read.
@@ -161,34 +165,48 @@ def dissect(
     team = Team() if team is None else team
     numbers = team.share(len(concepts))
 
+    kept: list[tuple[list[int], dict[str, Tensor]]] = []
+
     def maps(what: str) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        nonlocal room
         with tqdm(total=len(numbers), desc=what, unit="image", leave=False) as progress:
-            for places, images in concepts.batches(numbers, batch_size):
+            known = sum(len(places) for places, _ in kept)
+            for batch in kept[:]:
+                yield batch
+                progress.update(len(batch[0]))
+            for places, images in concepts.batches(numbers[known:], batch_size):
                 moved = images.to(classifier.mean.device)
                 with full_precision(moved.device.type):
                     found = outputs(classifier, moved, layers)
-                yield places, {name: as_maps(one, layouts(name, one, moved)).float() for name, one in found.items()}
+                batch = (
+                    places,
+                    {name: as_maps(one, layouts(name, one, moved)).float().contiguous() for name, one in found.items()},
+                )
+                room -= sum(one.numel() for one in batch[1].values())
+                if room >= 0:  # What is kept are the first batches: once it is full it stays so.
+                    kept.append(batch)
+                yield batch
                 progress.update(len(places))
 
-    known: dict[tuple[str, torch.Size, torch.Size], Layout] = {}
+    seen: dict[tuple[str, torch.Size, torch.Size], Layout] = {}
 
     def layouts(name: str, output: Tensor, images: Tensor) -> Layout:
         key = (name, output.shape[1:], images.shape[2:])
-        if key not in known:
-            known[key] = layout_of(classifier, name, output, images)
-        return known[key]
+        if key not in seen:
+            seen[key] = layout_of(classifier, name, output, images)
+        return seen[key]
 
     quantiles: dict[str, UpperQuantile] = {}
     for _, found in maps("counting activations"):
         for name, values in found.items():
             quantiles.setdefault(name, UpperQuantile(values.shape[1], share)).count(by_unit(values))
-    merged(team, quantiles)
+    quantiles = merged(team, quantiles)
     for quantile in quantiles.values():
         quantile.settle()
     for _, found in maps("thresholds"):
         for name, values in found.items():
             quantiles[name].keep(by_unit(values))
-    merged(team, quantiles)
+    quantiles = merged(team, quantiles)
     thresholds = {name: quantiles[name].thresholds() for name in layers}
     ends = np.cumsum([len(values) for values in thresholds.values()]).tolist()
     slices = {name: slice(end - len(thresholds[name]), end) for name, end in zip(layers, ends, strict=True)}
@@ -197,7 +215,7 @@ def dissect(
     for places, found in maps("comparing with labels"):
         for row, place in enumerate(places):
             of_image = {name: found[name][row] for name in layers}
-            add_image(tally, of_image, thresholds, slices, concepts, category, place, upsample)
+            add_image(tally, of_image, thresholds, slices, concepts, category, place, axes)
     parts = team.gather(tally)
     total = Tally.empty(ends[-1], len(concepts.names), len(concepts.categories))
     for part in parts:
@@ -211,16 +229,17 @@ def by_unit(maps: Tensor) -> Tensor:
     return maps.transpose(0, 1).flatten(1)
 
 
-def merged(team: Team, quantiles: dict[str, UpperQuantile]) -> None:
-    """Let every process have what all have counted or kept."""
-    if team.world == 1:
-        return
-    parts = team.gather(quantiles)
-    for name, quantile in quantiles.items():
-        for rank, part in enumerate(parts):
-            if rank != team.rank:
-                assert isinstance(part, dict)
-                quantile.merge(part[name])
+def merged(team: Team, quantiles: dict[str, UpperQuantile]) -> dict[str, UpperQuantile]:
+    """Return what all processes have counted or kept; one with no images has nothing."""
+    total: dict[str, UpperQuantile] = {}
+    for part in team.gather(quantiles):
+        assert isinstance(part, dict)
+        for name, quantile in part.items():
+            if name in total:
+                total[name].merge(quantile)
+            else:
+                total[name] = quantile
+    return total
 
 
 def add_image(
@@ -231,7 +250,7 @@ def add_image(
     concepts: Concepts,
     category: Tensor,
     place: int,
-    upsample: Mapping[str, Upsample],
+    axes: Mapping[str, Axis],
 ) -> None:
     """Add one image to the sums.
 
@@ -243,19 +262,20 @@ def add_image(
         concepts: with the image's labels.
         category: ``[L]`` of each label.
         place: of the image.
-        upsample: layer to what brings maps to the labels' size.
+        axes: layer to where the pixels of label maps lie among its places.
     """
     label_maps, whole = concepts.labels(place)
     size = (label_maps.shape[1], label_maps.shape[2])
-    present, inverse = np.unique(label_maps, return_inverse=True)
     count = size[0] * size[1]
-    # One row a label, one column a pixel; a pixel that two maps give the same label counts twice, as in the original.
-    rows = np.zeros((len(present), count), dtype=np.float32)
-    np.add.at(rows, (inverse.reshape(-1), np.tile(np.arange(count), len(label_maps))), 1)
-    kept = present > 0
-    labels, marks = torch.from_numpy(present[kept]), torch.from_numpy(rows[kept])
-    scalars = torch.tensor(list(whole), dtype=torch.int64)
-    tally.label[labels] += marks.sum(1).long()
+    marked = np.bincount(label_maps.reshape(-1), minlength=1)
+    marked[0] = 0
+    present = np.flatnonzero(marked)
+    # Each pixel's place among the labels present, in each of the label maps; one past the last for no label.
+    number = np.full(len(marked), len(present))
+    number[present] = np.arange(len(present))
+    numbers = torch.from_numpy(number[label_maps].reshape(len(label_maps), count))
+    labels, scalars = torch.from_numpy(present), torch.tensor(list(whole), dtype=torch.int64)
+    tally.label[labels] += torch.from_numpy(marked[present])
     tally.label[scalars] += count
     named = torch.cat([labels, scalars])
     tally.images[torch.unique(named)] += 1
@@ -263,24 +283,25 @@ def add_image(
     has[category[named][category[named] >= 0]] = True
     tally.pixels += count
     tally.pixels_in[has] += count
-    of_label = torch.zeros(len(labels), len(has))
+    of_label = torch.zeros(len(labels), len(has), dtype=torch.int64)
     inside = category[labels] >= 0
     of_label[inside, category[labels][inside]] = 1
     by_whole = torch.zeros_like(has)
     by_whole[category[scalars][category[scalars] >= 0]] = True
     for name, values in maps.items():
-        limit = thresholds[name].to(values.device)
-        # Interpolation exceeds no value that it is between.
-        passing = (values.flatten(1).amax(1) > limit).nonzero()[:, 0]
-        marked = marks.to(values.device)
-        for units in torch.split(passing, max(UPSAMPLED_AT_ONCE // count, 1)) if len(passing) else ():
-            mask = (upsample[name](values[units][None], size)[0] > limit[units, None, None]).flatten(1)
-            area = mask.sum(1).cpu()
-            both = (mask.float() @ marked.T).round().cpu()  # Whole numbers below 2^24: exact.
-            place_of = units.cpu() + slices[name].start
-            tally.unit[place_of] += area
-            tally.unit_in[place_of] += area[:, None] * has
-            touching = ((both @ of_label) > 0) | by_whole
-            tally.unit_touching[place_of] += area[:, None] * touching
-            tally.both[place_of[:, None], labels] += both.long()
-            tally.both[place_of[:, None], scalars] += area[:, None]
+        area = torch.zeros(len(values), dtype=torch.int64)
+        both = torch.zeros(len(values), len(labels) + 1, dtype=torch.int64)
+        here = numbers.to(values.device)
+        for units, pixels in passing(values, thresholds[name], size, axes[name]):
+            area += torch.bincount(units, minlength=len(area)).cpu()
+            # A pixel that two maps give the same label counts twice, as in the original.
+            for one in here:
+                codes = units * both.shape[1] + one[pixels]
+                both += torch.bincount(codes, minlength=both.numel()).view_as(both).cpu()
+        both = both[:, :-1]
+        units_of = slices[name]
+        tally.unit[units_of] += area
+        tally.unit_in[units_of] += area[:, None] * has
+        tally.unit_touching[units_of] += area[:, None] * ((both @ of_label > 0) | by_whole)
+        tally.both[units_of, labels] += both
+        tally.both[units_of, scalars] += area[:, None]

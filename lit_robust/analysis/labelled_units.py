@@ -12,7 +12,7 @@ from lit_robust.analysis.dissection import Denominator, Dissection, by_unit
 from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome, grid
 from lit_robust.analysis.quantiles import UpperQuantile
-from lit_robust.analysis.upsampling import Upsample
+from lit_robust.analysis.upsampling import Axis, masks
 from lit_robust.core.errors import DataError
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
@@ -47,7 +47,9 @@ def labelled_study(
     best, label = iou.max(1)
     is_detector = best > least_iou
     diversity = (iou >= DIVERSE).sum(1)
-    ceiling = dissection.ceiling()
+    ceiling = dissection.ceiling(denominator).nan_to_num(0)
+    ceiling[dissection.tied] = 0
+    ceiling = ceiling.amax(0)
     told = {**protocol, "denominator": denominator, "least_iou": least_iou, "quantile": dissection.share}
     warnings = _warnings(dissection, concepts, ceiling, least_iou)
     results = []
@@ -75,7 +77,7 @@ def labelled_study(
                 add("best_iou", most.value, "fraction", most.count, facets, interval=most.interval)
     return Outcome(
         results,
-        {"iou": iou, "thresholds": dissection.thresholds, "ceiling": ceiling.nan_to_num(0)},
+        {"iou": iou, "thresholds": dissection.thresholds, "ceiling": ceiling},
         {
             "units": _unit_rows(dissection, concepts, iou, diversity),
             "concepts": _concept_rows(dissection, concepts, iou, ceiling),
@@ -90,8 +92,8 @@ def _warnings(dissection: Dissection, concepts: Concepts, ceiling: Tensor, least
     found = []
     if out_of_reach:
         found.append(
-            f"{out_of_reach} of {int(seen.sum())} concepts cover so much or so little that no unit's IoU with them "
-            f"can reach {least_iou:g} at quantile {dissection.share:g}"
+            f"{out_of_reach} of {int(seen.sum())} concepts are so much larger or smaller than the masks of these units "
+            f"that their IoU cannot reach {least_iou:g}, wherever the masks lie"
         )
     if tied:
         found.append(f"{tied} units are active in fewer places than the quantile's share, and have no label")
@@ -146,7 +148,7 @@ def unit_pictures(
     concepts: Concepts,
     dissection: Dissection,
     denominator: Denominator,
-    upsample: Mapping[str, Upsample],
+    axes: Mapping[str, Axis],
     units: int = 4,
     images: int = 8,
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -157,7 +159,7 @@ def unit_pictures(
         concepts: the images and their labels.
         dissection: of the network.
         denominator: of the IoU.
-        upsample: layer to what brings its maps to a size.
+        axes: layer to where the pixels of a picture lie among its places.
         units: rows a layer.
         images: a row.
 
@@ -185,8 +187,9 @@ def unit_pictures(
             for number in peak.topk(min(images, len(peak))).indices.tolist():
                 image = concepts.pixels(number).float().div(255).to(classifier.mean.device)[None]
                 output = outputs(classifier, image, [layer])[layer]
-                maps = as_maps(output, layout_of(classifier, layer, output, image))[:, unit, None]
-                mask = upsample[layer](maps, (image.shape[2], image.shape[3])) > float(dissection.thresholds[place])
+                maps = as_maps(output, layout_of(classifier, layer, output, image))[0, unit, None].float()
+                limit = dissection.thresholds[place, None]
+                mask = masks(maps, limit, (image.shape[2], image.shape[3]), axes[layer])
                 shown.append((image * torch.where(mask, 1.0, 0.3)).cpu())
             told.append(f"{unit} {concepts.names[int(label[place])]} ({float(best[place]):.3f})")
         if len({image.shape for image in shown}) == 1:

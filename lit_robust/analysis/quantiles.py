@@ -9,19 +9,22 @@ from torch import Tensor
 
 BITS = 12  # Leading bits that are counted by: sign, exponent and three of the mantissa, so 1/8 of a value apart.
 BINS = 1 << BITS
+# A float's bits are its sign and its size: codes of negative values, which come first, fall as the values rise.
+RISING = torch.cat([torch.arange(BINS // 2 - 1, -1, -1), torch.arange(BINS // 2, BINS)])
+ZEROS = (BINS // 2 - 1, BINS // 2)  # Places in RISING of -0 and 0, and of what is nearer to 0 than 2^-129.
 
 
-def ordered(values: Tensor) -> Tensor:
-    """Return int64 codes of float32 values from 0, which are ordered as the values are; -0 is 0."""
-    bits = (values.float() + 0.0).view(torch.int32).long()
-    return torch.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits) + (1 << 31)
+def leading(values: Tensor) -> Tensor:
+    """Return int32 codes of float32 values: the place in ``RISING`` of a value's code does not fall as values rise."""
+    return (values.contiguous().view(torch.int32) >> (32 - BITS)) + BINS // 2
 
 
 class UpperQuantile:
     """The value of each unit that a share of its activations exceeds: the (k+1)-th largest of n, k = floor(share n).
 
     At most k values are above it; fewer where it comes several times. Batches may come in any order, and those of other
-    processes or machines may be added: the state is counts, and values of known number.
+    processes or machines may be added: the state is counts, and values of known number. A quantile nearer to 0 than
+    2^-129 is 0.
 
     Args:
         units: how many.
@@ -32,38 +35,45 @@ class UpperQuantile:
         self.share = share
         self.counts = torch.zeros(units, BINS, dtype=torch.int64)
         self.total = 0
+        self.bins: Tensor | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def count(self, values: Tensor) -> None:
-        """Take ``[units, n]`` values of the first pass."""
+        """Take float32 ``[units, n]`` values of the first pass."""
         units, number = values.shape
-        codes = ordered(values.cpu()) >> (32 - BITS)
-        codes += torch.arange(units)[:, None] * BINS
-        self.counts += torch.bincount(codes.flatten(), minlength=units * BINS).view(units, BINS)
+        codes = leading(values)
+        codes += torch.arange(units, dtype=torch.int32, device=values.device)[:, None] * BINS
+        self.counts += torch.bincount(codes.flatten(), minlength=units * BINS).view(units, BINS).cpu()
         self.total += number
 
     def settle(self) -> Tensor:
-        """End the first pass: return the bin ``[units]`` that each quantile lies in."""
-        self.above = int(self.share * self.total)
-        from_top = self.counts.flip(1).cumsum(1).flip(1)
-        self.bins = (from_top > self.above).sum(1) - 1
+        """End the first pass: return the place ``[units]`` in ``RISING`` of each quantile's code."""
+        above = int(self.share * self.total)
+        from_top = self.counts[:, RISING].flip(1).cumsum(1).flip(1)
+        self.bins = (from_top > above).sum(1) - 1
         beyond = torch.cat([from_top, torch.zeros(len(from_top), 1, dtype=torch.int64)], 1)
-        self.rank = self.above - beyond.gather(1, self.bins[:, None] + 1)[:, 0]
+        self.rank = above - beyond.gather(1, self.bins[:, None] + 1)[:, 0]
+        return self.bins
+
+    @property
+    def _settled(self) -> Tensor:
+        assert self.bins is not None, "the first pass has not ended"
         return self.bins
 
     def keep(self, values: Tensor) -> None:
-        """Take ``[units, n]`` values of the second pass: the same ones, in any order."""
-        values = values.cpu().float()
-        unit, place = ((ordered(values) >> (32 - BITS)) == self.bins[:, None]).nonzero(as_tuple=True)
-        self._kept.append((unit, values[unit, place]))
+        """Take float32 ``[units, n]`` values of the second pass: the same ones, in any order."""
+        codes = RISING[self._settled].int()
+        codes[torch.isin(self._settled, torch.tensor(ZEROS))] = BINS  # No value's: it is known, and may come often.
+        unit, place = (leading(values) == codes.to(values.device)[:, None]).nonzero(as_tuple=True)
+        self._kept.append((unit.cpu(), values[unit, place].cpu()))
 
     def merge(self, other: "UpperQuantile") -> None:
         """Add what another has counted or kept of other images."""
-        if self._kept or other._kept:
-            self._kept += other._kept
-        else:
+        if self.bins is None:
             self.counts += other.counts
             self.total += other.total
+        else:
+            self._kept += other._kept
 
     def thresholds(self) -> Tensor:
         """End the second pass: return the quantile of each unit, float32 ``[units]``."""
@@ -71,5 +81,8 @@ class UpperQuantile:
         # By unit, and within it from the largest value down.
         order = value.argsort(descending=True)
         order = order[unit[order].argsort(stable=True)]
-        first = torch.searchsorted(unit[order].contiguous(), torch.arange(len(self.bins)))
-        return value[order][first + self.rank]
+        first = torch.searchsorted(unit[order].contiguous(), torch.arange(len(self._settled)))
+        zero = torch.isin(self._settled, torch.tensor(ZEROS))
+        found = torch.zeros(len(zero))
+        found[~zero] = value[order][(first + self.rank)[~zero]]
+        return found

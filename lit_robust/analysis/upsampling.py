@@ -1,18 +1,21 @@
 """Maps of a layer brought to the size of a label map: bilinear over the whole, or at receptive fields' centres."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier
 from lit_robust.models.taps import as_maps, layout_of, outputs
 
-Upsample = Callable[[Tensor, tuple[int, int]], Tensor]
+# Where the pixels of a label map lie among a layer's places along one axis: from the numbers of places and of pixels to
+# float64 ``[pixels]``, which rise; 0 is the first place, and what lies beyond the outermost places has their value.
+Axis = Callable[[int, int], Tensor]
+AT_ONCE = 1 << 20  # values that are interpolated; some 30 MiB with all that goes with them.
 
 
 @dataclass(frozen=True)
@@ -28,40 +31,87 @@ class Field:
     stride: float
 
 
-def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return maps ``[B, C, H, W]`` at a size, as if their places tiled the image (``align_corners=False``)."""
-    return F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+def bilinear(places: int, pixels: int) -> Tensor:
+    """Return where pixels lie among places that tile the image, as of ``interpolate(align_corners=False)``."""
+    return (torch.arange(pixels, dtype=torch.float64) + 0.5) * (places / pixels) - 0.5
 
 
-def at_centres(field: Field, side: int) -> Upsample:
-    """Return bilinear upsampling with each place at its receptive field's centre, as the original NetDissect's.
-
-    Beyond the outermost centres the value is theirs.
+def at_centres(field: Field, side: int) -> Axis:
+    """Return where pixels lie among places at their receptive fields' centres, as in the original NetDissect.
 
     Args:
         field: of the layer, along both axes.
         side: of the images, which are square, in pixels.
     """
 
-    def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-        across = maps.float() @ _weights(maps.shape[3], size[1], field, side, maps.device).T
-        return _weights(maps.shape[2], size[0], field, side, maps.device) @ across
+    def axis(_places: int, pixels: int) -> Tensor:
+        # The centre of a pixel of the label map, in pixels of the image.
+        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * (side / pixels) - 0.5
+        return (centres - field.offset) / field.stride
 
-    return upsample
+    return axis
 
 
-def _weights(places: int, pixels: int, field: Field, side: int, device: torch.device) -> Tensor:
-    """Return the interpolation matrix ``[pixels, places]`` of one axis."""
-    # The centre of a pixel of the label map, in pixels of the image.
-    centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * (side / pixels) - 0.5
-    at = ((centres - field.offset) / field.stride).clamp(0, places - 1)
-    low = at.floor().long().clamp(max=max(places - 2, 0))
-    weights = torch.zeros(pixels, places, dtype=torch.float64)
-    rows = torch.arange(pixels)
-    weights[rows, low] = 1 - (at - low)
-    if places > 1:
-        weights[rows, low + 1] = at - low
-    return weights.float().to(device)
+def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give the pixels whose bilinearly upsampled value exceeds a limit, without upsampling anything else.
+
+    An interpolated value exceeds no value that it is between. So only those gaps between neighbouring places are looked
+    at of which one has a value above the limit: some two in a hundred for thresholds of the top .005.
+
+    Args:
+        maps: float32 ``[C, h, w]``.
+        limits: float32 ``[C]``.
+        size: height and width to upsample to.
+        axis: where the pixels lie, along both axes.
+
+    Yields:
+        Units and pixels, ``[N]`` each, no pair of them twice; a pixel's number is its row times the width plus its
+        column.
+    """
+    limits = limits.to(maps.device)
+    # Beyond the outermost places the value is theirs.
+    padded = functional.pad(maps[None], (1, 1, 1, 1), mode="replicate")[0]
+    above = padded > limits[:, None, None]
+    above = above[:, 1:] | above[:, :-1]
+    unit, top, left = (above[:, :, 1:] | above[:, :, :-1]).nonzero(as_tuple=True)
+    first_row, of_row = (part.to(maps.device) for part in _gaps(axis(maps.shape[1], size[0]), maps.shape[1]))
+    first_column, of_column = (part.to(maps.device) for part in _gaps(axis(maps.shape[2], size[1]), maps.shape[2]))
+    corner = [padded[unit, top + down, left + right, None] for down, right in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    west = torch.lerp(corner[0], corner[1], of_row[top])
+    east = torch.lerp(corner[2], corner[3], of_row[top])
+    gap, line = (torch.maximum(west, east) > limits[unit, None]).nonzero(as_tuple=True)
+    west, east, row = west[gap, line], east[gap, line], first_row[top[gap]] + line
+    unit, left = unit[gap], left[gap]
+    lines = torch.arange(len(unit), device=maps.device)
+    for part in torch.split(lines, max(AT_ONCE // of_column.shape[1], 1)):
+        values = torch.lerp(west[part, None], east[part, None], of_column[left[part]])
+        place, column = (values > limits[unit[part], None]).nonzero(as_tuple=True)
+        place = part[place]
+        yield unit[place], row[place] * size[1] + first_column[left[place]] + column
+
+
+def _gaps(at: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    """Return the first pixel ``[G]`` in each gap between places and before and behind them, G = places + 1.
+
+    And ``[G, most]``, how far from the gap's first to its second place each pixel in it is, in [0, 1); NaN where a gap
+    has fewer.
+    """
+    at = at.clamp(-1, places - 0.5)
+    low = at.floor()
+    gap = low.long() + 1
+    first = torch.searchsorted(gap, torch.arange(places + 1))
+    number = torch.arange(len(at)) - first[gap]
+    weights = torch.full((places + 1, int(number.max()) + 1), torch.nan)
+    weights[gap, number] = (at - low).float()
+    return first, weights
+
+
+def masks(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> Tensor:
+    """Return where upsampled maps exceed limits, bool ``[C, *size]``; the arguments are those of ``passing``."""
+    found = torch.zeros(len(maps), size[0] * size[1], dtype=torch.bool, device=maps.device)
+    for units, pixels in passing(maps, limits, size, axis):
+        found[units, pixels] = True
+    return found.view(-1, *size)
 
 
 @torch.no_grad()

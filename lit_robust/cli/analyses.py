@@ -177,7 +177,7 @@ def analyze_dissection(
     from lit_robust.analysis.dissection import dissect
     from lit_robust.analysis.labelled_units import labelled_study, twin_overlap, twin_results, unit_pictures
     from lit_robust.analysis.layers import stages
-    from lit_robust.analysis.upsampling import Upsample, at_centres, bilinear, receptive_field
+    from lit_robust.analysis.upsampling import Axis, at_centres, bilinear, receptive_field
     from lit_robust.cli.study import Study, network_of
     from lit_robust.core.errors import UserError
 
@@ -188,14 +188,14 @@ def analyze_dissection(
     classifier = study.build()
     first = marked.pixels(0)[None].float().div(255).to(study.device)
     names = stages(classifier, first) if layers is None else list(layers)
-    upsample: dict[str, Upsample] = dict.fromkeys(names, bilinear)
+    axes: dict[str, Axis] = dict.fromkeys(names, bilinear)
     if upsampling == "receptive-field":
-        upsample = {name: at_centres(receptive_field(classifier, name), first.shape[2]) for name in names}
-    found = dissect(classifier, marked, names, quantile, upsample, batch)
+        axes = {name: at_centres(receptive_field(classifier, name), first.shape[2]) for name in names}
+    found = dissect(classifier, marked, names, quantile, axes, batch)
     protocol = {"concepts": concepts.name, "images": len(marked), "upsampling": upsampling, "thresholds": "exact"}
     outcome = labelled_study(found, marked, denominator, least_iou, protocol)
     results = list(outcome.results)
     if twins is not None:
         results += twin_results(twin_overlap(classifier, marked, twins, names, 0.01), 0.01, protocol)
-    pictures, captions = unit_pictures(classifier, marked, found, denominator, upsample)
+    pictures, captions = unit_pictures(classifier, marked, found, denominator, axes)
     study.finish(replace(outcome, results=results, pictures=pictures, captions=captions))

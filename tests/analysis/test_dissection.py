@@ -19,7 +19,7 @@ from lit_robust.models import Classifier, Network, build_classifier
 from lit_robust.models.taps import outputs
 
 LAYERS = ["layers.0", "layers.2"]
-UPSAMPLE = dict.fromkeys(LAYERS, bilinear)
+AXES = dict.fromkeys(LAYERS, bilinear)
 SHARE = 0.03
 
 
@@ -47,7 +47,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def dissection(classifier, concepts):
-    return dissect(classifier, concepts, LAYERS, SHARE, UPSAMPLE, batch_size=8)
+    return dissect(classifier, concepts, LAYERS, SHARE, AXES, batch_size=8)
 
 
 @torch.no_grad()
@@ -106,10 +106,11 @@ def test_batches_order_and_ranks_do_not_matter(classifier, concepts, dissection,
     mixed = Concepts(
         concepts.folder, concepts.names, concepts.categories, concepts.category, [concepts.images[n] for n in order]
     )
-    found = dissect(classifier, mixed, LAYERS, SHARE, UPSAMPLE, batch_size=3)
-    assert torch.equal(found.thresholds, dissection.thresholds)
-    for name, value in vars(dissection.tally).items():
-        assert torch.equal(getattr(found.tally, name), value), name
+    for room in (0, 5 * 16 * 24 * 24, 1 << 30):  # Nothing is kept, some first batches, all.
+        found = dissect(classifier, mixed, LAYERS, SHARE, AXES, batch_size=3, room=room)
+        assert torch.equal(found.thresholds, dissection.thresholds)
+        for name, value in vars(dissection.tally).items():
+            assert torch.equal(getattr(found.tally, name), value), name
 
 
 def two_ranks(rank, folder, results):
@@ -117,9 +118,10 @@ def two_ranks(rank, folder, results):
     torch.distributed.init_process_group("gloo", init_method=f"file://{results}/ranks", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = build_classifier(Network("lit_robust/resnet_tiny", 5)).eval()
-    found = dissect(model, open_concepts(folder), LAYERS, SHARE, UPSAMPLE, batch_size=4, team=Team())
-    if rank == 0:
-        torch.save([found.thresholds, vars(found.tally)], results / "found.pt")
+    found = dissect(model, open_concepts(folder), LAYERS, SHARE, AXES, batch_size=4, team=Team())
+    one = dissect(model, open_concepts(folder, limit=1), LAYERS, SHARE, AXES, batch_size=4, team=Team())
+    if rank == 1:  # Which has no image of the second set.
+        torch.save([found.thresholds, vars(found.tally), one.thresholds, vars(one.tally)], results / "found.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -135,13 +137,16 @@ def test_two_ranks_are_as_one(concepts, folder, tmp_path):
         children.append(pid)
     for child in children:
         os.waitpid(child, 0)
-    thresholds, tally = torch.load(tmp_path / "found.pt")
+    thresholds, tally, of_one, tally_of_one = torch.load(tmp_path / "found.pt")
     torch.manual_seed(0)
     model = build_classifier(Network("lit_robust/resnet_tiny", 5)).eval()
-    whole = dissect(model, concepts, LAYERS, SHARE, UPSAMPLE, batch_size=4)
+    whole = dissect(model, concepts, LAYERS, SHARE, AXES, batch_size=4)
     torch.testing.assert_close(thresholds, whole.thresholds)
     assert torch.equal(tally["label"], whole.tally.label)
     assert torch.equal(tally["both"], whole.tally.both)
+    whole = dissect(model, open_concepts(folder, limit=1), LAYERS, SHARE, AXES, batch_size=4)
+    torch.testing.assert_close(of_one, whole.thresholds)
+    assert torch.equal(tally_of_one["both"], whole.tally.both)
 
 
 class Reads(nn.Module):
@@ -195,8 +200,12 @@ def test_a_unit_that_is_a_concept(plain):
     assert float(iou[0, 1]) == 11 / 12
     assert float(iou[0, 300]) == 0
     assert found.tally.label[[1, 300]].tolist() == [48, 64]
-    torch.testing.assert_close(found.ceiling()[1], torch.tensor(11 / 12, dtype=torch.float64))
+    assert found.ceiling("category-images")[0, [1, 300]].tolist() == [44 / 48, 44 / 64]
+    strict = labelled_study(found, concepts, "category-images", 0.7, {})
+    assert any("1 of 2 concepts are so much larger or smaller" in warning for warning in strict.results[0].warnings)
+    assert [row["ceiling"] for row in strict.tables["concepts"]] == [round(44 / 48, 6), 44 / 64]
     outcome = labelled_study(found, concepts, "category-images", 0.04, {})
+    assert not any("larger or smaller" in warning for warning in outcome.results[0].warnings)
     first, second = outcome.tables["units"]
     assert (first["concept"], first["category"], first["iou"]) == ("red", "colour", round(11 / 12, 6))
     assert (second["concept"], second["tied"]) == ("", 1)
@@ -216,7 +225,7 @@ def test_sums_and_pictures(classifier, concepts, dissection):
     assert found["diversity_layers.2"].value == pytest.approx(float(diversity.mean()))
     assert found["tied_units_layers.2"].value >= 1
     assert sum(found[f"detectors_all_{c}"].value for c in CATEGORIES) == int((iou.amax(1) > 0.04).sum())
-    pictures, captions = unit_pictures(classifier, concepts, dissection, "category-images", UPSAMPLE, units=2, images=3)
+    pictures, captions = unit_pictures(classifier, concepts, dissection, "category-images", AXES, units=2, images=3)
     assert pictures["units-layers.0"].shape == (2 * 26 - 2, 3 * 26 - 2, 3)
     assert captions.keys() == pictures.keys() == {"units-layers.0", "units-layers.2"}
 

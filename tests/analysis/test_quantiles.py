@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_robust.analysis.quantiles import UpperQuantile, ordered
+from lit_robust.analysis.quantiles import BINS, RISING, UpperQuantile, leading
 
 
 def by_sorting(values, share):
@@ -35,12 +35,23 @@ def test_quantiles_are_those_of_sorting(share):
 
 
 def test_codes_are_ordered_as_values():
-    values = torch.tensor([-torch.inf, -3e38, -2.0, -1e-42, -0.0, 0.0, 1e-42, 1.0, 1.0000001, torch.inf])
-    codes = ordered(values)
-    assert (codes.diff() >= 0).all()
-    assert (codes.diff() == 0).tolist() == [False] * 4 + [True] + [False] * 4
-    assert codes.min() >= 0
-    assert codes.max() < 1 << 32
+    values = torch.tensor([-torch.inf, -3e38, -2.0, -1e-42, -0.0, 0.0, 1e-42, 1.0, 1.2, torch.inf])
+    places = RISING.argsort()[leading(values).long()]
+    assert (places.diff() >= 0).all()
+    assert (places.diff() == 0).tolist() == [False, False, False, True, False, True, False, False, False]
+    assert RISING.sort().values.equal(torch.arange(BINS))
+
+
+def test_zeros_of_both_signs_are_not_kept():
+    values = torch.zeros(2, 1000)
+    values[0, :500] = -0.0
+    values[1, :3] = 1.0
+    found = UpperQuantile(2, 0.01)
+    found.count(values)
+    found.settle()
+    found.keep(values)
+    assert found.thresholds().tolist() == [0.0, 0.0]
+    assert sum(len(value) for _, value in found._kept) == 0
 
 
 def test_parts_of_several_processes_are_one():

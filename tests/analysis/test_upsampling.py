@@ -6,7 +6,7 @@ import torch
 from scipy.interpolate import RectBivariateSpline
 from torch import nn
 
-from lit_robust.analysis.upsampling import Field, at_centres, bilinear, receptive_field
+from lit_robust.analysis.upsampling import Field, at_centres, bilinear, masks, passing, receptive_field
 from lit_robust.core.errors import UserError
 from lit_robust.models import Classifier, Network, build_classifier
 
@@ -50,21 +50,52 @@ def test_a_place_that_sees_the_whole_image():
         receptive_field(classifier, "1", side=64, width=16)
 
 
-def test_bilinear_over_the_whole_image_is_torchs_field():
-    """Places that tile the image are at centres of half a stride."""
+def same_masks(maps, expected, axis):
+    """Compare masks at many limits, but for pixels that lie within rounding of one."""
+    for share in (0.5, 0.8, 0.99, 0.9999):
+        limits = torch.tensor(np.quantile(expected, share, axis=(1, 2)), dtype=torch.float32)
+        found = masks(maps, limits, expected.shape[1:], axis)
+        sure = np.abs(expected - limits[:, None, None].numpy()) > 1e-5
+        assert (found.numpy() == (expected > limits[:, None, None].numpy()))[sure].all()
+        assert sure.mean() > 0.8
+        assert found.any() or share > 0.9
+
+
+SIZES = [((7, 7), (112, 112)), ((13, 9), (50, 64)), ((1, 1), (8, 8)), ((1, 5), (3, 40)), ((20, 20), (9, 13))]
+
+
+@pytest.mark.parametrize(("places", "size"), SIZES)
+def test_bilinear_masks_are_torchs(places, size):
     torch.manual_seed(0)
-    maps = torch.randn(2, 3, 7, 7)
-    tiled = at_centres(Field(15.5, 32), 224)(maps, (112, 112))
-    torch.testing.assert_close(tiled, bilinear(maps, (112, 112)), atol=1e-5, rtol=1e-5)
+    maps = torch.randn(3, *places)
+    expected = nn.functional.interpolate(maps[None].double(), size, mode="bilinear", align_corners=False)[0]
+    if places == (1, 1):
+        assert masks(maps, maps[:, 0, 0] - 0.1, size, bilinear).all()
+        assert not masks(maps, maps[:, 0, 0], size, bilinear).any()
+    else:
+        same_masks(maps, expected.numpy(), bilinear)
+
+
+def test_places_that_tile_the_image_are_at_centres_of_half_a_stride():
+    torch.testing.assert_close(at_centres(Field(15.5, 32), 224)(7, 112), bilinear(7, 112))
 
 
 def test_upsampling_at_centres_is_the_originals():
     """NetDissect's upsampling is a spline of degree 1 through the centres (CSAILVision/NetDissect, upsample.py)."""
     torch.manual_seed(0)
-    maps = torch.randn(1, 1, 13, 13)
+    maps = torch.randn(1, 13, 13)
     centres = 15 + 16 * np.arange(13)
     pixels = (np.arange(112) + 0.5) * 2 - 0.5
-    spline = RectBivariateSpline(centres, centres, maps[0, 0].double().numpy(), kx=1, ky=1)
-    expected = spline(pixels, pixels)
-    found = at_centres(Field(15, 16), 224)(maps, (112, 112))[0, 0]
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    spline = RectBivariateSpline(centres, centres, maps[0].double().numpy(), kx=1, ky=1)
+    same_masks(maps, spline(pixels, pixels)[None], at_centres(Field(15, 16), 224))
+
+
+def test_nothing_passes_a_limit_that_no_place_passes():
+    """Interpolation between equal values is exact, and pixels come once, however many are looked at together."""
+    maps = torch.full((2, 6, 6), 0.1)
+    maps[1, 2, 3] = 0.7
+    limits = torch.tensor([0.1, 0.1])
+    found = list(passing(maps, limits, (97, 97), bilinear))
+    assert all((units == 1).all() for units, _ in found)
+    pixels = torch.cat([pixels for _, pixels in found])
+    assert len(pixels) == len(pixels.unique()) > 97
