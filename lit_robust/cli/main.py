@@ -3,6 +3,8 @@
 Nothing heavy is imported before the tool is known, so that ``lit-robust --help`` answers at once.
 """
 
+import os
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -129,9 +131,23 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if all went well, 2 after a user's mistake, which was explained in one sentence on standard error; 130 after
-        Ctrl-C, 143 after SIGTERM, 85 after SIGUSR1.
+        Ctrl-C, 143 after SIGTERM, 85 after SIGUSR1, 141 where nobody reads the output any more.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    try:
+        try:
+            return _answer(list(sys.argv[1:] if args is None else args))
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        watch = select.poll()
+        watch.register(1, 0)
+        if not watch.poll(0):
+            raise  # It was another pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Whoever reads the output has read enough, as `head` does.
+        return 141
+
+
+def _answer(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(help_text(), end="")
         return 0

@@ -1,6 +1,7 @@
 """The table of commands, their options read from signatures, their start, and recipes by their short names."""
 
 import inspect
+import os
 import shlex
 import subprocess
 import sys
@@ -84,6 +85,16 @@ def test_the_first_help_imports_nothing_but_python(tmp_path):
     assert done.returncode == 0
     assert "lit-robust COMMAND" in done.stdout
     assert all(f"  {name} " in done.stdout for name in NAMES)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["paper"]], ids=" ".join)
+def test_output_that_nobody_reads_any_more(words):
+    """As in ``lit-robust recipes | head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "lit_robust", *words], stdout=write, stderr=-1, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_choices_are_those_of_the_rooms():
