@@ -44,7 +44,7 @@ NOISE = (
 def evaluate(
     network: nn.Module,
     data: Any,
-    measures: Sequence[EvaluationCallback | Attack],
+    measures: Sequence[EvaluationCallback | Attack] | EvaluationCallback | Attack,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -66,7 +66,7 @@ def evaluate(
             Images are uint8 or floats in [0, 1]. One alone is named after the class of its data set, such as
             ``cifar10``; with one set, all measures are of that.
         measures: evaluations such as ``CleanAccuracy()``, and attacks such as ``PGD(eps=1.0)``, which stand for the
-            accuracy under them.
+            accuracy under them; one, or several.
         mean: per-channel mean that the network wants its images normalised by, in [0, 1] pixel units; null where it
             takes images in [0, 1].
         std: per-channel standard deviation, likewise.
@@ -88,7 +88,8 @@ def evaluate(
     """
     sets = data if isinstance(data, LightningDataModule) else as_loaders(data, batch_size, num_workers)
     names = list(sets) if isinstance(sets, Mapping) else [getattr(sets, "name", None) or "imagenet"]
-    wanted = [_on(measure, names, isinstance(sets, Mapping), folder is not None) for measure in measures]
+    several = measures if isinstance(measures, Sequence) else [measures]
+    wanted = [_on(measure, names, isinstance(sets, Mapping), folder is not None) for measure in several]
     if not wanted:
         raise UserError("There is nothing to measure: give at least one evaluation, such as CleanAccuracy().")
     tested = _as_module(network, mean, std)
@@ -150,8 +151,17 @@ class Evaluated(LightningModule):
         """
         images = as_batch(batch, first=0).image
         check_unit_range(images)
-        with full_precision(self.device.type):
-            logits: Tensor = self.model(images)
+        try:
+            with full_precision(self.device.type):
+                logits: Tensor = self.model(images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"The network fails on float32 images of shape {list(images.shape)} ({reason}): give images of the "
+                "channels and the size that it takes, and a network that computes in float32."
+            ) from error
         return logits
 
     def describe(self) -> dict[str, Any]:
@@ -181,6 +191,8 @@ def _as_module(network: nn.Module, mean: Sequence[float] | None, std: Sequence[f
         raise UserError(f"The network is a {type(network).__name__}: give a torch.nn.Module.")
     if (mean is None) != (std is None):
         raise UserError(f"mean is {mean} and std {std}: give both, or none where the network takes images in [0, 1].")
+    if any(isinstance(value, int | float) for value in (mean, std)):
+        raise UserError(f"mean is {mean} and std {std}: give a number a channel, such as (0.5, 0.5, 0.5).")
     if isinstance(network, LightningModule) and describes(network):
         if mean is not None:
             raise UserError(f"{type(network).__name__} normalises by itself: leave mean and std out.")
@@ -230,17 +242,34 @@ def as_loaders(data: Any, batch_size: int, num_workers: int) -> dict[str, Any]:
 
 
 def _loader(data: Any, batch_size: int, num_workers: int) -> Any:
+    if isinstance(data, str | Path):
+        raise UserError(f"The data are the path {data}: open it, as torchvision's ImageFolder, or by a data module.")
+    if isinstance(data, Tensor | np.ndarray):
+        raise UserError(f"The data are one {type(data).__name__}: give the pair (images, labels).")
     if isinstance(data, tuple | list) and len(data) == 2:
-        data = TensorDataset(as_tensor("The images", data[0]), as_tensor("The labels", data[1]))
+        images, labels = as_tensor("The images", data[0]), as_tensor("The labels", data[1])
+        if images.shape[:1] != labels.shape[:1]:
+            shapes = f"{list(images.shape)} and {list(labels.shape)}"
+            raise UserError(f"The images and labels have the shapes {shapes}: give one label an image.")
+        data = TensorDataset(images, labels)
     elif isinstance(data, tuple | list):
         raise UserError(f"The data are a {type(data).__name__} of {len(data)}: give a loader, or (images, labels).")
     if (isinstance(data, Dataset) and not isinstance(data, IterableDataset)) or hasattr(data, "__getitem__"):
         if batch_size < 1 or num_workers < 0:
             raise UserError(f"batch_size is {batch_size} and num_workers {num_workers}: give 1 and 0, or more.")
-        return DataLoader(data, batch_size, num_workers=num_workers, collate_fn=collate)
+        data = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=collate)
     if not hasattr(data, "__iter__"):
         raise UserError(f"The data are a {type(data).__name__}: give a loader or a data set of (image, label).")
+    if _batches(data) == 0:
+        raise UserError("The data give no batch: check what the data set holds, and whether drop_last leaves it out.")
     return data
+
+
+def _batches(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:  # A loader of an iterable data set has no length.
+        return None
 
 
 def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -260,7 +289,17 @@ def collate(samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
             f"Images have the shapes {', '.join(map(str, shapes[:3]))}: give the data set a transform that makes them "
             "alike, such as Resize(256), CenterCrop(224) and ToTensor()."
         )
-    return torch.stack(images), torch.tensor([int(label) for _, label in pairs])
+    return torch.stack(images), torch.tensor([_class(label) for _, label in pairs])
+
+
+def _class(given: Any) -> int:
+    label = as_tensor("A label", given)
+    if label.numel() != 1 or label.is_floating_point() or label.dtype == torch.bool:
+        raise UserError(
+            f"A label is of {label.dtype} and shape {list(label.shape)}: give one whole number an image, such as "
+            "label.argmax() of one that is one-hot."
+        )
+    return int(label)
 
 
 def _pixels(image: Any) -> Tensor:
@@ -297,6 +336,8 @@ def _accelerator(device: str) -> dict[str, Any]:
         wanted = torch.device(device)
     except RuntimeError as error:
         raise UserError(f"device is {device!r}: give auto, cpu, cuda, cuda:1 or mps.") from error
+    if wanted.type not in ("cpu", "cuda", "mps") or (wanted.type == "mps" and not torch.backends.mps.is_available()):
+        raise UserError(f"device is {device!r}, which torch has not here: give auto or cpu.")
     if wanted.type == "cuda" and not (torch.cuda.is_available() and (wanted.index or 0) < torch.cuda.device_count()):
         raise UserError(
             f"device is {device!r}, and torch sees {torch.cuda.device_count()} GPUs: give another, or auto."

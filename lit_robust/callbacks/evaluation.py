@@ -309,7 +309,7 @@ class EvaluationCallback(Callback, ABC):
             names = ", ".join(sets) or "no test set"
             raise UserError(
                 f"{type(self).__name__} evaluates {self.dataset!r}, but the data have {names}: "
-                "add that data module, or take the callback out."
+                "add that data module, name another set, or take the callback out."
             )
         others = [c for c in trainer.callbacks if isinstance(c, EvaluationCallback) and c is not self]  # type: ignore[attr-defined]
         if any(other.label == self.label for other in others):

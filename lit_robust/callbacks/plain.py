@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
@@ -16,6 +17,9 @@ from lit_robust.core.precision import full_precision
 from lit_robust.models import weights_digest
 
 UNCHECKED = "the loader does not say which samples it gives: that each counts exactly once was not checked"
+REPEATED = (
+    "an iterable data set gives each of the loader's {workers} worker processes all samples, unless it divides them"
+)
 LONGEST = 500  # characters of a transform's description
 
 
@@ -44,6 +48,8 @@ def describe_loader(name: str, loader: Any) -> EvaluationSet:
         # Where an object lies in memory says nothing, and differs from run to run.
         words = " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(transform)).split())
         protocol["transform"] = "".join(one for one in words if one.isprintable())[:LONGEST]
+    workers = getattr(loader, "num_workers", 0)
+    repeated = isinstance(samples, IterableDataset) and workers > 1
     classes = getattr(samples, "classes", ())
     named = isinstance(classes, list | tuple) and all(isinstance(one, str) for one in classes)
     return EvaluationSet(
@@ -52,7 +58,7 @@ def describe_loader(name: str, loader: Any) -> EvaluationSet:
         protocol=protocol,
         class_names=tuple(classes) if named else (),
         groups=groups,
-        warnings=(UNCHECKED,),
+        warnings=(UNCHECKED, *([REPEATED.format(workers=workers)] if repeated else [])),
     )
 
 

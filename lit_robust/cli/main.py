@@ -17,6 +17,7 @@ from lit_robust.core.errors import UserError
 
 Function = Callable[..., Any]
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+OTHER_WORDS = {"train": "fit", "evaluate": "test", "eval": "test", "help": "--help", "derive": "data derive"}
 # Heading to commands, each with what it does.
 COMMANDS: dict[str, dict[str, str]] = {
     "see it work": {
@@ -133,6 +134,8 @@ def main(args: Sequence[str] | None = None) -> int:
         0 if all went well, 2 after a user's mistake, which was explained in one sentence on standard error; 130 after
         Ctrl-C, 143 after SIGTERM, 85 after SIGUSR1, 141 where nobody reads the output any more.
     """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "10")  # s; in a log each state of a bar stays.
     try:
         try:
             return _answer(list(sys.argv[1:] if args is None else args))
@@ -229,10 +232,14 @@ def _run(words: Sequence[str]) -> None:
         ]
         print("\n".join([f"usage: lit-robust {asked} NAME [OPTIONS]\n", *lines, "\nEach has its own --help."]))
     elif group:
+        lasts = {name.removeprefix(f"{asked} "): name for name in group}
+        if near := get_close_matches(" ".join(rest[:1]), lasts, n=1):
+            raise UserError(f"There is no command `{asked} {rest[0]}`: did you mean `{lasts[near[0]]}`?")
         ways = list(dict.fromkeys(" ".join(name.split()[: len(asked.split()) + 1]) for name in group))
         raise UserError(f"There is no command `{asked} {rest[0]}`: choose {', '.join(ways[:-1])} or {ways[-1]}.")
     else:
-        close = get_close_matches(words[0], NAMES, n=1)
+        close = get_close_matches(words[0], [*NAMES, *{name.split()[0] for name in NAMES}], n=1)
+        close = [OTHER_WORDS[words[0]]] if words[0] in OTHER_WORDS else close
         hint = f"did you mean {close[0]}?" if close else "`lit-robust --help` lists them."
         raise UserError(f"There is no command {words[0]!r}: {hint}")
 

@@ -42,7 +42,9 @@ def explain(error: BaseException | None, options: Sequence[str] = ()) -> str | N
             return refused_write(error.filename or "a file", error)
         # Named, not imported: neither library may be loaded for the sake of its errors.
         if type(error).__name__ == "MisconfigurationException":
-            return f"{' '.join(str(error).split()).rstrip('.')}; change the trainer's settings."
+            if "gpu backend" in str(error):
+                return "torch has no GPU here: use a machine with one, or the processor, by -c trainer/cpu at the end."
+            return f"{' '.join(str(error).split()).rstrip('.!')}; change the trainer's settings."
         if isinstance(error, URLError) or type(error).__module__.startswith(("huggingface_hub.", "httpx")):
             return (
                 f"Nothing can be downloaded from here ({' '.join(str(error).split()).rstrip('.')}): where the network "
@@ -136,6 +138,8 @@ def _plain(reason: str, owner: str, value: str, options: Sequence[str]) -> str:
         return f"there is no class {name!r}; {_did_you_mean(near) if near else 'write the import path of one.'}"
     if subclass := re.search(r"Not a valid subclass of (\w+)", reason):
         return f"{value!r} is not a {subclass[1]}: write the name or the import path of one."
+    if "codec can't decode" in reason:
+        return "a file that is not a text stands where settings are read; give weights as --model.network.weights FILE."
     if "instantiatable class" in reason:
         return "give -c, or a class, before the options that change it."
     return f"{reason.rstrip('.')}; `--help` shows the options and their types."
@@ -195,15 +199,22 @@ def refuse_flat_settings(place: str, options: Any) -> None:
 
 
 def _suggest(name: str, options: Sequence[str]) -> str:
-    """Return which of the options is nearest to a name; all of those on its level where none is near."""
-    level = name.rpartition(".")[0]
+    """Return which of the options is nearest to a name; all of those on its level where none is near.
+
+    A name without its place, such as weights or data_root, is found at any level.
+    """
+    level, end = name.rpartition(".")[0], f"_{name.replace('-', '_')}"
+    deep = [option for option in options if "." in option and f"_{option.replace('.', '_')}".endswith(end)]
+    if not level and deep:
+        return _did_you_mean(sorted(deep, key=len)[:3])
     beside = [option for option in options if option.rpartition(".")[0] == level]
     lasts = {option.rpartition(".")[2]: option for option in beside}
     if near := [lasts[last] for last in _near(name.rpartition(".")[2], list(lasts))]:
         return _did_you_mean(near)
     if not beside and (near := _near(name, options)):
         return _did_you_mean(near)
-    return f"choose one of {', '.join(beside or [option for option in options if '.' not in option])}."
+    known = beside or [option for option in options if "." not in option]
+    return f"choose one of {', '.join(known)}." if known else "there are none."
 
 
 def _near(name: str, options: Sequence[str]) -> list[str]:

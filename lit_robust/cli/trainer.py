@@ -40,6 +40,7 @@ from lit_robust.cli.mistakes import explain, refuse_flat_settings
 from lit_robust.cli.options import StrictParser, read_fractions
 from lit_robust.cli.precision import RobustTrainer
 from lit_robust.cli.recipes import with_recipes
+from lit_robust.cli.trainer_help import changed
 from lit_robust.cli.weights import check_weights
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import held_alone, write_text
@@ -185,7 +186,8 @@ class RobustCLI(LightningCLI):
             args = with_evaluations(parser, self.command.split()[1], args) if isinstance(args, list) else args
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            known = self._parser(self.command.split()[1])._option_string_actions
+            called = self.command.split()[1]
+            known = [*self._parser(called)._option_string_actions, *changed(called)]
             raise UserError(explain(error, [name[2:] for name in known if name.startswith("--")])) from error
         command = self.config.subcommand
         options = self.config[command]

@@ -93,6 +93,12 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return bool(places) and words[places[0] + 1 : places[0] + 2] != [ALL]
 
 
+def changed(command: str) -> list[str]:
+    """Return the options of one of Lightning's commands that people change, those of the recipe's classes included."""
+    groups = {**NETWORK, **({"fit": TRAINING, "test": TESTING}.get(command, {})), **RUN}
+    return [name for options in groups.values() for name, _, place in options if place]
+
+
 def trainer_help(words: Sequence[str]) -> str:
     """Return the help of one of Lightning's commands, with the values of the recipes that stand behind ``-c``.
 

@@ -1,5 +1,6 @@
 """What travels from data to networks and callbacks: a batch, and what a test set says of itself."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -129,6 +130,11 @@ def as_batch(given: Any, first: int, rank: int = 0, world: int = 1) -> Batch:
             f"A batch has images of {images.dtype} and shape {list(images.shape)}: give [batch, channels, height, "
             "width], uint8 or floats in [0, 1]."
         )
+    if images.shape[1] > 4 and images.shape[3] in (1, 3, 4):
+        raise UserError(
+            f"A batch has images of shape {list(images.shape)}, whose channels are last: give [batch, channels, "
+            "height, width], as images.permute(0, 3, 1, 2)."
+        )
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != images.shape[:1]:
         raise UserError(
             f"A batch has labels of {labels.dtype} and shape {list(labels.shape)} for {len(images)} images: give one "
@@ -174,11 +180,13 @@ def check_unit_range(images: Tensor) -> None:
     if not images.numel():
         return
     low, high = torch.stack(torch.aminmax(images)).tolist()
+    if not math.isfinite(low + high):
+        raise UserError("The loader's images hold numbers that are not finite: check its transform and its files.")
     if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
-        raise UserError(
-            f"The loader's images reach from {low:.3g} to {high:.3g}, and [0, 1] is wanted: take Normalize out of its "
-            "transform, and give mean and std to the network, or to evaluate."
-        )
+        fix = "take Normalize out of its transform, and give mean and std to the network, or to evaluate"
+        if low >= 0 and 128 < high <= 255:
+            fix = "divide them by 255, or give them as uint8"
+        raise UserError(f"The loader's images reach from {low:.3g} to {high:.3g}, and [0, 1] is wanted: {fix}.")
 
 
 @dataclass(frozen=True, eq=False)

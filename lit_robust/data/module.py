@@ -300,11 +300,11 @@ def check_classes(split: Split, num_classes: int) -> None:
     if split.num_classes is None and isinstance(split, TableSplit) and needed > num_classes:
         highest = split.table.key(int(split.table.label.argmax()))
         raise UserError(
-            f"The network has {num_classes} classes, but {split.where} has {highest} in class {needed - 1}: set "
-            f"model.init_args.network.num_classes to the data's count, at least {needed}, or correct that class."
+            f"The network has {num_classes} classes, but {split.where} has {highest} in class {needed - 1}: give "
+            f"--model.network.num_classes the data's count, at least {needed}, or correct that class."
         )
     if split.num_classes is not None and needed != num_classes:
         raise UserError(
             f"The network has {num_classes} classes, but {split.where} has {needed}: "
-            f"set model.init_args.network.num_classes to {needed}."
+            f"give --model.network.num_classes {needed}."
         )

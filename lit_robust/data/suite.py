@@ -56,16 +56,22 @@ class RobustnessSuite(RobustDataModule):
 
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""
+        if self.missing == "skip" and stage == "test":
+            left_out: dict[str, str] = {}
+            for member in self._used(stage):
+                if absent := [folder for folder in member.folders() if not folder.is_dir()]:
+                    left_out[member.name] = f"there is no folder {absent[0]}"
+            if len(left_out) == len(self.members):
+                root = Path(self.members[0].root)
+                one = any(root.glob("*.tar"))
+                fix = f"{root} holds the shards of one set, so give the folder above it" if one else "check the root"
+                raise UserError(f"No set of the suite is there, {next(iter(left_out.values()))}: {fix}.")
+            for name, reason in left_out.items():
+                log.warning("The set %s is left out: %s.", name, reason)
+            self._missing |= left_out
         for member in self._used(stage):
             member.trainer, member.limit = self.trainer, self.limit
-            absent = [folder for folder in member.folders() if not folder.is_dir()]
-            if absent and self.missing == "skip" and stage == "test":
-                self._missing[member.name] = f"there is no folder {absent[0]}"
-                log.warning("The set %s is left out: %s.", member.name, self._missing[member.name])
-            else:
-                member.setup(stage)
-        if len(self._missing) == len(self.members):
-            raise UserError(f"No set of the suite is there, {next(iter(self._missing.values()))}: check the root.")
+            member.setup(stage)
 
     def close(self) -> None:
         """End the processes of the members' loaders."""

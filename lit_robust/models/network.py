@@ -126,7 +126,9 @@ class Network:
 def check_channels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Refuse a mean or a standard deviation that is not in [0, 1] pixel units, as those in grey values are not."""
     if not in_pixel_units(mean or (), std or ()):
-        raise UserError(f"mean {mean} and std {std} are not in [0, 1] pixel units: divide them by 255.")
+        grey_values = any(value > 1 for value in (*(mean or ()), *(std or ())))
+        fix = "divide them by 255" if grey_values else "give means from 0 to 1, and deviations above 0"
+        raise UserError(f"mean {mean} and std {std} are not in [0, 1] pixel units: {fix}.")
 
 
 def build_classifier(spec: Network) -> Classifier:

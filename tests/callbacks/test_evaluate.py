@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 from lit_robust import evaluate
@@ -190,11 +190,25 @@ def test_grey_images(network):
         ({"network": lambda images: images}, "The network is a function"),
         ({"mean": MEAN}, "give both"),
         ({"mean": (124, 116, 104), "std": (58, 57, 57)}, "divide them by 255"),
+        ({"mean": MEAN, "std": (0.2, 0, 0.2)}, "deviations above 0"),
+        ({"mean": 0.5, "std": 0.2}, "give a number a channel"),
         ({"data": 5}, "The data are a int"),
         ({"data": {}}, "empty mapping"),
         ({"data": [1, 2, 3]}, "The data are a list of 3"),
         ({"data": (torch.randn(4, 3, 8, 8), torch.zeros(4).long())}, "take Normalize out of its transform"),
+        ({"data": (torch.rand(4, 3, 8, 8) * 255, torch.zeros(4).long())}, "divide them by 255, or give them as uint8"),
+        ({"data": (torch.full((4, 3, 8, 8), torch.nan), torch.zeros(4).long())}, "numbers that are not finite"),
         ({"data": (torch.rand(4, 3, 16, 16), torch.full((4,), 9))}, "label 9"),
+        ({"data": (torch.rand(4, 3, 8, 8), torch.zeros(4))}, "A label is of torch.float32 and shape"),
+        ({"data": (torch.rand(4, 3, 8, 8), torch.eye(4, 8).long())}, r"shape \[8\]: give one whole number an image"),
+        ({"data": (torch.rand(4, 3, 8, 8), torch.zeros(3).long())}, r"shapes \[4, 3, 8, 8\] and \[3\]"),
+        ({"data": (torch.rand(4, 1, 8, 8), torch.zeros(4).long())}, r"fails on float32 images of shape \[4, 1, 8, 8\]"),
+        ({"data": (torch.rand(0, 3, 8, 8), torch.zeros(0).long())}, "The data give no batch"),
+        ({"data": torch.rand(4, 3, 8, 8)}, "one Tensor"),
+        ({"data": "data/imagenet"}, "are the path data/imagenet: open it"),
+        ({"data": {"image": torch.rand(4, 3, 8, 8), "label": torch.zeros(4)}}, "one Tensor"),
+        ({"network": nn.Sequential(nn.Flatten(), nn.Linear(768, 8)).half()}, "a network that computes in float32"),
+        ({"device": "meta"}, "device is 'meta', which torch has not here"),
         ({"device": "gpu7"}, "device is 'gpu7'"),
         ({"device": "cuda:99"}, "torch sees"),
     ],
@@ -203,6 +217,19 @@ def test_mistakes_end_in_a_sentence(network, data, change, sentence):
     given = {"network": network, "data": data, "measures": [CleanAccuracy()], **QUIET, **change}
     with pytest.raises(UserError, match=sentence):
         evaluate(**given)
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(3, 8, 8), 1)] * 4)
+
+
+def test_one_measure_of_an_iterable_data_set(network):
+    """Each of two worker processes gives all four images, which nothing but the warning tells."""
+    found = evaluate(network, DataLoader(Streamed(), 2, num_workers=2), CleanAccuracy(), **QUIET).results[0]
+    assert (found.count, len(found.warnings)) == (8, 2)
+    assert "each of the loader's 2 worker processes all samples" in found.warnings[1]
+    assert len(evaluate(network, DataLoader(Streamed(), 2), CleanAccuracy(), **QUIET).results[0].warnings) == 1
 
 
 def test_several_sets_need_names_for_attacks(network, data):

@@ -97,6 +97,20 @@ def test_output_that_nobody_reads_any_more(words):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+def test_a_bar_in_a_log_is_not_drawn_ten_times_a_second():
+    code = """
+from lit_robust.cli import main
+main(["--version"])
+from time import sleep
+from tqdm import tqdm
+for _ in tqdm(range(30)):
+    sleep(0.02)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "30/30" in done.stderr
+    assert done.stderr.count("\r") <= 3
+
+
 def test_choices_are_those_of_the_rooms():
     """They stand twice, for the rooms that know them import torch."""
     from lit_robust.callbacks.ood import Score

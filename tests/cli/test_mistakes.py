@@ -61,7 +61,14 @@ def sentence(args, capsys):
         (["--model.network.mean", "[127, 127, 127]"], "divide them by 255"),
         (["--trainer.precision", "bf16-true"], "use bf16-mixed"),
         (["--trainer.default_root_dir", "null"], "default_root_dir is null: name the run's folder."),
-        (["--trainer.accelerator", "gpu"], "change the trainer's settings"),
+        (["--trainer.accelerator", "gpu"], "torch has no GPU here: use a machine with one, or the processor, by -c"),
+        (["--trainer.gradient_clip_val", "-1"], "change the trainer's settings"),
+        # Without its place.
+        (["--weights", "x.pt"], "no option 'weights'; did you mean 'model.network.weights'?"),
+        (["--data_root", "x"], "no option 'data_root'; did you mean 'data.root'?"),
+        (["--batch-size", "3"], "no option 'batch-size'; did you mean 'data.batch_size' or 'data.eval_batch_size'?"),
+        (["--epochs", "3"], "no option 'epochs'; did you mean "),
+        (["--model.learning_rate", "3"], "no option 'learning_rate'; did you mean 'optimisation.learning_rate'?"),
         (["--model.optimisation.step_epochs", "0"], "step_epochs 0"),
         (["-c", "/nowhere.yaml"], "File does not exist: '/nowhere.yaml'"),
         (["-c", "toy/standart"], "There is no recipe 'toy/standart': did you mean toy/standard?"),
@@ -157,8 +164,17 @@ def test_limits_and_baselines(words, capsys):
     [
         (["fitt"], "There is no command 'fitt': did you mean fit?"),
         (
-            ["data", "toi"],
-            "There is no command `data toi`: choose data toy, data concepts, data shard, data verify,",
+            ["data", "xyz"],
+            "There is no command `data xyz`: choose data toy, data concepts, data shard, data verify,",
+        ),
+        (["data", "toi"], "There is no command `data toi`: did you mean `data toy`?"),
+        (["data", "derive", "scrambld"], "no command `data derive scrambld`: did you mean `data derive scrambled`?"),
+        (["analyse", "smoothness"], "There is no command 'analyse': did you mean analyze?"),
+        (["train"], "There is no command 'train': did you mean fit?"),
+        (["recipes", "toy/standard"], "there is no option 'toy/standard'; there are none."),
+        (
+            ["data", "toy", "/nowhere", "--severities", "[6]"],
+            "severities is [6]: name some of 1, 2, 3, 4, 5, each once.",
         ),
         (
             ["bench", "every"],
@@ -183,6 +199,20 @@ def test_eps_of_the_wrong_scale(words, capsys):
         "8",
     ]
     assert "did you mean 8/255 = 0.03137?" in sentence(["fit", *words, *adversarial], capsys)
+
+
+def test_a_file_of_weights_in_the_place_of_the_network(words, tmp_path, capsys):
+    file = tmp_path / "weights.pt"
+    torch.save(torch.nn.Linear(2, 2).state_dict(), file)
+    said = sentence(["test", *words, "--model.network", str(file)], capsys)
+    assert "is not a text stands where settings are read; give weights as --model.network.weights FILE." in said
+
+
+@pytest.mark.parametrize(("below", "fix"), [("imagenet", "so give the folder above it"), ("none", "check the root")])
+def test_a_suite_without_sets(toy, tmp_path, below, fix, capsys, caplog):
+    words = ["-c", "eval/suite", "--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false"]
+    assert fix in sentence(["test", *words, "--data.root", str(toy / below)], capsys)
+    assert "left out" not in caplog.text
 
 
 def test_weights_of_another_network(words, tmp_path, capsys):

@@ -92,6 +92,7 @@ def test_bytes_become_fractions_and_the_numbers_of_ranks_interlock() -> None:
         ((IMAGES, torch.eye(2)), "labels of torch.float32"),
         (([IMAGES[0], IMAGES[0, :, :2]], [1, 2]), "resize or crop"),
         ((["a", "b"], [1, 2]), "image is of type list: give a tensor"),
+        ((torch.zeros(2, 8, 9, 3), [1, 2]), r"channels are last: give .* images.permute\(0, 3, 1, 2\)"),
     ],
 )
 def test_what_is_no_batch_is_refused(given, sentence) -> None:

@@ -13,7 +13,7 @@ from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.seeds import stream_seed
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing import default_workers
-from lit_robust.data.packing.corrupting import corrupt_shards
+from lit_robust.data.packing.corrupting import chosen_cells, corrupt_shards
 from lit_robust.data.settings import LARGEST_SIDE
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.info import read_info
@@ -86,11 +86,13 @@ def write_toy_data(
         severities: of the corruptions; none for no corrupted figures.
 
     Raises:
-        UserError: one of the splits is there already, or the folder cannot be written.
+        UserError: a severity is none, one of the splits is there already, or the folder cannot be written.
     """
     check_count("train", train, 1, MOST_FIGURES)
     check_count("test", test, len(CLASS_NAMES), MOST_FIGURES)
     check_count("size", size, 16, LARGEST_SIDE)
+    if severities:
+        chosen_cells(CORRUPTIONS, severities)
     sets = toy_sets(train, test)
     for toy in sets:
         path, info = read_info(output / toy.folder)
