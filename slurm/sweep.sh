@@ -16,7 +16,11 @@ usage() {
     exit 2
 }
 here=$(dirname "$(realpath "$0")")
-[[ $# -gt 0 && -f $1 ]] || usage
+[[ $# -gt 0 ]] || usage
+[[ -f $1 ]] || {
+    echo "slurm/sweep.sh: there is no file $1: name one with a run's arguments in each line." >&2
+    exit 2
+}
 file=$1
 shift
 options=()

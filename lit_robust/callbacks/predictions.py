@@ -141,7 +141,10 @@ def read_kept(run: Path) -> list[KeptSet]:
     """
     manifests = sorted((run / FOLDER).glob(f"*/{MANIFEST}"))
     if not manifests:
-        raise UserError(f"{run} keeps no predictions: test with lit_robust.callbacks.KeepPredictions.")
+        raise UserError(
+            f"{run} keeps no predictions: test again with --trainer.callbacks+=lit_robust.callbacks.KeepPredictions, "
+            "and --trainer.callbacks.dataset SET behind it for another set than imagenet."
+        )
     return [_read_set(file) for file in manifests]
 
 

@@ -136,6 +136,14 @@ def test_another_runs_folder_is_not_taken(site):
     assert "is another run's" in told
 
 
+def test_a_sweep_without_its_file():
+    done = subprocess.run(
+        ["slurm/sweep.sh", "nowhere.txt", "--", "fit"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "there is no file nowhere.txt: name one with" in done.stderr
+
+
 def test_a_line_of_a_sweep_keeps_its_quotes(site):
     (site.folder / "lines").write_text("--a 1\n--data.training '{crop: none, size: 48}' --b \"x  y\"\n")
     variables = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2", "LIT_ROBUST_LINES": str(site.folder / "lines")}
