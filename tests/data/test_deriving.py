@@ -21,7 +21,7 @@ from lit_robust.cli import main
 from lit_robust.cli.derive import stimulus_class
 from lit_robust.cli.main import NAMES
 from lit_robust.core.errors import DataError, UserError
-from lit_robust.core.files import held_alone
+from lit_robust.core.files import held_alone, size_shown
 from lit_robust.data import DerivedDataModule, EvaluationCrop, StimulusDataModule
 from lit_robust.data.loading.splits import Reading, open_table
 from lit_robust.data.packing.derivation import Derivation
@@ -239,9 +239,10 @@ def test_a_published_name_is_refused(clean, tmp_path, capsys):
     assert "would pass for the published cue-conflict" in capsys.readouterr().err
 
 
-def test_what_cannot_be_made_is_counted_and_named(clean, tmp_path):
+def test_what_cannot_be_made_is_counted_and_named(clean, tmp_path, capsys):
     one = derivation(clean, tmp_path / "third", EveryThird(), shard_size=1)
     assert derive([one], workers=0) == {one.folder: 7}
+    assert f"deriving, about {size_shown(one.estimated_size())}: " in capsys.readouterr().err
     lost = [f"{number % 5}/{number:03d}" for number in range(0, 21, 3)]
     assert (one.folder / "third-val-not-made.txt").read_text().splitlines() == lost
     info = json.loads((one.folder / "_info.json").read_text())["splits"]["val"]

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError, check_count
-from lit_robust.core.files import check_space, held_alone
+from lit_robust.core.files import check_space, held_alone, size_shown
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.packing.derivation import WHOLE, Derivation, Part
 from lit_robust.shards.write import sole_writer
@@ -52,7 +52,9 @@ def derive(
         todo = [one for one in sets if not one.is_finished]
         if todo:
             what = todo[0].what[:1].upper() + todo[0].what[1:]
-            check_space(todo[0].folder, sum(one.estimated_size() for one in todo), f"{what}, by an estimate,")
+            size = sum(one.estimated_size() for one in todo)
+            check_space(todo[0].folder, size, f"{what}, by an estimate,")
+            doing = f"{doing}, about {size_shown(size)}"
         for one in todo:
             own = one.stem if part == WHOLE else f"{one.stem}-{number_of_part}-of-{parts}"
             for lock in one.folder.glob(f".{one.stem}-*-of-*.lock"):
