@@ -90,7 +90,7 @@ def cheap(words, tmp_path):
         network = build_classifier(Network("torchvision/resnet50")).network
         torch.save({"model": {f"module.model.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.ckpt")
         return ["convert", str(tmp_path / "w.ckpt"), str(tmp_path / "w.safetensors"), *words[3:]]
-    if command == "recompute" or "--recompute" in words:
+    if command in ("recompute", "paired") or "--recompute" in words:
         return [command, "--help"]
     if command == "report":
         given = [word for word in words[1:-2] if "/" in word]

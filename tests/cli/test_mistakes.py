@@ -62,7 +62,6 @@ def sentence(args, capsys):
         (["--trainer.precision", "bf16-true"], "use bf16-mixed"),
         (["--trainer.default_root_dir", "null"], "default_root_dir is null: name the run's folder."),
         (["--trainer.accelerator", "gpu"], "torch has no GPU here: use a machine with one, or the processor, by -c"),
-        (["--trainer.gradient_clip_val", "-1"], "change the trainer's settings"),
         # Without its place.
         (["--weights", "x.pt"], "no option 'weights'; did you mean 'model.network.weights'?"),
         (["--data_root", "x"], "no option 'data_root'; did you mean 'data.root'?"),
