@@ -67,8 +67,14 @@ def section() -> str:
         init = PACKAGE / room / "__init__.py"
         names = sorted(names_of(ast.parse(init.read_text())), key=str.lower)
         rows = "".join(f"| `{name}` | {line_of(init, name).replace('|', '/')} |\n" for name in names)
-        head = f"| `from lit_robust.{room.replace('/', '.')} import ...` | |\n| --- | --- |\n"
-        parts += [f"{head}{rows}"] if names else []
+        dotted = f"lit_robust.{room.replace('/', '.')}"
+        what = f"`from {dotted} import ...`"
+        if not names:  # Each of its modules is imported by itself.
+            what = f"modules of `{dotted}`"
+            files = sorted(file for file in init.parent.glob("*.py") if file != init)
+            told = {file.stem: _first_line(ast.get_docstring(ast.parse(file.read_text())), str(file)) for file in files}
+            rows = "".join(f"| `{dotted}.{name}` | {line.replace('|', '/')} |\n" for name, line in told.items())
+        parts += [f"| {what} | |\n| --- | --- |\n{rows}"]
     return "\n".join(parts)
 
 
