@@ -251,6 +251,22 @@ def test_every_way_to_start_a_process_gives_the_same(start_method):
     assert batches[2].image[:, 0, 0, 0].tolist() == [4, 5]
 
 
+def test_a_program_ends_with_a_loader_left_open():
+    """Python's exit asks the loader's processes by a signal that they do not hear, and waits for them."""
+    left = []
+
+    def leave():
+        left.append(iter(loader(shuffle(), workers=2)))
+        next(left[0])
+
+    program = multiprocessing.get_context("fork").Process(target=leave)
+    program.start()
+    program.join(30)
+    code = program.exitcode
+    program.kill()
+    assert code == 0
+
+
 def test_a_closed_loader_ends_its_processes_and_reads_again():
     before, threads = set(multiprocessing.active_children()), set(threading.enumerate())
     planned = loader(shuffle(), workers=2)

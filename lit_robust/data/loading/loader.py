@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 
 from torch.utils.data import DataLoader
 
@@ -92,6 +93,8 @@ class PlannedLoader:
         # torch ends an iteration's processes when nothing holds it any more: here stands each that is not through.
         self._open: list[list[Iterator[Batch]]] = []
         self._processes: set[BaseProcess] = set()
+        # At its exit Python would ask them by SIGTERM, and wait for ever.
+        Finalize(self, kill, (self._processes,), exitpriority=0)
 
     def close(self) -> None:
         """End the processes, and the iterations that they are in; one that is begun later starts its own.
