@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from lit_robust.core.files import atomic_path, write_text
 from lit_robust.core.results import Result, RunResults
@@ -252,6 +252,19 @@ def log_card(logger: WandbLogger, card: Mapping[str, Result]) -> None:
         for name, result in card.items()
     ]
     logger.log_table(key=CARD, columns=["score", "value", "low", "high", "images", "of"], data=rows)
+
+
+def log_warnings(trainer: Trainer, results: Sequence[Result]) -> None:
+    """Write the warnings of results into ``metrics.csv``, ``test/<dataset>/<metric>/warnings``, in a row of their own.
+
+    Args:
+        trainer: whose loggers.
+        results: of its test.
+    """
+    doubts: dict[str, Any] = {f"{one.key}/warnings": " ".join(one.warnings) for one in results if one.warnings}
+    for logger in trainer.loggers if doubts and trainer.is_global_zero else ():
+        if isinstance(logger, CSVLogger):
+            logger.log_metrics(doubts, step=trainer.global_step)
 
 
 def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:

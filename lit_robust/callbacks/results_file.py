@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import lit_robust
-from lit_robust.callbacks.display import keep_evaluation
+from lit_robust.callbacks.display import keep_evaluation, log_warnings
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.plain import data_of, describes, description
 from lit_robust.core.errors import UserError
@@ -90,6 +90,7 @@ class ResultsFile(Callback):
             results=[result for callback in evaluations for result in callback.results],
             examples=[example for callback in evaluations for example in callback.examples],
         )
+        log_warnings(trainer, found.results)
         keep_evaluation(trainer, found, found.save(folder))
 
 

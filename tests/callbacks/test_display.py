@@ -1,5 +1,6 @@
 """What lands in an offline W&B run beside the scalars, read from the run's own file."""
 
+import csv
 import json
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from wandb_reader import read_run, records
 
 from lit_robust.attacks import PGD
@@ -55,9 +56,12 @@ def run(toy, folder, *callbacks, limit=None, more=(), **settings):
     suite = RobustnessSuite(sets, root=toy)
     suite.limit = limit
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    logger = WandbLogger(project="lit-robust", name="test", save_dir=folder, offline=True)
+    loggers = [
+        WandbLogger(project="lit-robust", name="test", save_dir=folder, offline=True),
+        CSVLogger(folder, name="csv"),
+    ]
     callbacks = [*callbacks, SampleImages(examples=3), ResultsFile()]
-    trainer = Trainer(default_root_dir=folder, logger=logger, callbacks=callbacks, **quiet, **settings)
+    trainer = Trainer(default_root_dir=folder, logger=loggers, callbacks=callbacks, **quiet, **settings)
     try:
         trainer.test(module, suite, verbose=False)
     finally:
@@ -104,6 +108,14 @@ def test_accuracy_by_corruption_and_severity(tested):
         assert value == pytest.approx(values[f"top1_{name}_3"])
     (image,) = history["test/imagenet-c-like/accuracy_by_cell_heat_map"]["filenames"]
     assert Image.open(files / image).size[0] > 200
+
+
+def test_warnings_stand_in_the_table_of_metrics(tested):
+    folder, *_ = tested
+    with (folder / "csv" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    told = [{key: cell for key, cell in row.items() if key.endswith("/warnings") and cell} for row in rows]
+    assert [row for row in told if row] == [{"test/imagenet/top1/warnings": "3 images never moved"}]
 
 
 def test_curves(tested):
