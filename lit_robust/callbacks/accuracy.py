@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.plain import data_of
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result
@@ -80,18 +81,18 @@ class ClassSubsetAccuracy(EvaluationCallback):
         """What tells this evaluation's results from another's."""
         return f"{type(self).__name__} of {self.subset} on {self.dataset}"
 
-    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Set the sums to zero.
-
-        Raises:
-            UserError: the set has other classes than ImageNet.
-        """
-        known = described.protocol.get("num_classes")
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where the set has other classes than ImageNet."""
+        super().check(trainer)
+        known = data_of(trainer).evaluation_sets[self.dataset].protocol.get("num_classes")
         if known not in (None, len(imagenet_wnids())):
             raise UserError(
                 f"{self.dataset} has {known} classes, and {self.subset}'s 200 are not among them: evaluate a set of "
                 "ImageNet's 1,000, or take ClassSubsetAccuracy out."
             )
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the sums to zero."""
         self.metric = TopKAccuracy((1,), self.classes).to(module.device)
         self.wanted = torch.tensor(self.classes, device=module.device)
 

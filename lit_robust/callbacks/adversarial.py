@@ -16,7 +16,7 @@ from lit_robust.attacks.attack import check_reach
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
-from lit_robust.callbacks.plain import check_agreement, describes, network_of
+from lit_robust.callbacks.plain import check_agreement, describes, is_spread, network_of
 from lit_robust.callbacks.sample_images import Gallery, coming, to_uint8
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError, check_choice
@@ -79,6 +79,8 @@ class AttackTally:
 
 
 ThreatModel = Literal["white-box", "memory-surrogate", "gray-box", "black-box"]
+# What of a memory model is attacked: the module's attribute, and its name.
+PARTS = {"gray-box": ("backbone", "backbone"), "memory-surrogate": ("continuous", "whole memory")}
 RULE = "clean errors and images broken at a smaller eps count as broken"
 
 
@@ -157,6 +159,30 @@ class AdversarialAccuracy(EvaluationCallback):
         """What tells this evaluation's results from another's."""
         return f"{self.stem} on {self.dataset}"
 
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where the module is not what is to be attacked, or spread over the ranks."""
+        super().check(trainer)
+        if is_spread(trainer):
+            raise UserError(
+                "The memory's keys are spread over the ranks, which then answer together, and an attack's batches "
+                "differ from rank to rank: set retrieval.sharded to false, or test on one device."
+            )
+        module = trainer.lightning_module
+        if self.surrogate is not None:
+            own = getattr(getattr(module, "network", None), "num_classes", self.surrogate.num_classes)
+            if self.surrogate.num_classes != own:
+                raise UserError(
+                    f"The surrogate has {self.surrogate.num_classes} classes and the network under test {own}: give a "
+                    "surrogate for the same classes."
+                )
+        elif self.threat_model != "white-box":
+            part, what = PARTS[self.threat_model]
+            if not hasattr(type(module), part) and part not in dict(module.named_children()):
+                raise UserError(
+                    f"threat_model {self.threat_model} attacks the {what} of a memory model, and "
+                    f"{type(module).__name__} is a single network: use white-box."
+                )
+
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the counts to zero, and find the network that is attacked."""
         self.metric = RobustAccuracy(len(self.attacks)).to(module.device)
@@ -170,11 +196,6 @@ class AdversarialAccuracy(EvaluationCallback):
         self.gallery = Gallery.among(taken, self.number_of_examples)
         model = network_of(module)
         self.unseen = None if describes(module) else model
-        if getattr(model, "is_sharded", False):
-            raise UserError(
-                "The memory's keys are spread over the ranks, which then answer together, and an attack's batches "
-                "differ from rank to rank: set retrieval.sharded to false, or test on one device."
-            )
         attacked = self._attacked(module, model)
         classes, device = described.classes, module.device
         self.model = SomeClasses(model, classes, device)
@@ -185,27 +206,14 @@ class AdversarialAccuracy(EvaluationCallback):
         self.trainer = module.trainer
 
     def _attacked(self, module: LightningModule, model: nn.Module) -> nn.Module:
-        if self.surrogate is not None:
-            own = getattr(getattr(module, "network", None), "num_classes", self.surrogate.num_classes)
-            if self.surrogate.num_classes != own:
-                raise UserError(
-                    f"The surrogate has {self.surrogate.num_classes} classes and the network under test {own}: give a "
-                    "surrogate for the same classes."
-                )
-            # Lightning tests in inference mode, whose tensors an attack cannot differentiate through.
-            with torch.inference_mode(False):
-                return build_classifier(self.surrogate).to(module.device).eval()
-        if self.threat_model == "white-box":
-            return model
-        part, what = ("backbone", "backbone") if self.threat_model == "gray-box" else ("continuous", "whole memory")
+        # Lightning tests in inference mode, whose tensors an attack cannot differentiate through.
         with torch.inference_mode(False):
-            seen = getattr(module, part, None)
-        if not isinstance(seen, nn.Module):
-            raise UserError(
-                f"threat_model {self.threat_model} attacks the {what} of a memory model, and {type(module).__name__} "
-                "is a single network: use white-box."
-            )
-        return seen
+            if self.surrogate is not None:
+                return build_classifier(self.surrogate).to(module.device).eval()
+            if self.threat_model == "white-box":
+                return model
+            seen: nn.Module = getattr(module, PARTS[self.threat_model][0])
+            return seen
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
         """Take in what is classified right; attack as far as batches are full."""

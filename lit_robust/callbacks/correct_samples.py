@@ -38,13 +38,9 @@ class CorrectSamples(EvaluationCallback):
     def __init__(self, dataset: str = "imagenet") -> None:
         super().__init__(dataset)
 
-    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Forget an earlier run's samples; rank 0 removes its file.
-
-        Raises:
-            UserError: a restriction of this run needs that file, or the samples have no numbers of their own.
-        """
-        trainer = module.trainer
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where a restriction of this run needs its file, or samples have no numbers."""
+        super().check(trainer)
         self.file = Path(trainer.default_root_dir) / f"correct-{self.dataset}.json"
         restrictions = [c for c in trainer.callbacks if isinstance(c, SampleRestriction)]  # type: ignore[attr-defined]
         if self.file.resolve() in {file.resolve() for one in restrictions for file in one.files}:
@@ -52,16 +48,18 @@ class CorrectSamples(EvaluationCallback):
                 f"{self.label} would replace {self.file}, which a SampleRestriction of this test takes: set "
                 "trainer.default_root_dir to another folder."
             )
-        if trainer.is_global_zero:
-            self.file.unlink(missing_ok=True)
-        # A restriction leaves each sample its number among all.
-        data = data_of(trainer)
-        if isinstance(data, PlainData):
+        if isinstance(data_of(trainer), PlainData):
             raise UserError(
                 f"{self.label} lists samples by their numbers, which a plain loader does not settle: test with a data "
                 "module of lit_robust.data."
             )
-        whole = data.evaluation_sets[self.dataset]
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Forget an earlier run's samples; rank 0 removes its file."""
+        if module.trainer.is_global_zero:
+            self.file.unlink(missing_ok=True)
+        # A restriction leaves each sample its number among all.
+        whole = data_of(module.trainer).evaluation_sets[self.dataset]
         self.digest, self.whole = samples_digest(whole), whole
         self.right: list[Tensor] = [torch.zeros(0, 2, dtype=torch.int64, device=module.device)]
 

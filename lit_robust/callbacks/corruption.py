@@ -66,15 +66,12 @@ class CorruptionEvaluation(EvaluationCallback):
         """Names of the test loaders that it follows."""
         return (self.dataset, self.clean)
 
-    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Set the sums to zero.
-
-        Raises:
-            UserError: the set has no cells, or no classes that the baseline was measured on, or the data have no set
-                that ``clean`` names.
-        """
-        data = data_of(module.trainer)
-        if self.clean not in self.described_sets and self.clean not in (CLEAN, *getattr(data, "missing_sets", {})):
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where the set has no cells, other classes than the baseline, or no clean images."""
+        super().check(trainer)
+        data = data_of(trainer)
+        described = data.evaluation_sets[self.dataset]
+        if self.clean not in data.evaluation_sets and self.clean not in (CLEAN, *getattr(data, "missing_sets", {})):
             names = ", ".join(name for name in data.evaluation_sets if name != self.dataset) or "no other set"
             raise UserError(
                 f"{self.label} has errors relative to {self.clean!r}, but the data have {names}: add that data module, "
@@ -88,6 +85,9 @@ class CorruptionEvaluation(EvaluationCallback):
                 f"{self.dataset} has {known} classes, and AlexNet's errors are those among ImageNet's 1,000: set "
                 "baseline to null for accuracies alone."
             )
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the sums to zero."""
         for warning in self._misfits("mce", described):
             rank_zero_warn(f"{self.label}: {warning}; set baseline to the one that fits, or to null.")
         clean = self.described_sets.get(self.clean)
@@ -100,7 +100,7 @@ class CorruptionEvaluation(EvaluationCallback):
             )
         self.metric = CorruptionError(described.groups, self.baseline).to(module.device)
         self.clean_metric = TopKAccuracy((1,)).to(module.device)
-        self.image_of = images_of(data, self.dataset)
+        self.image_of = images_of(data_of(module.trainer), self.dataset)
         images = 0 if self.image_of is None else int(self.image_of.max()) + 1
         # How often each image was right in each cell, and how often it was seen there.
         size = (2, images, len(described.groups))

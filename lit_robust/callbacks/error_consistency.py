@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.evaluation import EvaluationCallback
@@ -129,19 +129,16 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
             raise UserError(f"{self.decisions} cannot be read ({error}): give a CSV file of decisions.") from error
         return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
 
-    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Read the decisions, and set the counts to zero.
-
-        Raises:
-            UserError: the decisions cannot be read, or none is of an image of the set.
-        """
+    def check(self, trainer: Trainer) -> None:
+        """Read the decisions; raise a UserError where they cannot be, or none is of an image of the set."""
+        super().check(trainer)
         recorded, self.digest = read_decisions(self.decisions), self.inputs_sha256
-        data = data_of(module.trainer)
+        data = data_of(trainer)
         key = sample_keys(data, self.dataset)
         # A restriction leaves each sample its number among all.
-        count = data.evaluation_sets[self.dataset].count
+        described = data.evaluation_sets[self.dataset]
         numbers = {name: number for number, name in enumerate(described.categories)}
-        stems = [image_stem(key(number)) for number in range(count)]
+        stems = [image_stem(key(number)) for number in range(described.count)]
         decided = {
             observer: decided_categories(answers, stems, numbers, NOT_SEEN, OTHER)
             for observer, answers in recorded.items()
@@ -152,8 +149,11 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
                 f"No decision in {self.decisions} is of an image of {self.dataset}, such as {stems[0]}: give decisions "
                 "on these images."
             )
-        table = [decided[name] for name in self.observers]
-        self.decided = torch.tensor(table, dtype=torch.int64, device=module.device)
+        self.decided = torch.tensor([decided[name] for name in self.observers], dtype=torch.int64)
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the counts to zero."""
+        self.decided = self.decided.to(module.device)
         self.metric = ErrorConsistency(len(self.observers)).to(module.device)
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import LIMITS, EvaluationCallback, left_out
-from lit_robust.callbacks.plain import network_of
+from lit_robust.callbacks.plain import data_of, is_spread
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.core.results import Example, Result
@@ -68,32 +68,22 @@ class OodEvaluation(EvaluationCallback):
         lacking = next((name for name in self.sets if name in missing), None)
         return "" if lacking is None else missing[lacking]
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the loaders.
-
-        Raises:
-            UserError: the images in distribution are in neither set, or in both.
-        """
-        super().on_test_start(trainer, pl_module)
-        if self.left_out or self.finished or self.known is None:
-            return
-        if self.known not in self.described_sets:
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where images of a kind are in no set or in both, or no memory is there to ask."""
+        super().check(trainer)
+        sets: Mapping[str, EvaluationSet] = data_of(trainer).evaluation_sets
+        module = trainer.lightning_module
+        described = sets[self.dataset]
+        if self.known is not None and self.known not in sets:
             raise UserError(
                 f"{self.label} takes images of known classes from {self.known}, which the data have not: add that data "
                 "module, or set known to null."
             )
-        if "in_distribution" in self.described.protocol:
+        if self.known is not None and "in_distribution" in described.protocol:
             raise UserError(
                 f"{self.label} takes images of known classes from {self.known}, but {self.dataset} holds some itself: "
                 "set in_distribution of that data module, or known, to null."
             )
-
-    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Forget all scores.
-
-        Raises:
-            UserError: the set has no images out of distribution, or the module no memory to ask.
-        """
         if len(described.groups) != 2 and (described.groups or self.known is None):
             raise UserError(f"{self.dataset} has no images out of distribution: name a set such as imagenet-o.")
         if "memory_similarity" in self.scores:
@@ -102,11 +92,14 @@ class OodEvaluation(EvaluationCallback):
                     f"{type(module).__name__} has no memory, whose similarity is to be the score: take "
                     "memory_similarity out of scores, or test a CacheModule."
                 )
-            if getattr(network_of(module), "is_sharded", False):
+            if is_spread(trainer):
                 raise UserError(
                     "The memory's keys are spread over the ranks, each of which knows only its own: set "
                     "retrieval.sharded to false, or take memory_similarity out of scores."
                 )
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Forget all scores."""
         self.metrics = {score: OodDetection().to(module.device) for score in self.scores}
 
     def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:

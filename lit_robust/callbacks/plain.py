@@ -128,6 +128,12 @@ def network_of(module: LightningModule) -> nn.Module:
     return module
 
 
+def is_spread(trainer: Trainer) -> bool:
+    """Tell whether the keys of a memory under test are spread over the ranks, each of which knows only its own."""
+    retrieval = getattr(trainer.lightning_module, "retrieval", None)
+    return trainer.world_size > 1 and bool(getattr(retrieval, "sharded", False))
+
+
 def logits_of_step(outputs: Any, module: LightningModule, batch: Batch) -> Tensor:
     """Return the logits of a batch, fp32 ``[B, num_classes]``.
 

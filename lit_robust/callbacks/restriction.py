@@ -228,8 +228,8 @@ class SampleRestriction(Callback):
         protocol = {**described.protocol, "restricted": "; ".join(parts), "samples_sha256": told}
         return replace(described, count=len(found.numbers), protocol=protocol)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the set's loader, and make the mask over its samples."""
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where the data, which are set up, do not have its set, or do not know its samples."""
         data = data_of(trainer)
         sets = data.evaluation_sets
         if isinstance(data, PlainData):
@@ -242,6 +242,14 @@ class SampleRestriction(Callback):
                 f"SampleRestriction restricts {self.dataset!r}, but the data have {', '.join(sets) or 'no test set'}: "
                 "add that data module, or take the callback out."
             )
+        if self.dataset in sets:
+            restricted(sets[self.dataset], trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the set's loader, and make the mask over its samples."""
+        self.check(trainer)
+        data = data_of(trainer)
+        sets = data.evaluation_sets
         self.loader_number = -1
         if self.dataset not in sets:
             return

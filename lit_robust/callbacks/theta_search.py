@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_robust.attacks import Attack
 from lit_robust.callbacks.adversarial import CLEAN, AttackTally, check_goes_on, random_of
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.plain import is_spread
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
@@ -67,11 +68,17 @@ class ThetaSearch(EvaluationCallback):
         """What tells this evaluation's results from another's."""
         return f"theta search, {self.stem} on {self.dataset}"
 
+    def check(self, trainer: Trainer) -> None:
+        """Raise a UserError where the module has no memory, or none that is whole on each rank."""
+        super().check(trainer)
+        module = trainer.lightning_module
+        if not hasattr(module, "retrieval"):
+            raise UserError(f"ThetaSearch is for a CacheModule, and this is a {type(module).__name__}: take it out.")
+        if is_spread(trainer):
+            raise UserError("Several thetas are tried on keys that are not spread: set retrieval.sharded to false.")
+
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
         """Set the counts to zero."""
-        retrieval = getattr(module.get_submodule("model"), "retrieval", None)
-        if not hasattr(retrieval, "at"):
-            raise UserError(f"ThetaSearch is for a CacheModule, and this is a {type(module).__name__}: take it out.")
         self.trainer = module.trainer
         self.correct = torch.zeros(len(self.thetas), dtype=torch.int64, device=module.device)
         if self.attack is not None:

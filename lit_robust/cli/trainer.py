@@ -151,7 +151,9 @@ class RobustCLI(LightningCLI):
         if command == "test":
             missing = data.missing_sets
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, callbacks.EvaluationCallback) and not callback.lacks(missing):
+                if isinstance(callback, callbacks.SampleRestriction) or (
+                    isinstance(callback, callbacks.EvaluationCallback) and not callback.lacks(missing)
+                ):
                     callback.check(trainer)
 
     def after_fit(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import re
 import shlex
 import shutil
@@ -37,6 +38,14 @@ with held_alone(pathlib.Path(sys.argv[1]), ""):
 
 def at(**settings):
     return {"class_path": "kill_callback.SignalAt", "init_args": settings}
+
+
+PGD = {"class_path": "lit_robust.attacks.PGD", "init_args": {"eps": 1.0}}
+
+
+def measure(name, **settings):
+    entry = {"class_path": f"lit_robust.callbacks.{name}", "init_args": settings}
+    return f"--trainer.callbacks={json.dumps([entry])}"
 
 
 def words(command, run, data, *callbacks, recipe="standard"):
@@ -181,6 +190,12 @@ def test_a_mistake_leaves_no_folder(toy, tmp_path, capsys):
         ("test", "standard", ["--model.network.num_classes=5"], "The network has 5 classes"),
         ("test", "standard", ["--trainer.callbacks.dataset=imagenet-o"], "evaluates 'imagenet-o', but the data have"),
         ("test", "standard", [f"--trainer.callbacks+={EVALUATION['class_path']}"], "Two callbacks evaluate"),
+        ("test", "standard", [measure("AdversarialAccuracy", attack=PGD, threat_model="gray-box")], "a single network"),
+        ("test", "standard", [measure("ThetaSearch")], "ThetaSearch is for a CacheModule"),
+        ("test", "standard", [measure("OodEvaluation", dataset="imagenet")], "has no images out of distribution"),
+        ("test", "standard", [measure("CorruptionEvaluation", dataset="imagenet")], "imagenet has no corruptions"),
+        ("test", "standard", [measure("ClassSubsetAccuracy")], "imagenet has 8 classes"),
+        ("test", "standard", [measure("SampleRestriction", files=["/nowhere.json"])], "/nowhere.json"),
         ("fit", "cache", ["--model.network.weights=null", "--model.layer=layer9"], "layer9"),
         ("test", "cache", ["--model.network.weights=null", "--model.memory=/nowhere"], "/nowhere"),
         ("test", "standard", ["--model.network.weights=/nowhere.pt"], "There is no weights file /nowhere.pt"),
@@ -223,6 +238,27 @@ def test_an_interrupted_training_goes_on_by_the_command_it_says(whole, toy, tmp_
     for tensor in two["state_dict"]:
         assert torch.equal(one["state_dict"][tensor], two["state_dict"][tensor]), tensor
     assert not (run / "checkpoints" / "requeue.ckpt").exists()
+
+
+def test_two_ranks_that_are_interrupted_save_once_and_say_once_how_to_go_on(toy, tmp_path):
+    """A terminal's Ctrl-C reaches both."""
+    ranks = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=8", "--data.num_workers=0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_robust", *words("fit", tmp_path, toy, at(hook="batch", step=1)), *ranks],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 130, done.stderr
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    assert kept.name == "requeue.ckpt"
+    # All ranks end after the same batch: the second after that in which they heard, as each asks the others meanwhile.
+    assert torch.load(kept, weights_only=True)["global_step"] == 3
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("lit-robust: ")]
+    assert sentence.startswith(f"lit-robust: interrupted; {kept} holds all that was done. To go on: lit-robust fit -c ")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), (None, 0)])
