@@ -9,8 +9,10 @@ import torchattacks
 from torch import Tensor, nn
 
 from lit_robust.attacks.apgd import APGD
-from lit_robust.attacks.attack import Flags
+from lit_robust.attacks.attack import Attack, Flags
 from lit_robust.attacks.autoattack import AutoAttack
+from lit_robust.attacks.fab import FAB
+from lit_robust.attacks.pgd import PGD
 from lit_robust.attacks.square import Square
 from lit_robust.attacks.survivors import NormName, SurvivorAttack
 from lit_robust.core.errors import UserError
@@ -117,6 +119,26 @@ def test_an_image_s_result_depends_neither_on_its_batch_nor_on_who_survives(
         assert alone.queries[0] == together.queries[index]
         # Other convolution kernels round differently; no sign amplifies it in L2.
         torch.testing.assert_close(alone.images[0], together.images[index], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "attack", [APGD("l2", 0.5, 4), Square("l2", 0.5, 30), FAB("l2", 0.5, 3), PGD("l2", 0.5, steps=3)]
+)
+def test_the_distance_is_eps_but_for_the_rounding_of_pixels(attack: Attack) -> None:
+    def sides(images: Tensor) -> Tensor:
+        left, right = images[..., :112].mean((1, 2, 3)), images[..., 112:].mean((1, 2, 3))
+        return torch.stack([left, right, left - 1, right - 1], 1)
+
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    images[..., :112] += 4e-4
+    images = images.clamp(0, 1)
+    with torch.no_grad():
+        labels = sides(images).argmax(1)
+    found = attack(sides, images, labels, generator=generators(2)).images
+    length = (found.double() - images.double()).flatten(1).norm(dim=1)
+    # What `AttackResult.images` promises, of 150,528 values, too.
+    assert length.min() > 0
+    assert length.max() <= 0.5 * (1 + 1e-6) + 6e-8
 
 
 def test_masked_gradients_are_found_out(images: Tensor) -> None:

@@ -48,12 +48,14 @@ def test_l1_projection_is_the_float64_one(scale: float, eps: float) -> None:
     np.testing.assert_array_equal(projected[~outside], offset.numpy().reshape(40, -1)[~outside])
 
 
-def test_each_image_has_a_radius_of_its_own_in_l1() -> None:
-    offset = offsets(1.0)[:3]
-    radii = torch.tensor([0.5, 100.0, 3.0]).view(3, 1, 1, 1)
-    together = L1().project(offset, radii)
+@pytest.mark.parametrize("norm", [L1(), L2(), Linf()])
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_each_image_has_a_radius_of_its_own(norm: Norm, scale: float) -> None:
+    offset = offsets(scale)[:4]
+    radii = torch.tensor([0.5, 100.0, 3.0, 0.0]).view(4, 1, 1, 1) * scale
+    together = norm.project(offset, radii)
     for image, radius, projected in zip(offset, radii.flatten().tolist(), together, strict=True):
-        torch.testing.assert_close(L1().project(image[None], radius)[0], projected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(norm.project(image[None], radius)[0], projected, rtol=0, atol=1e-6 * scale)
 
 
 def test_l1_steps_along_the_largest_hundredth_that_can_move() -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
+from lit_robust.core.errors import UserError
 from lit_robust.data.loading import blocks
 from lit_robust.data.loading.blocks import KEPT, Block, Blocks, batch_memory, locks_follow_mappings
 
@@ -171,6 +172,51 @@ def test_where_blocks_do_not_fit_memory_is_new_for_each_batch(why, monkeypatch):
     found = list(load(8))
     assert [int(batch.unique()) for batch, _ in found] == list(range(8))
     assert all(batch.is_shared() and count == 0 for batch, count in found)
+
+
+def test_a_worker_hands_over_what_was_written_and_fills_free_memory_again(monkeypatch):
+    monkeypatch.setattr(blocks, "get_worker_info", lambda: "a worker's")
+    blocks._blocks.cache_clear()
+    first = batch_memory(SHAPE)
+    first.pixels.fill_(3)
+    batch = first.finished()
+    assert (batch.dtype, tuple(batch.shape), batch.unique().tolist()) == (torch.uint8, SHAPE, [3])
+    file = file_of(batch)
+    second = batch_memory(SHAPE)
+    second.pixels.fill_(4)
+    assert file_of(second.finished()) != file
+    assert batch.unique().tolist() == [3]
+    del batch
+    assert file_of(batch_memory(SHAPE).finished()) == file
+    monkeypatch.setattr(blocks, "get_sharing_strategy", lambda: "file_system")
+    memory = batch_memory(SHAPE)
+    assert (memory.pixels.dtype, tuple(memory.pixels.shape)) == (torch.uint8, SHAPE)
+    assert memory.pixels.is_shared()
+    assert memory.finished() is memory.pixels
+
+
+def test_of_memory_that_is_not_there_a_sentence_tells_and_of_nothing_else(monkeypatch):
+    def refuse(self, size):
+        raise OSError(size, "Cannot allocate memory" if size == 60 else "Too many open files")
+
+    monkeypatch.setattr(blocks, "get_worker_info", lambda: "a worker's")
+    monkeypatch.setattr(Blocks, "free", refuse)
+    with pytest.raises(UserError, match="no memory for a batch of 1 images of 5 x 4 px, 0.0 GB"):
+        batch_memory((1, 4, 5, 3))
+    with pytest.raises(OSError, match="Too many open files"):
+        batch_memory((2, 4, 5, 3))
+
+
+def test_a_block_that_was_not_made_closes_nothing(monkeypatch):
+    def refuse(name, flags):
+        raise OSError(24, "Too many open files")
+
+    closed = []
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(os, "close", closed.append)
+    with pytest.raises(OSError, match="Too many"):
+        Block(8)
+    assert closed == []
 
 
 def test_a_system_without_such_files_is_noticed(monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_robust.core.seeds import stream_seed
 from lit_robust.data.loading.order import BlockShuffle, EvaluationOrder, EvaluationStretches, GlobalShuffle, Lanes
 
 SHARDS = [[40], [7, 33], [9, 11, 8, 2, 10], [1] * 40]
@@ -55,6 +56,16 @@ def test_training_order_follows_from_seed_and_epoch_alone():
         assert len({str(order) for order in orders}) == 5
         assert other[0].of_epoch(0)[0].tolist() != orders[0]
         assert first[0].order != other[0].order
+
+
+def test_an_order_is_that_of_its_named_stream():
+    """Else a checkpoint of the middle of an epoch would go on with other samples than those that are left."""
+    one = {"batch_size": 10, "seed": 3, "rank": 0, "world": 1}
+    expected = np.random.Generator(np.random.PCG64(stream_seed(3, "order", 2)))
+    assert GlobalShuffle(count=10, **one).of_epoch(2)[0][0].tolist() == expected.permutation(10).tolist()
+    expected = np.random.Generator(np.random.PCG64(stream_seed(3, "order", 2)))
+    shards = BlockShuffle(lengths=np.ones(10, dtype=int), block=1, lanes=Lanes(1, 1), **one).of_epoch(2)[0][0]
+    assert shards.tolist() == expected.permutation(10).tolist()
 
 
 def test_two_ranks_cut_the_global_shuffle_as_one_rank_does():

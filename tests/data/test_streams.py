@@ -293,6 +293,24 @@ def test_a_shard_without_any_class_is_an_error_even_then(tmp_path):
         evaluated(open_split(url, "set", "val", SKIP), "skip")
 
 
+def test_a_broken_image_is_named_and_each_shard_is_fetched_once(tmp_path):
+    with ShardWriter(tmp_path / "set", "val", shard_size=6, num_classes=12) as writer:
+        for number in range(12):
+            writer.write(f"s{number:03d}", {"png": png(number) if number != 8 else b"no image", "cls": b"%d" % number})
+    with serving(tmp_path) as (url, served):
+        with pytest.raises(DataError, match="s008"):
+            evaluated(open_split(url, "set", "val", Reading()))
+        served.clear()
+        split = open_split(url, "set", "val", SKIP)
+        source, plan = split.evaluation(Share(2, 0, 1))
+        samples = EvaluationSamples(source, EvaluationCrop(None, None), "skip")
+        assert counted(PlannedLoader(samples, plan, 0, False, keeps_workers=False)) == [n for n in range(12) if n != 8]
+        # A source that has fetched goes to another process without what it holds.
+        assert len(ForkingPickler.dumps(source)) < 10_000
+    tars = [path for path in served if path.endswith(".tar")]
+    assert len(tars) == len(set(tars)) == 2
+
+
 def test_a_class_that_is_too_high(tmp_path):
     write(tmp_path / "set", label=lambda number: b"%d" % (number + 1))
     with serving(tmp_path) as (url, _):
@@ -302,10 +320,11 @@ def test_a_class_that_is_too_high(tmp_path):
         assert len(counted(evaluated(open_split(url, "set", "val", SKIP), "skip"))) == 11
 
 
-@pytest.mark.parametrize("loss", ["cut", "without classes"])
+@pytest.mark.parametrize("loss", ["cut", "without classes", "of too high a class"])
 def test_a_training_batch_that_is_lost_does_not_end_the_run(tmp_path, loss, caplog):
     gone = range(6, 11) if loss == "cut" else range(1, 11)
-    write(tmp_path / "set", label=lambda number: None if loss != "cut" and number in gone else b"%d" % number)
+    lost = {"without classes": None, "of too high a class": b"12"}
+    write(tmp_path / "set", label=lambda number: lost.get(loss, b"%d" % number) if number in gone else b"%d" % number)
     if loss == "cut":
         shard = sorted((tmp_path / "set").glob("*.tar"))[1]
         shard.write_bytes(shard.read_bytes()[:1000])

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 from torch.nn import functional as F
 
 from lit_robust.memory import FLOOR, chunks_of, class_log_sums, continuous, log_probabilities
 from lit_robust.memory.build import class_order
-from lit_robust.memory.continuous import QUERIES, class_log_sums_at
+from lit_robust.memory.continuous import QUERIES, class_log_sums_at, sharded_log_sums
 
 
 def problem(count, classes, dimensions=16, queries=7, seed=0):
@@ -175,6 +176,30 @@ def test_rows_by_class():
 def test_unsorted_labels_are_refused():
     with pytest.raises(Exception, match="must ascend"):
         chunks_of(torch.tensor([0, 2, 1]))
+
+
+@pytest.fixture
+def alone():
+    """One rank of one."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_one_rank_with_all_keys_answers_as_without_ranks(alone):
+    """Class 3 has no keys, and so no gradient."""
+    keys, labels, queries = problem(50, 3)
+    labels = torch.where(labels == 2, 4, labels)
+    found = []
+    for sums in (class_log_sums, sharded_log_sums):
+        asked = queries.clone().requires_grad_(True)
+        answer = sums(asked, keys, chunks_of(labels), 5, 10.0)
+        F.nll_loss(log_probabilities(answer), torch.arange(len(queries)) % 2 * 4, reduction="sum").backward()
+        found.append((answer.detach(), asked.grad))
+    assert (found[1][0][:, 2:4] == -torch.inf).all()
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-5)
+    assert found[0][1].abs().max() > 1
 
 
 def test_two_ranks_answer_as_one():

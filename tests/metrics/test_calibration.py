@@ -128,6 +128,8 @@ def test_nothing_kept_is_undefined():
     metric = Calibration()
     metric.update(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
     assert all(value.isnan() for value in metric.compute().values())
+    confidence, correct = Calibration().kept()
+    assert (len(confidence), len(correct), correct.dtype) == (0, 0, torch.bool)
 
 
 def test_labels_out_of_range_are_refused():

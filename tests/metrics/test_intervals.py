@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 from lit_robust.metrics import area_under_roc, average_precision, error_consistency, false_positive_rate
 from lit_robust.metrics.calibration import Calibration
-from lit_robust.metrics.intervals import resamples, spread, wilson
+from lit_robust.metrics.intervals import NORMAL, paired_interval, resamples, spread, wilson
 from lit_robust.metrics.resampling import calibration_draws, consistency_draws, corruption_draws, ranking_draws
 
 
@@ -17,6 +17,18 @@ def test_wilson_is_scipys(right, count):
     assert wilson(right, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert wilson(right, count)[0] <= right / count <= wilson(right, count)[1]
     assert wilson(0, 0) is None
+
+
+@pytest.mark.parametrize(("gained", "lost", "count"), [(10, 0, 100), (3, 17, 40), (0, 0, 25), (250, 300, 2000)])
+def test_a_paired_interval_is_the_normal_one_of_two_more_images(gained, lost, count):
+    """Agresti and Min 2005: half an image more is gained, half is lost, and one stays."""
+    weights = np.array([gained + 0.5, lost + 0.5, count - gained - lost + 1])
+    steps = np.array([1, -1, 0])
+    mean = np.average(steps, weights=weights)
+    half = NORMAL * np.sqrt(np.average((steps - mean) ** 2, weights=weights) / (count + 2))
+    assert paired_interval(gained, lost, count) == pytest.approx((mean - half, mean + half), abs=1e-12)
+    assert paired_interval(1, 0, 1)[1] == 1.0
+    assert paired_interval(0, 1, 1)[0] == -1.0
 
 
 def test_draws_are_multinomial_named_and_of_any_blocks():
@@ -69,6 +81,15 @@ def test_each_sample_once_gives_the_measure(each_once):
         draws = calibration_draws(confidence, correct, "x")
         for name, value in metric.compute().items():
             assert draws[name][0] == pytest.approx(float(value), abs=1e-12, nan_ok=True), (name, count)
+    # Of the first two of 15 bins one is too sure and one not sure enough: together they would even out.
+    draws = calibration_draws(torch.tensor([0.03, 0.1], dtype=torch.float64), torch.tensor([True, False]), "x")
+    assert draws["ece"][0] == pytest.approx((0.97 + 0.1) / 2, abs=1e-12)
+
+
+def test_draws_of_a_name_are_its_own():
+    confidence, correct = scored(50)
+    one, other = (calibration_draws(confidence, correct, name, 20)["ece"] for name in ("x", "y"))
+    assert not np.array_equal(one, other)
 
 
 def test_weights_are_repeated_samples(monkeypatch):

@@ -78,3 +78,5 @@ def test_transfer_beside_as_many_of_the_same_classes_by_drawing_them():
     assert found.interval[0] < found.accuracy < found.interval[1]
     with pytest.raises(UserError, match="No image was chosen"):
         transfer(labels, correct, [])
+    with pytest.raises(UserError, match="correct"):
+        transfer([0, 1], [0.5, 1.0], [0])
