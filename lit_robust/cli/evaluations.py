@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from lit_robust.callbacks import EvaluationCallback
 from lit_robust.cli.mistakes import explain
-from lit_robust.cli.options import StrictParser, read_fractions
+from lit_robust.cli.options import StrictParser, read_words
 from lit_robust.core.errors import UserError
 
 OPTION = "--evaluations"
@@ -56,7 +56,7 @@ def changed_callbacks(callbacks: Sequence[Mapping[str, Any]], words: Sequence[st
     """
     names = names_of(callbacks)
     places = {name: place for place, name in enumerate(names) if name}
-    read_fractions()
+    read_words()
     parser = StrictParser(exit_on_error=False)
     for name, place in places.items():
         parser.add_argument(f"{OPTION}.{name}", type=EvaluationCallback | None, default=dict(callbacks[place]))

@@ -23,7 +23,7 @@ else:
     from jsonargparse.typing import NonNegativeInt as Seed
     from jsonargparse.typing import PositiveInt as Count
 
-__all__ = ["Count", "Seed", "StrictParser", "call", "made", "read_fractions"]
+__all__ = ["Count", "Seed", "StrictParser", "call", "made", "read_words"]
 
 Made = TypeVar("Made")
 Settings = dict[str, Any]
@@ -40,9 +40,10 @@ class StrictParser(ArgumentParser):
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
 
-def read_fractions() -> None:
-    """Let ``4/255`` be a number, in YAML and on the command line.
+def read_words() -> None:
+    """Let ``4/255`` be a number and ``None`` be nothing, in YAML and on the command line.
 
+    A ``null`` for a setting of a class becomes ``None`` inside jsonargparse, which then reads it as a word.
     The loader is jsonargparse's own, under a private name: it has no public way to say how a word becomes a number, and
     to wrap the type of every option would be two hundred changes. A test fails when it moves.
     """
@@ -51,6 +52,7 @@ def read_fractions() -> None:
     if tag not in loader.yaml_constructors:
         loader.add_implicit_resolver(tag, re.compile(rf"^[-+]?{number}/{number}$"), list("-+0123456789"))
         loader.add_constructor(tag, _fraction)
+        loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 
 def _fraction(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float | str:
@@ -81,7 +83,7 @@ def call(
     Raises:
         UserError: a word is not one of the options, or a value does not fit.
     """
-    read_fractions()
+    read_words()
     document = docstring_parser.parse(inspect.getdoc(function) or "")
     about = document.description
     parser = StrictParser(prog=f"lit-robust {name}", description=about, exit_on_error=False)

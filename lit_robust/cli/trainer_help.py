@@ -62,6 +62,7 @@ TRAINING: Mapping[str, Sequence[Option]] = {
 TESTING: Mapping[str, Sequence[Option]] = {
     "what is measured": (
         ("--limit", "images of each set, for a quick look", ()),
+        ("--report", "writes the page into the run's folder at the end", ()),
         ("--evaluations.NAME.SETTING", "any setting, such as .adversarial.attack.eps 4/255", ()),
         ("--evaluations.NAME", "null leaves it out", ()),
     ),

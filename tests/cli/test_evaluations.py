@@ -52,6 +52,8 @@ def test_names_are_kinds_and_own_names_and_sets():
         (["attack.eps 1", "attack.step_size 1/4"], {"eps": 1.0, "step_size": 0.25}),
         (["attack.restarts 5", "attack.start ball"], {"restarts": 5, "start": "ball", "step_size": 0.5}),
         (["attack.steps=50"], {"steps": 50, "step_size": None}),
+        (["attack.step_size null"], {"eps": 3.0, "step_size": None}),
+        (["attack.step_size=null", "attack.steps 9"], {"steps": 9, "step_size": None}),
     ],
 )
 def test_settings_of_an_attack(recipes_callbacks, words, expected):
@@ -108,6 +110,9 @@ def test_the_command_line_takes_them(tmp_path, capsys):
         main(["test", "-c", "toy/adversarial", *eps, "--trainer.max_epochs", "2", "--print_config"])
     trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
     assert trainer["max_epochs"] == 2
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "toy/adversarial", "--model.attack.step_size", "null", "--print_config"])
+    assert attack_of(yaml.safe_load(capsys.readouterr().out)["model"])["step_size"] is None
     (found,) = [entry for entry in trainer["callbacks"] if entry["class_path"].endswith("AdversarialAccuracy")]
     assert attack_of(found)["eps"] == 0.5
     assert main(["fit", "-c", "toy/adversarial", *eps]) == 2

@@ -98,6 +98,9 @@ def test_a_finished_training_says_its_best_value_and_the_command_that_tests_it(t
     assert command.endswith(f"--ckpt_path {tmp_path}/run/checkpoints/last.ckpt")
     assert main(shlex.split(command)[1:]) == 0
     assert f"As a page: lit-robust report {tmp_path}/run -o {tmp_path}/run/report.html" in capsys.readouterr().out
+    assert main([*shlex.split(command)[1:], "--report"]) == 0
+    assert f"As a page: {tmp_path}/run/report.html\n" in capsys.readouterr().out
+    assert "<h1>Robustness of run</h1>" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_second_run_is_refused_with_the_two_ways_out(whole, toy, capsys):
@@ -262,8 +265,10 @@ def test_two_ranks_that_are_interrupted_save_once_and_say_once_how_to_go_on(toy,
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), (None, 0)])
-def test_a_run_of_wandb_is_told_how_the_training_ended(toy, tmp_path, name, code):
-    """A run that a queue ended would otherwise stand as finished in a list of runs."""
+def test_a_run_of_wandb_is_told_how_the_training_ended(toy, tmp_path, monkeypatch, name, code):
+    """A run that a queue ended would otherwise stand as finished in a list of runs. Lightning's settings are W&B's."""
+    warned = []
+    monkeypatch.setattr("wandb.termwarn", lambda *words, **more: warned.append((words, more)))
     logger = {"class_path": "pytorch_lightning.loggers.WandbLogger", "init_args": {"save_dir": ".", "offline": True}}
     stopped = [at(hook="batch", step=1, name=name)] if name else []
     more = [f"--trainer.logger={json.dumps(logger)}", "--trainer.max_epochs=1", "--data.num_workers=0"]
@@ -274,6 +279,7 @@ def test_a_run_of_wandb_is_told_how_the_training_ended(toy, tmp_path, name, code
         assert time.monotonic() < waited_until, "W&B's own process wrote no end"
         time.sleep(0.1)
     assert ends == [code]
+    assert "anonymous" not in str(warned)
 
 
 def test_ctrl_c_twice_ends_at_once_and_names_the_newest_checkpoint(toy, tmp_path, capsys):

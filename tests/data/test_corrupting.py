@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections import namedtuple
 
@@ -15,7 +16,7 @@ from lit_robust.core.errors import UserError
 from lit_robust.data import EvaluationCrop, ImageNetCDataModule, ImageNetCLikeDataModule
 from lit_robust.data.loading.splits import Reading, open_table
 from lit_robust.data.packing.derivation import Derivation
-from lit_robust.data.packing.deriving import derive
+from lit_robust.data.packing.deriving import announce, derive
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.write import sole_writer
 from lit_robust.stimuli.corrupted import Corrupted, frost_digest
@@ -93,9 +94,21 @@ def test_written_and_corrupted_as_loaded_are_the_same_pixels(clean, written):
     assert not torch.equal(images[:21], images[21:42])
 
 
-def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_path):
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(59, "less than a minute"), (61, "1.0 minutes"), (5399, "90.0 minutes"), (9000, "2.5 hours")],
+)
+def test_what_takes_long_is_announced(capsys, seconds, words):
+    announce("drawing 9 figures", 1.2e9, seconds)
+    assert capsys.readouterr().err == f"Drawing 9 figures: about 1.2 GB, {words}.\n"
+
+
+def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_path, capsys):
     output = tmp_path / "imagenet-c-like"
     assert corrupt(clean, output, "--encoding", "png", "--workers", "1") == 0
+    size = sum(len(tar.read_bytes()) for tar in output.rglob("*.tar"))
+    (said,) = re.findall(r"Corrupting 84 images: about ([\d.]+) kB, less than a minute\.", capsys.readouterr().err)
+    assert float(said) * 1000 == pytest.approx(size, rel=0.3)
     tars = sorted(tar.relative_to(output) for tar in output.rglob("*.tar"))
     # One process or two: the bytes are the same.
     assert [(output / tar).read_bytes() for tar in tars] == [
@@ -113,6 +126,7 @@ def test_what_is_there_is_kept_and_what_is_missing_written(clean, written, tmp_p
     (cell / "._info.json.k1ll3d").write_text("half of it")
     (cell / f".{lost.name}.k1ll3d").write_bytes(content[:5000])
     assert corrupt(clean, output, "--encoding", "png") == 0
+    assert "Corrupting 21 images: " in capsys.readouterr().err
     assert lost.read_bytes() == content
     assert sorted(path.name for path in cell.iterdir()) == [lost.name, "_info.json"]
     assert {tar: (output / tar).stat().st_mtime_ns for tar in tars if (output / tar) != lost} == {

@@ -1,6 +1,8 @@
 """Writing derived sets, by several processes, each a shard at a time."""
 
 import multiprocessing
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,8 +19,22 @@ from tqdm import tqdm
 from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.files import check_space, held_alone, size_shown
 from lit_robust.core.processes import end_with_parent
-from lit_robust.data.packing.derivation import WHOLE, Derivation, Part
+from lit_robust.data.packing.derivation import SAMPLED, WHOLE, Derivation, Part
 from lit_robust.shards.write import sole_writer
+
+
+def announce(work: str, size: float, seconds: float) -> None:
+    """Say on standard error what is begun, how large it becomes and how long it takes, from a few images made before.
+
+    Args:
+        work: such as ``drawing 10,560 figures``.
+        size: about how many bytes are written.
+        seconds: about how long.
+    """
+    minutes = seconds / 60
+    amount, unit = (minutes / 60, "hours") if minutes > 90 else (minutes, "minutes")
+    lasts = "less than a minute" if minutes < 1 else f"{amount:.1f} {unit}"
+    print(f"{work[:1].upper()}{work[1:]}: about {size_shown(round(size))}, {lasts}.", file=sys.stderr)
 
 
 def derive(
@@ -52,9 +68,10 @@ def derive(
         todo = [one for one in sets if not one.is_finished]
         if todo:
             what = todo[0].what[:1].upper() + todo[0].what[1:]
+            start = time.perf_counter()
             size = sum(one.estimated_size() for one in todo)
+            seconds = (time.perf_counter() - start) / sum(min(SAMPLED, len(one.numbers)) for one in todo)
             check_space(todo[0].folder, size, f"{what}, by an estimate,")
-            doing = f"{doing}, about {size_shown(size)}"
         for one in todo:
             own = one.stem if part == WHOLE else f"{one.stem}-{number_of_part}-of-{parts}"
             for lock in one.folder.glob(f".{one.stem}-*-of-*.lock"):
@@ -72,6 +89,9 @@ def derive(
         ]
         left = [sum(number == own for own, _ in tasks) for number in range(len(todo))]
         total = sum(len(todo[number].chosen(place)) for number, place in tasks)
+        if todo:
+            share = total / sum(len(one.numbers) for one in todo)
+            announce(f"{doing} {total:,} images", size * share, seconds * total / max(workers, 1))
         with tqdm(total=total, desc=doing, unit="image") as progress:
             for number, one in enumerate(todo):
                 if not left[number]:

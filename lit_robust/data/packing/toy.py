@@ -1,6 +1,7 @@
 """The toy data on disk: drawn figures in the layouts of the real image sets."""
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lit_robust.core.seeds import stream_seed
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing import default_workers
 from lit_robust.data.packing.corrupting import chosen_cells, corrupt_shards
+from lit_robust.data.packing.deriving import announce
 from lit_robust.data.settings import LARGEST_SIDE
 from lit_robust.shards import ShardWriter
 from lit_robust.shards.info import read_info
@@ -98,7 +100,11 @@ def write_toy_data(
         path, info = read_info(output / toy.folder)
         if toy.split in info.get("splits", {}):
             raise UserError(f"{path} has a split {toy.split!r} already: choose another folder, or delete that one.")
-    with tqdm(total=sum(len(toy.cues) for toy in sets), desc="drawing", unit="figure") as progress:
+    start, total = time.perf_counter(), sum(len(toy.cues) for toy in sets)
+    first = [len(_file(toy, 0, size, seed)) for toy in sets]
+    seconds = (time.perf_counter() - start) * total / len(sets)
+    announce(f"drawing {total:,} figures", sum(first) * total / len(sets), seconds)
+    with tqdm(total=total, desc="drawing", unit="figure") as progress:
         for toy in sets:
             _write_set(output / toy.folder, toy, size, seed, progress)
     if severities:
@@ -123,13 +129,20 @@ def _write_set(folder: Path, toy: ToySet, size: int, seed: int, progress: "tqdm[
     categories = {name: [number] for number, name in enumerate(names)} if toy.folder == "cue-conflict" else None
     with ShardWriter(folder, toy.split, shard_size=SHARD_SIZE, class_names=names, categories=categories) as writer:
         for number, (outline, texture) in enumerate(toy.cues):
-            stream = np.random.SeedSequence(stream_seed(seed, f"figure {toy.folder} {toy.split}", number))
-            figure = draw_figure(outline=outline, texture=texture, size=size, seed=stream, layout=toy.layout)
-            file = io.BytesIO()
-            Image.fromarray(figure).save(file, format="PNG")
             label = outline if trained else outline - len(CLASS_NAMES)
-            writer.write(_key(toy, number, names[label], texture), {"png": file.getvalue(), "cls": b"%d" % label})
+            writer.write(
+                _key(toy, number, names[label], texture), {"png": _file(toy, number, size, seed), "cls": b"%d" % label}
+            )
             progress.update()
+
+
+def _file(toy: ToySet, number: int, size: int, seed: int) -> bytes:
+    outline, texture = toy.cues[number]
+    stream = np.random.SeedSequence(stream_seed(seed, f"figure {toy.folder} {toy.split}", number))
+    figure = draw_figure(outline=outline, texture=texture, size=size, seed=stream, layout=toy.layout)
+    file = io.BytesIO()
+    Image.fromarray(figure).save(file, format="PNG")
+    return file.getvalue()
 
 
 def _key(toy: ToySet, number: int, name: str, texture: int) -> str:
