@@ -98,6 +98,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench stored-memory": "a memory of ImageNet's size, asked from disk",
         "bench analysis": "ablation and dissection of units",
         "bench evaluation": "all measures beside the bare forward pass",
+        "bench intervals": "how often 95 % intervals hold the truth",
         "bench suite": "what eval/suite.yaml costs, here and on one H200",
         "bench all": "every table of these, in Markdown",
     },
