@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_robust.callbacks.predictions import KeptSet, read_kept
 from lit_robust.core.errors import UserError
+from lit_robust.core.results import Result
 from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.intervals import Interval, paired_interval
 
@@ -80,6 +81,24 @@ def _right(kept: KeptSet) -> tuple[Tensor, Tensor]:
     ]
     numbers, order = torch.cat([index for index, _ in parts]).sort()
     return numbers, torch.cat([right for _, right in parts])[order]
+
+
+def paired_results(first: Path, second: Path) -> list[Result]:
+    """Return the differences as results of the second run, ``top1_difference``, on each set that both kept.
+
+    Args:
+        first: a run's folder.
+        second: another's.
+
+    Raises:
+        UserError: see ``paired_differences``.
+    """
+    protocols = {one.described.name: one.described.protocol for one in read_kept(second)}
+    found = []
+    for one in paired_differences(first, second):
+        told = {**protocols[one.dataset], "less": {"run": first.resolve().name, "top1": one.first}}
+        found.append(Result(one.dataset, "top1_difference", one.value, "fraction", one.count, told, one.interval))
+    return found
 
 
 def paired_text(found: list[Difference], first: str, second: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lit_robust.cli.options import Count, Seed
-from lit_robust.core.errors import DataError
+from lit_robust.core.errors import DataError, UserError
 
 Aggregation = Literal["mean", "max", "sum"]
 Baseline = Literal["imagenet-c", "robustbench-5000"]
@@ -268,8 +268,11 @@ def report(
     published: tuple[str, ...] = (),
     group: bool = False,
     recompute: bool = False,
+    paired: bool = False,
+    board: Path | None = None,
+    columns: tuple[str, ...] = (),
 ) -> None:
-    """Compare runs on one self-contained page, or in a table.
+    """Compare runs on one self-contained page, in a table, or on a board that sorts.
 
     Args:
         runs: run folders that `lit-robust test` wrote into
@@ -280,8 +283,13 @@ def report(
             runs
         group: join runs that differ in their seed alone into one row: mean, standard deviation and how many
         recompute: show what `lit-robust recompute RUN` computes by its defaults from the predictions that each run kept
+        paired: compare each further run with the first on the same images, from the predictions that they kept
+        board: file for one sortable table of many runs instead: .html, .csv or .json
+        columns: those of the board to see at first, such as clean mce or imagenet-c/mean_accuracy; by default the score
+            card's
     """
     from lit_robust.report import report as compare
+    from lit_robust.report import write_board
 
     folders = list(runs)
     if recompute:
@@ -289,7 +297,19 @@ def report(
         from lit_robust.callbacks.recompute import recompute as again
 
         folders = [again(run, recomputed_folder(run), Choices(), command).parent for run in runs]
-    compare(folders, output, published, group)
+    if board is not None:
+        print(write_board(folders, board, columns, published, group))
+    elif columns:
+        raise UserError(f"--columns {' '.join(columns)} are a board's: give --board FILE.html, too.")
+    else:
+        more = {}
+        if paired and group:
+            raise UserError("--paired compares single runs: leave out --group.")
+        if paired:
+            from lit_robust.callbacks.paired import paired_results
+
+            more = {run: paired_results(folders[0], run) for run in folders[1:]}
+        compare(folders, output, published, group, more)
 
 
 def recompute(

@@ -99,7 +99,7 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
     titles = _titles([result for run in runs for result in run.results])
     strength = main_strength([run.results for run in runs])
     if keys := {f"score/{name}": None for run in runs for name in scores(run.results, strength)}:
-        panels[SCORE] += [Panel("bars", "Score card", tuple(keys)), Panel("table", "Score card", ("score/card",))]
+        panels[SCORE] += [Panel("bars", "Score card", tuple(keys)), Panel("table", "Score card", ("test/score_card",))]
     for (section, title), group in _grouped(results, titles).items():
         panels[section].append(Panel("bars", title, tuple(result.key for result in group)))
     for section, panel in [*_curves(results, titles), *_of_sets(results, titles), *_of_attacks(results, titles, runs)]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
@@ -78,11 +78,17 @@ def _name(labels: Sequence[str]) -> str:
     """Return what the names of a group's runs begin with; the first's where that is nothing.
 
     Example:
-        >>> _name(["madry-seed0", "madry-seed1"]), _name(["a", "b"])
-        ('madry', 'a and 1 more')
+        >>> _name(["madry-seed10", "madry-seed11"]), _name(["resnet50-0", "resnet50-1"]), _name(["a (x/0)", "a (x/1)"])
+        ('madry', 'resnet50', 'a')
+        >>> _name(["a", "b"])
+        'a and 1 more'
     """
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
-    start = "".join(letters[0] for letters in alike).rstrip("-_ 0123456789(").removesuffix("seed").rstrip("-_ ")
+    start = "".join(letters[0] for letters in alike)
+    if any(label[len(start) :][:1].isdigit() for label in labels):
+        start = start.rstrip("0123456789")  # Of a number that goes on, the beginning says nothing.
+    start = start.rpartition(" (")[0] or start if ")" not in start.rpartition(" (")[2] else start
+    start = start.rstrip("-_ (").removesuffix("seed").rstrip("-_ ")
     return start or f"{labels[0]} and {len(labels) - 1} more"
 
 
@@ -94,6 +100,25 @@ def _mean(results: Sequence[Result]) -> Result:
     warnings = tuple(dict.fromkeys(warning for result in results for warning in result.warnings))
     value = mean(result.value for result in results)
     return Result(first.dataset, first.metric, value, first.unit, first.count, told, None, first.facets, warnings)
+
+
+def ends_of(result: Result) -> tuple[float, float] | None:
+    """Return the ends of what a plot draws around a value: its interval; of a mean over seeds, the deviation."""
+    seeds = seeds_of(result)
+    return (result.value - seeds["sd"], result.value + seeds["sd"]) if seeds else result.interval
+
+
+def ends_words(results: Iterable[Result], lines: str) -> str:
+    """Return the sentences of a caption that say what the lines around its values are; empty where there are none.
+
+    Args:
+        results: what is drawn.
+        lines: such as ``Vertical lines``.
+    """
+    drawn = list(results)
+    kinds = ["95 % intervals"] if any(result.interval and not seeds_of(result) for result in drawn) else []
+    kinds += ["standard deviations over seeds"] if any(map(seeds_of, drawn)) else []
+    return f" {lines} are {' or, of means, '.join(kinds)}." if kinds else ""
 
 
 def seeds_of(result: Result) -> Mapping[str, Any]:

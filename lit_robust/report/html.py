@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from lit_robust.core.results import Result
+from lit_robust.report.grouping import ends_of
 from lit_robust.report.plots.drawing import mark_swatch, swatch
 from lit_robust.report.protocol import attack_settings, flat, plain
 from lit_robust.report.runs import Run
@@ -74,6 +75,9 @@ def _part(table: Table, runs: list[Run], part: list[int], dataset: str | None) -
     heads = "".join(
         f'<th scope="col">{escape(column.head)} <small>{escape(column.unit)}</small></th>' for column in columns
     )
+    head = f'<tr><th rowspan="2" scope="col">Run</th>{sets}</tr><tr>{heads}</tr>'
+    if not any(name for name, _ in said):
+        head = f'<tr><th scope="col">Run</th>{heads}</tr>'
     cells = {run.label: [table.rows[run.label][number] for number in part] for run in runs}
     scales = [bar_scale([row[place] for row in cells.values()]) for place in range(len(part))]
     rows = "".join(
@@ -84,7 +88,7 @@ def _part(table: Table, runs: list[Run], part: list[int], dataset: str | None) -
     )
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of results"><table class="results">'
-        f'<thead><tr><th rowspan="2" scope="col">Run</th>{sets}</tr><tr>{heads}</tr></thead>'
+        f"<thead>{head}</thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -127,8 +131,8 @@ def value_cell(
     raised = "".join(f"<sup>{escape(table.mark(number))}</sup>" for number in cell.notes)
     partial = '<span class="tag">partial</span>' if cell.partial else ""
     value, interval, bar = cell.result.value, cell.result.interval, ""
-    if cell.result.unit == "fraction" and math.isfinite(value):
-        ends = (value, value) if interval is None else interval
+    if cell.result.unit == "fraction" and 0 <= value < math.inf:
+        ends = ends_of(cell.result) or (value, value)
         low, share, high = (100 * min(max(part / scale, 0.0), 1.0) for part in (ends[0], value, ends[1]))
         ticks = "".join(
             f'<i style="--at: {100 * at / scale:.1f}%" title="{escape(name)} {100 * at:.4g}"></i>'
@@ -140,7 +144,8 @@ def value_cell(
     span = f", 95 % interval {interval[0]:.6g} to {interval[1]:.6g}" if interval else ""
     title = escape(f"{exact}{span}, {cell.result.count:,} images")
     words = f'<b class="value">{escape(cell.text)}</b>' if best else f'<span class="value">{escape(cell.text)}</span>'
-    small = f'<small class="interval">{escape(cell.interval)}</small>' if cell.interval else ""
+    around = cell.spread or cell.interval
+    small = f'<small class="interval">{escape(around)}</small>' if around else ""
     return f'<td title="{title}">{words}{raised}{small}{partial}{bar}</td>'
 
 

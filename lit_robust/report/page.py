@@ -1,6 +1,7 @@
 """One self-contained page, or a table, from the results of runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +10,7 @@ from string import Template
 import lit_robust
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import write_text
+from lit_robust.core.results import Result
 from lit_robust.report.grouping import grouped
 from lit_robust.report.html import joined, swatch_style
 from lit_robust.report.published import published_runs
@@ -20,7 +22,13 @@ from lit_robust.report.text import csv_text, latex, markdown
 from lit_robust.report.titles import dataset_title
 
 
-def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = (), group: bool = False) -> Path:
+def write_report(
+    runs: Sequence[Path],
+    output: Path,
+    published: Sequence[str] = (),
+    group: bool = False,
+    more: Mapping[Path, Sequence[Result]] = {},
+) -> Path:
     """Compare runs in one file, whose suffix says what is wanted.
 
     Args:
@@ -30,6 +38,7 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
         published: names of published networks to stand beneath the runs, or ``all`` alone for every one that shares
             a column with them.
         group: whether runs that differ in their seed alone become one row, of means and standard deviations.
+        more: a run's path to results beside those of its file, such as differences to another run.
 
     Returns:
         ``output``.
@@ -41,7 +50,11 @@ def write_report(runs: Sequence[Path], output: Path, published: Sequence[str] = 
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
         raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(WRITERS)}.")
-    measured = grouped(load_runs(runs)) if group else load_runs(runs)
+    found = [
+        replace(run, found=replace(run.found, results=[*run.found.results, *more.get(path, ())]))
+        for path, run in zip(runs, load_runs(runs), strict=True)
+    ]
+    measured = grouped(found) if group else found
     text = WRITERS[suffix]([*measured, *published_runs(published, measured)])
     # The name of a folder, and so of a run, may hold bytes that are not text.
     write_text(output, text.encode("utf-8", "backslashreplace").decode())
@@ -79,7 +92,7 @@ def page(runs: list[Run]) -> str:
     return template.substitute(
         title=escape(_title([run.label for run in runs if not run.published])),
         style=(folder / "page.css").read_text(encoding="utf-8") + swatch_style([run.published for run in runs]),
-        finding=escape(finding(runs, columns)),
+        finding=escape(finding(runs, columns)).replace(" %", "&nbsp;%"),
         card=card_html(runs, columns),
         lede=escape(_lede(runs)),
         sections="\n".join(section_html(section) for make in SECTIONS for section in make(runs)),
@@ -106,7 +119,11 @@ def _lede(runs: list[Run]) -> str:
 
 
 def report(
-    runs: list[Path], output: Path = Path("report.html"), published: Sequence[str] = (), group: bool = False
+    runs: list[Path],
+    output: Path = Path("report.html"),
+    published: Sequence[str] = (),
+    group: bool = False,
+    more: Mapping[Path, Sequence[Result]] = {},
 ) -> None:
     """Compare runs on one self-contained page, or in a table, and print where it stands.
 
@@ -117,9 +134,10 @@ def report(
         published: published networks to show beside the runs, such as ``resnet50``; ``all`` alone for every one that
             shares a column with them.
         group: see ``write_report``.
+        more: see ``write_report``.
 
     Raises:
         UserError: no run is named, one cannot be read, a published network is not known, or the output has another
             suffix.
     """
-    print(write_report(runs, output, published, group))
+    print(write_report(runs, output, published, group, more))

@@ -19,6 +19,7 @@ from lit_robust.core.scorecard import (
     main_strength,
     scores,
 )
+from lit_robust.report.grouping import seeds_of
 from lit_robust.report.html import bar_scale, notes, row_class, run_head, value_cell
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.published import published_results
@@ -136,13 +137,17 @@ def finding(runs: Sequence[Run], columns: Sequence[CardColumn]) -> str:
 
 def _own(column: CardColumn, result: Result) -> str:
     detail = f" ({column.detail})" if column.score.name in (ADVERSARIAL, AUTOATTACK, MEMORY) else ""
-    return f"{column.score.title.lower() if column.score.name != CORRUPTED else 'mCE'}{detail} {_percent(result)}"
+    title = column.score.title
+    # The sets of one letter go by their whole names.
+    words = column.detail if len(title) == 1 else title if column.score.name == CORRUPTED else title.lower()
+    return f"{words}{detail} {_percent(result)}"
 
 
 def _ahead(column: CardColumn, labels: Sequence[str]) -> str:
     """Say which of the runs is best in a column, and whether the second best can be told from it."""
     place = {ADVERSARIAL: f"under attack ({column.detail})", AUTOATTACK: f"under AutoAttack ({column.detail})",
              CLEAN: "on clean images"}.get(column.score.name, f"by {column.score.title}")  # fmt: skip
+    place = f"on {column.detail}" if len(column.score.title) == 1 else place
     order = sorted(
         (label for label in labels if label in column.found and math.isfinite(column.found[label].value)),
         key=lambda label: -column.score.better * column.found[label].value,
@@ -151,6 +156,9 @@ def _ahead(column: CardColumn, labels: Sequence[str]) -> str:
     result = column.found[best]
     others = [label for label in order if label not in column.best]
     span = f" (95 % interval {interval_text(result)})" if result.interval else ""
+    if seeds := seeds_of(result):
+        deviation = value_text(seeds["sd"], result.unit)
+        span = f" (mean of {seeds['count']} seeds, standard deviation {deviation})"
     if len(column.best) > 1:
         return (
             f"{place} {' and '.join(label for label in order if label in column.best)} are best, at {_percent(result)}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from lit_robust.core.results import RunResults
+from lit_robust.report.differences import difference_table
 from lit_robust.report.gallery import gallery
 from lit_robust.report.html import legend, memory_models, record, results_table
 from lit_robust.report.plots.accuracy import accuracy_plots
@@ -106,6 +107,12 @@ def study_sections(runs: Sequence[Run]) -> list[Section]:
     return sections
 
 
+def difference_section(runs: Sequence[Run]) -> list[Section]:
+    """Return the runs that were compared with another on the same images."""
+    inside = difference_table(runs)
+    return [Section("On the same images", "run against run", inside)] if inside else []
+
+
 def memory_section(runs: Sequence[Run]) -> list[Section]:
     """Return the settings of the memory models among the runs."""
     inside = memory_models(runs)
@@ -120,6 +127,7 @@ def record_section(runs: Sequence[Run]) -> list[Section]:
 
 SECTIONS: tuple[Callable[[Sequence[Run]], list[Section]], ...] = (
     set_sections,
+    difference_section,
     study_sections,
     memory_section,
     record_section,

@@ -80,6 +80,7 @@ class Cell:
         partial: whether only a part of the test set was seen.
         notes: numbers of the notes that hold for it.
         interval: its 95 % interval as a reader sees it; empty where it has none.
+        spread: of a mean over seeds the standard deviation and how many, such as ``± 0.9 (3)``; else empty.
     """
 
     text: str
@@ -87,6 +88,7 @@ class Cell:
     partial: bool
     notes: tuple[int, ...]
     interval: str = ""
+    spread: str = ""
 
 
 @dataclass
@@ -151,9 +153,10 @@ class Table:
                 sentence = f"Warning: {dataset_title(result.dataset)}: {text.rstrip('.')}."
                 notes.append(self._number(Note("warning", sentence)))
             text, interval = value_text(result.value, result.unit), interval_text(result)
-            if seeds := seeds_of(result):
-                text += f" \N{PLUS-MINUS SIGN} {value_text(seeds['sd'], result.unit)} ({seeds['count']})"
-            row.append(Cell(text, result, is_partial(result), tuple(notes), interval))
+            seeds, spread = seeds_of(result), ""
+            if seeds:
+                spread = f"\N{PLUS-MINUS SIGN} {value_text(seeds['sd'], result.unit)} ({seeds['count']})"
+            row.append(Cell(text, result, is_partial(result), tuple(notes), interval, spread))
 
 
 def _column(result: Result, dataset: str) -> Column:
@@ -247,4 +250,11 @@ def words(table: Table, cell: Cell | None) -> str:
     if cell is None:
         return MISSING
     span = [f"[{cell.interval}]"] if cell.interval else []
-    return " ".join([cell.text, *span, *map(table.mark, cell.notes), *(["(partial)"] if cell.partial else [])])
+    return " ".join(
+        [
+            *filter(None, [cell.text, cell.spread]),
+            *span,
+            *map(table.mark, cell.notes),
+            *(["(partial)"] if cell.partial else []),
+        ]
+    )

@@ -123,7 +123,8 @@ def _cell(table: Table, cell: Cell | None) -> str:
     marks = ",".join(escaped(table.mark(number)) for number in cell.notes)
     raised = rf"\textsuperscript{{{marks}}}" if marks else ""
     span = rf" {{\scriptsize [{escaped(cell.interval)}]}}" if cell.interval else ""
-    return escaped(cell.text) + span + raised + (" (partial)" if cell.partial else "")
+    value = " ".join(filter(None, [cell.text, cell.spread]))
+    return escaped(value) + span + raised + (" (partial)" if cell.partial else "")
 
 
 def escaped(text: str) -> str:

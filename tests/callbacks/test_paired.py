@@ -61,6 +61,19 @@ def test_the_difference_is_that_of_the_same_images(runs, capsys):
     assert "-14.3 (" in out
 
 
+def test_the_page_shows_the_difference(runs, tmp_path, capsys):
+    folders, page = [str(runs / "first"), str(runs / "second")], tmp_path / "page.html"
+    assert main(["report", *folders, "--paired", "-o", str(page)]) == 0
+    low, high = (f"{100 * end:+.1f}".replace("-", "\N{MINUS SIGN}") for end in paired_interval(1, 2, 7))
+    text = page.read_text()
+    assert f'<span class="value">\N{MINUS SIGN}14.3</span><small class="interval">{low} to {high}</small>' in text
+    assert "<td>first<small>71.4 %</small></td>" in text
+    assert main(["report", *folders, "-o", str(page)]) == 0
+    assert "On the same images" not in page.read_text()
+    assert main(["report", *folders, "--paired", "--group", "-o", str(page)]) == 2
+    assert "--paired compares single runs: leave out --group." in capsys.readouterr().err
+
+
 def test_a_run_that_kept_nothing_is_refused(runs):
     (runs / "other").mkdir()
     with pytest.raises(UserError, match="KeepPredictions"):

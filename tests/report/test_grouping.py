@@ -1,6 +1,7 @@
 """Runs of several seeds as one row."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,9 +12,9 @@ from naming import named
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
-from lit_robust.report.grouping import grouped, seeds_of
+from lit_robust.report.grouping import ends_of, ends_words, grouped, seeds_of
 from lit_robust.report.runs import load_runs
-from lit_robust.report.table import compare
+from lit_robust.report.table import compare, words
 from lit_robust.report.text import latex
 
 VALUES = (0.70, 0.72, 0.77)
@@ -45,7 +46,14 @@ def test_means_and_deviations(folders, tmp_path):
     assert result.interval is None
     assert seeds_of(runs[1].found.results[0]) == {}
     table = compare({run.label: run.found for run in runs})
-    assert table.rows["madry"][0].text == "73.0 \N{PLUS-MINUS SIGN} 3.6 (3)"
+    cell = table.rows["madry"][0]
+    assert (cell.text, cell.spread) == ("73.0", "\N{PLUS-MINUS SIGN} 3.6 (3)")
+    assert "73.0 \N{PLUS-MINUS SIGN} 3.6 (3)" in words(table, cell)
+    assert ends_of(result) == pytest.approx((mean(VALUES) - stdev(VALUES), mean(VALUES) + stdev(VALUES)))
+    assert ends_words([result], "Lines") == " Lines are standard deviations over seeds."
+    assert ends_words([replace(result, protocol={}, interval=(0.5, 0.6)), result], "Lines") == (
+        " Lines are 95 % intervals or, of means, standard deviations over seeds."
+    )
     assert "standard deviation over seeds" in table.sentences()[-1]
     assert table.rows["longer"][0].notes == ()
     assert r"73.0 $\pm$ 3.6 (3)" in latex(table, 8)
@@ -61,12 +69,14 @@ def test_without_configurations_the_network_tells(folders):
 
 
 def test_the_command_groups(folders, tmp_path, capsys):
-    words = ["report", *map(str, folders)]
-    assert main([*words, "-o", str(tmp_path / "r.csv"), "--group"]) == 0
+    line = ["report", *map(str, folders)]
+    assert main([*line, "-o", str(tmp_path / "r.csv"), "--group"]) == 0
     (row,) = csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8"))
     assert (float(row["value"]), float(row["sd"]), row["seeds"]) == (mean(VALUES), stdev(VALUES), "3")
-    assert main([*words, "-o", str(tmp_path / "r.html"), "--group"]) == 0
-    assert "73.0 \N{PLUS-MINUS SIGN} 3.6 (3)" in (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert main([*words, "-o", str(tmp_path / "r.csv")]) == 0
+    assert main([*line, "-o", str(tmp_path / "r.html"), "--group"]) == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<span class="value">73.0</span><small class="interval">\N{PLUS-MINUS SIGN} 3.6 (3)</small>' in page
+    assert "--low: 69.4%; --high: 76.6%" in page
+    assert main([*line, "-o", str(tmp_path / "r.csv")]) == 0
     assert len(list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))) == 3
     capsys.readouterr()

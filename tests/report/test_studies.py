@@ -8,9 +8,9 @@ import torch
 
 from lit_robust.analysis.outcome import Outcome
 from lit_robust.analysis.pictures import labelled_grid
-from lit_robust.core.results import Result, RunResults
-from lit_robust.report import load_runs, report
-from lit_robust.report.studies import distance_plots
+from lit_robust.core.results import Example, Result, RunResults
+from lit_robust.report import Run, load_runs, report
+from lit_robust.report.studies import distance_plots, study_pictures
 
 
 def run(folder: Path, distances: dict[float, float]) -> Path:
@@ -32,6 +32,12 @@ def run(folder: Path, distances: dict[float, float]) -> Path:
     examples = found.save(folder, "inversion")
     RunResults({"name": folder.name}, {"network": "n"}, results, examples).save(folder)
     return folder
+
+
+def test_images_of_an_evaluation_are_no_study():
+    """Those of shape against texture bear the name of their set."""
+    shown = Example("cue-conflict", "cue-conflict", 0, {"image": "examples/0.png"}, {})
+    assert study_pictures([Run("a", Path(), RunResults({}, {}, [], [shown]))]) == {}
 
 
 def test_pictures_and_curves_stand_side_by_side(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lit_robust.core.results import Result, RunResults
+from lit_robust.report.grouping import ends_of, ends_words
 from lit_robust.report.plots.drawing import HOLLOW, PAPER, WIDTH, Plot, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.protocol import attack_settings, is_partial, is_published, plain, points_of_difference
 from lit_robust.report.titles import NORM_TITLES, dataset_title, is_attacked, threat_model
@@ -13,12 +14,20 @@ from lit_robust.report.titles import NORM_TITLES, dataset_title, is_attacked, th
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a curve: eps in [0, 1] pixel units, accuracy as a fraction, whether it is partial, its interval."""
+    """One value of a curve: eps in [0, 1] pixel units, and the accuracy there."""
 
     eps: float
-    accuracy: float
-    partial: bool
-    interval: tuple[float, float] | None = None
+    result: Result
+
+    @property
+    def accuracy(self) -> float:
+        """As a fraction."""
+        return self.result.value
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is of a part of the set."""
+        return is_partial(self.result)
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def curves(runs: Mapping[str, RunResults]) -> list[Curves]:
             panel = panels.setdefault(key, Curves(title, norm, threat, _attack_words(settings)))
             references.setdefault(key, result)
             line = panel.lines.setdefault(label, _clean(found, result))
-            line.append(_point(result.facets["eps"], result))
+            line.append(Point(result.facets["eps"], result))
     for key, panel in panels.items():
         for label, found in runs.items():
             _add_published(panel, references[key], label, found)
@@ -89,20 +98,16 @@ def _add_published(panel: Curves, reference: Result, label: str, found: RunResul
     ]
     if not results:
         return
-    panel.marks[label] = [*_clean(found, results[0]), *(_point(result.facets["eps"], result) for result in results)]
+    panel.marks[label] = [*_clean(found, results[0]), *(Point(result.facets["eps"], result) for result in results)]
     points = (point for result in results for point in points_of_difference(result, reference))
     panel.remarks[label] = "; ".join(
         ["published", *dict.fromkeys(point for point in points if not point.startswith("attack eps "))]
     )
 
 
-def _point(eps: float, result: Result) -> Point:
-    return Point(eps, result.value, is_partial(result), result.interval)
-
-
 def _clean(found: RunResults, attacked: Result) -> list[Point]:
     return [
-        _point(0.0, result)
+        Point(0.0, result)
         for result in found.results
         if (result.dataset, result.metric) == (attacked.dataset, "top1") and math.isfinite(result.value)
     ]
@@ -157,9 +162,8 @@ def _accuracy_plot(curve: Curves, labels: list[str], trained: Mapping[str, tuple
             if label in curve.lines:
                 axes.plot(eps, accuracy, dashes, color=colour, clip_on=False, zorder=3)
             for x, point in zip(eps, line, strict=True):
-                if point.interval is not None:
-                    low, high = (100 * end for end in point.interval)
-                    axes.vlines(x, low, high, color=colour, linewidth=1.2, zorder=3)
+                if (ends := ends_of(point.result)) is not None:
+                    axes.vlines(x, 100 * ends[0], 100 * ends[1], color=colour, linewidth=1.2, zorder=3)
             if label in marked:
                 axes.axvline(marked[label] * scale, color=colour, linestyle=":", linewidth=1.3, zorder=2)
             for x, y, point in zip(eps, accuracy, line, strict=True):
@@ -175,8 +179,7 @@ def _accuracy_plot(curve: Curves, labels: list[str], trained: Mapping[str, tuple
         words = [f"{label}: {_line_words(line, scale)}" for label, line in shown.items()]
         svg = to_svg(figure, name, f"{curve.dataset}: {title}", "; ".join(words))
     caption = f"Clean accuracy at eps 0. Attack: {curve.attack}."
-    if any(point.interval for line in shown.values() for point in line):
-        caption += " Vertical lines are 95 % intervals."
+    caption += ends_words((point.result for line in shown.values() for point in line), "Vertical lines")
     if marked:
         caption += " A dotted line is the eps of a run's training."
     if any(point.partial for line in shown.values() for point in line):

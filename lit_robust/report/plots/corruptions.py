@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from lit_robust.core.results import Result, RunResults
+from lit_robust.report.grouping import ends_of, ends_words
 from lit_robust.report.html import named
 from lit_robust.report.plots.drawing import (
     HOLLOW,
@@ -181,7 +182,7 @@ def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], datas
             shift = 0.7 * ((number + 0.5) / len(values) - 0.5)
             for row, share in shares.items():
                 y = rows.index(row) + shift
-                hollow, span = _is_partial(values[label], row), _of(values[label], row).interval
+                hollow, span = _is_partial(values[label], row), ends_of(_of(values[label], row))
                 if span is not None:
                     axes.hlines(y, 100 * span[0], 100 * span[1], color=INK, linewidth=1.0, zorder=4)
                 if few:
@@ -204,8 +205,7 @@ def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], datas
         )
         svg = to_svg(figure, name, f"{dataset}: {title}", "; ".join(words))
     caption = "Errors summed over the severities, divided by AlexNet's; 100 is AlexNet. Lower is better."
-    if any(_of(found, row).interval for label, found in values.items() for row in percent[label]):
-        caption += " Thin lines are 95 % intervals."
+    caption += ends_words((_of(found, row) for label, found in values.items() for row in percent[label]), "Thin lines")
     if any(_is_partial(found, row) for label, found in values.items() for row in percent[label]):
         caption += HOLLOW
     return Plot(dataset, title, caption, svg, {label: _legend_words(found) for label, found in values.items()})

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_robust.core.results import Result, RunResults
+from lit_robust.report.grouping import ends_of, ends_words
 from lit_robust.report.plots.drawing import (
     HOLLOW,
     INK,
@@ -84,8 +85,8 @@ def _draw_run(axes: Any, values: Mapping[str, Result], rows: list[str], number: 
         if math.isfinite(result.value):
             face, edge = (PAPER, colour) if is_partial(result) else (colour, PAPER)
             x, y = 1 - result.value, rows.index(row) + shift
-            if result.interval is not None:
-                axes.hlines(y, 1 - result.interval[1], 1 - result.interval[0], color=colour, linewidth=1.2, zorder=3)
+            if (ends := ends_of(result)) is not None:
+                axes.hlines(y, 1 - ends[1], 1 - ends[0], color=colour, linewidth=1.2, zorder=3)
             axes.plot(x, y, marker, color=face, markeredgecolor=edge, markersize=9, clip_on=False, zorder=4)
 
 
@@ -99,8 +100,7 @@ def _caption(found: Mapping[str, Mapping[str, Result]]) -> str:
         "Of the decisions for an image's shape or its texture, the fraction for each; other decisions do not count. "
         "A mark is a run's bias in one category of shapes, a line its bias over all images."
     )
-    if any(result.interval for result in values):
-        caption += " Horizontal lines are 95 % intervals."
+    caption += ends_words(values, "Horizontal lines")
     if any(not math.isfinite(result.value) for result in values):
         caption += " A mark is missing where a run chose neither shape nor texture."
     if any(is_partial(result) for result in values):
