@@ -129,6 +129,8 @@ button(3).click(); said.clean = at(0);
 button(3).click(); said.cleanTurned = at(0);
 button(5).click(); said.mce = at(0);
 button(5).click(); said.mceTurned = at(0);
+button(4).click(); said.attacked = at(0);
+button(4).click(); said.attackedTurned = at(0);
 button(0).click(); said.names = at(0);
 said.sorts = [...document.querySelectorAll("[aria-sort]")].map((head) => head.textContent);
 set(document.getElementById("find"), "MIXED adver"); said.none = at(0);
@@ -161,6 +163,8 @@ def test_the_page_sorts_filters_and_saves(runs, tmp_path):
     # Less is better; who lacks it is last in both orders.
     assert said["mce"] == ["mixed", "plain", "robust", "theirs"]
     assert said["mceTurned"] == ["robust", "plain", "mixed", "theirs"]
+    assert said["attacked"] == ["robust", "theirs", "plain", "mixed"]
+    assert said["attackedTurned"] == ["plain", "theirs", "robust", "mixed"]
     assert said["names"] == sorted(NETWORKS)
     assert said["sorts"] == ["Run"]
     assert said["none"] == []
