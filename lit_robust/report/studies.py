@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from lit_robust.core.results import Result, RunResults
-from lit_robust.report.gallery import TITLES
 from lit_robust.report.plots.drawing import WIDTH, Plot, new_figure, plot_settings, run_style, to_svg
 from lit_robust.report.runs import Run, read_picture
 
@@ -26,8 +25,8 @@ def study_pictures(runs: Sequence[Run]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for run in runs:
         for example in run.found.examples:
-            if example.kind != example.dataset or example.kind in TITLES:
-                continue  # An evaluation's.
+            if "study" not in run.found.run or example.kind != example.dataset:
+                continue
             for role, file in example.images.items():
                 picture, words = read_picture(run, file), escape(f"{run.label}: {example.captions.get(role, '')}")
                 image = (
