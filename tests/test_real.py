@@ -5,6 +5,7 @@ Slow (about a minute): proves that decoding, resizing, category mapping and weig
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from torchvision.transforms.functional import center_crop, resize
 
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
+from lit_robust.data import EvaluationCrop
+from lit_robust.data.loading.splits import Reading, open_table
+from lit_robust.shards import decode_rgb
+from lit_robust.stimuli.stimulus import Origin
+from lit_robust.stimuli.textureless import BlackAndWhite
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NETWORK = ["--model.network.name", "torchvision/squeezenet1_1", "--model.network.weights"]
@@ -126,3 +132,26 @@ def test_pictures_come_back_byte_for_byte(real, shards):
         }
     reader = IndexedReader(ShardIndex.open(shards / "imagenet", "val"))
     assert {reader.key(row): reader.image_bytes(row) for row in range(len(reader))} == files
+
+
+@pytest.mark.skipif(not (shutil.which("potrace") and shutil.which("rsvg-convert")), reason="needs potrace and librsvg")
+def test_potrace_and_the_threshold_agree_in_most_pixels_of_photographs(shards, capsys):
+    """Measured outside the suite on 100 to 200 images: 97.3 % of the pixels, in the worst image 85.6 %."""
+    source = open_table(shards / "imagenet", "val", Reading())
+    crop = EvaluationCrop()
+    images = []
+    for number in range(0, 200, 5):
+        reader, row = source.table.find(number)
+        images.append(crop(decode_rgb(reader.image_bytes(row), reader.name(row))))
+    origins = [Origin(str(number), number, 0) for number in range(len(images))]
+    direct, drawn = (
+        torch.stack(list(BlackAndWhite(rule=rule).make(torch.stack(images), origins)))[:, 0] > 127
+        for rule in ("threshold", "potrace")
+    )
+    agree = (direct == drawn).double().mean((1, 2))
+    with capsys.disabled():
+        print(f"\npotrace and the threshold agree in {agree.mean():.1%} of the pixels, at least {agree.min():.1%}")
+    assert agree.mean() > 0.96
+    assert agree.min() > 0.8
+    # The trap: transparent ground that is read as black makes all images so.
+    assert [bool(image.any()) for image in drawn] == [bool(image.any()) for image in direct]

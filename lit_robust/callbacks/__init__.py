@@ -6,10 +6,12 @@ from lit_robust.callbacks.category_accuracy import CategoryAccuracy
 from lit_robust.callbacks.checkpoints import CheckpointBetweenSteps, SaveOnSignal
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
+from lit_robust.callbacks.cue_examples import CueExamples
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.monitors import OverfittingMonitor, Throughput
 from lit_robust.callbacks.ood import OodEvaluation
+from lit_robust.callbacks.paired import PairedDifference
 from lit_robust.callbacks.predictions import KeepPredictions, PredictionFile
 from lit_robust.callbacks.restriction import SampleRestriction
 from lit_robust.callbacks.results_file import ResultsFile
@@ -27,11 +29,13 @@ __all__ = [
     "CleanAccuracy",
     "CorrectSamples",
     "CorruptionEvaluation",
+    "CueExamples",
     "ErrorConsistencyEvaluation",
     "EvaluationCallback",
     "KeepPredictions",
     "OodEvaluation",
     "OverfittingMonitor",
+    "PairedDifference",
     "PredictionFile",
     "ResultsFile",
     "Resumption",

@@ -1,14 +1,20 @@
-"""Two networks on the same images: the difference of their accuracies, from the predictions that their runs kept."""
+"""Two networks on the same images: the difference of their accuracies, from predictions that runs kept."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_robust.callbacks.predictions import KeptSet, read_kept
+from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.predictions import MANIFEST, KeptSet, read_kept
+from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
+from lit_robust.core.files import file_sha256
 from lit_robust.core.results import Result
 from lit_robust.metrics.base import among_classes
 from lit_robust.metrics.intervals import Interval, paired_interval
@@ -60,8 +66,14 @@ def paired_differences(first: Path, second: Path) -> list[Difference]:
 
 
 def _difference(name: str, first: KeptSet, second: KeptSet) -> Difference:
-    (numbers, one), (others, other) = _right(first), _right(second)
-    if not torch.equal(numbers, others) or first.described.protocol != second.described.protocol:
+    return _compared(name, first, second.described, *_right(second))
+
+
+def _compared(name: str, first: KeptSet, described: EvaluationSet, others: Tensor, other: Tensor) -> Difference:
+    """Return the difference to a kept set of a second network's verdicts, by the numbers of its samples, ascending."""
+    numbers, one = _right(first)
+    prepared = json.loads(json.dumps(described.protocol, default=str))  # As what was kept was read.
+    if not torch.equal(numbers, others) or first.described.protocol != prepared:
         raise UserError(
             f"The two runs saw other images of {name}, or otherwise prepared: restrict both to the same, and test "
             "again."
@@ -99,6 +111,58 @@ def paired_results(first: Path, second: Path) -> list[Result]:
         told = {**protocols[one.dataset], "less": {"run": first.resolve().name, "top1": one.first}}
         found.append(Result(one.dataset, "top1_difference", one.value, "fraction", one.count, told, one.interval))
     return found
+
+
+class PairedDifference(EvaluationCallback):
+    """Top-1 accuracy less that of an earlier run on the same images, as ``top1_difference``.
+
+    Its interval is that of the difference, which tells far smaller ones than the intervals of the two accuracies do.
+    The state is 16 bytes an image, on the module's device.
+
+    Args:
+        run: the earlier run's folder, which kept its predictions (``KeepPredictions``).
+        dataset: name of the test loader.
+    """
+
+    def __init__(self, run: Path, dataset: str = "imagenet") -> None:
+        super().__init__(dataset)
+        self.run = Path(run)
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Digest of the other run's predictions."""
+        return file_sha256(self._first.folder / MANIFEST)
+
+    @property
+    def _first(self) -> KeptSet:
+        found = next((one for one in read_kept(self.run) if one.described.name == self.dataset), None)
+        if found is None:
+            raise UserError(f"{self.run} kept no predictions of {self.dataset}: test it with KeepPredictions on it.")
+        return found
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Read what the other run says of itself, and forget all verdicts."""
+        self.first = self._first
+        self.verdicts: list[Tensor] = [torch.zeros(0, 2, dtype=torch.int64, device=module.device)]
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Keep the numbers of images, and whether they are right."""
+        right = among_classes(logits, self.described.classes).argmax(1) == batch.label
+        self.verdicts.append(torch.stack([batch.index, right.long()], 1))
+
+    def compute(self) -> list[Result]:
+        """Return the difference.
+
+        Raises:
+            UserError: the other run saw other images, or otherwise prepared.
+        """
+        own = torch.cat(self.verdicts)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        numbers, right = torch.cat(gather_all_tensors(own) if distributed else [own]).cpu().T
+        numbers, order = numbers.sort()
+        found = _compared(self.dataset, self.first, self.described, numbers, right[order].bool())
+        other = {"run": self.run.name, "weights_sha256": self.first.model.get("weights_sha256"), "top1": found.first}
+        return [self.result("top1_difference", found.value, "fraction", {"less": other}, interval=found.interval)]
 
 
 def paired_text(found: list[Difference], first: str, second: str) -> str:

@@ -152,6 +152,23 @@ def bench_inversion(
     print(inversion.bench_inversion(made(Network, "network", network), size, batch, steps, rounds))
 
 
+def bench_stylising(
+    folder: Path, *, split: str = "val", images: Count = 32, styles: Count = 2, rounds: Count = 3
+) -> None:
+    """Time stylising by AdaIN beside the script that Stylized-ImageNet was made with.
+
+    Args:
+        folder: shards of one set, such as data/sample/imagenet
+        split: its split
+        images: images a measurement
+        styles: pictures that they take their styles from; 17 images share one in Stylized-ImageNet
+        rounds: measurements of each contender
+    """
+    from lit_robust.bench import stylising
+
+    print(stylising.bench_stylising(folder, split, images, styles, rounds))
+
+
 def bench_training(
     *,
     network: str = "torchvision/resnet18",

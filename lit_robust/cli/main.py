@@ -95,6 +95,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench attacks": "PGD, and sweeps over eps",
         "bench autoattack": "AutoAttack, beside its authors' code",
         "bench inversion": "inverting representations",
+        "bench stylising": "stylising by AdaIN",
         "bench training": "a step of each training scheme",
         "bench memory": "retrieval from a cache model's memory",
         "bench stored-memory": "a memory of ImageNet's size, asked from disk",

@@ -34,6 +34,7 @@ FRACTIONS: Mapping[str, tuple[float, float]] = {
     "mce": (0, math.inf),
     "relative_mce": (-math.inf, math.inf),
     "error_consistency": (-1, 1),
+    "top1_difference": (-1, 1),
 }
 ROUNDING = 1e-9
 # By these names where a protocol does not list its cells, as those of published values do not.

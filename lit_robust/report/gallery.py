@@ -9,6 +9,7 @@ from lit_robust.report.protocol import is_partial
 from lit_robust.report.runs import Run, read_picture
 
 MOST_EXAMPLES = 36
+CUE_EXAMPLES = "one cue less"  # These stand in a section of their own.
 TITLES = {"adversarial": "clean and attacked", "cue-conflict": "shape against texture"}
 Seen = tuple[int, Run, Example]
 """A run's number and the run, with its example of an image."""
@@ -30,7 +31,7 @@ def gallery(runs: Sequence[Run], dataset: str) -> str:
     groups: dict[tuple[str, str], dict[int, list[Seen]]] = {}
     for number, run in enumerate(runs):
         for example in run.found.examples:
-            if example.dataset == dataset:
+            if example.dataset == dataset and example.kind != CUE_EXAMPLES:
                 images = groups.setdefault((example.kind, example.series), {})
                 images.setdefault(example.index, []).append((number, run, example))
     return "".join(_group(kind, images) for (kind, _), images in groups.items())
@@ -59,10 +60,10 @@ def _card(seen: list[Seen]) -> str:
     ]
     head = escape(", ".join([*rest, f"image {first.index}"]))
     clean, *changed = first.images
-    own = "".join(f"<li>{_says(number, run, example, clean)}</li>" for number, run, example in seen)
+    own = "".join(f"<li>{says(number, run, example, clean)}</li>" for number, run, example in seen)
     figures = [_figure(first_run, first, clean, f'<ul class="says">{own}</ul>', named_role=bool(changed))]
     figures += [
-        _figure(run, example, role, _says(number, run, example, role), named_role=True)
+        _figure(run, example, role, says(number, run, example, role), named_role=True)
         for number, run, example in seen
         for role in example.images
         if role != clean
@@ -70,7 +71,8 @@ def _card(seen: list[Seen]) -> str:
     return f'<div class="card"><p>{head}</p><div>{"".join(figures)}</div></div>'
 
 
-def _says(number: int, run: Run, example: Example, role: str) -> str:
+def says(number: int, run: Run, example: Example, role: str) -> str:
+    """Return what a run says of a picture, behind its mark; a tick or a cross where the class is known."""
     words, verdict = example.captions.get(role, ""), ""
     if words and "label" in example.captions:
         right = words == example.captions["label"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from lit_robust.core.results import RunResults
+from lit_robust.report.cues import cue_examples, cue_table
 from lit_robust.report.differences import difference_table
 from lit_robust.report.gallery import gallery
 from lit_robust.report.html import legend, memory_models, record, results_table
@@ -95,6 +96,13 @@ def _figure(plot: Plot, labels: list[str]) -> str:
     )
 
 
+def cue_section(runs: Sequence[Run]) -> list[Section]:
+    """Return accuracies on images with one cue less, by kind of cue, and such images side by side."""
+    table, images = cue_table(runs), cue_examples(runs)
+    about = " and ".join(word for word, part in (("values", table), ("images", images)) if part)
+    return [Section("Images with one cue less", about, table + images)] if about else []
+
+
 def study_sections(runs: Sequence[Run]) -> list[Section]:
     """Return a section for each kind of study that `lit-robust analyze` ran: pictures and curves, run beside run."""
     labels, found = [run.label for run in runs], found_of(runs)
@@ -132,6 +140,7 @@ def record_section(runs: Sequence[Run]) -> list[Section]:
 SECTIONS: tuple[Callable[[Sequence[Run]], list[Section]], ...] = (
     set_sections,
     difference_section,
+    cue_section,
     study_sections,
     memory_section,
     record_section,

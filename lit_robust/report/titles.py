@@ -24,6 +24,7 @@ DATASETS = {
 CLASSES = {"restricted-imagenet": 9, "cue-conflict": None}
 METRICS = {
     "top1": "Top-1 accuracy",
+    "top1_difference": "Top-1 accuracy beyond the other run's",
     "top5": "Top-5 accuracy",
     "top1_all_classes": "Top-1 accuracy, all classes",
     "top1_imagenet_a_classes": "Top-1 accuracy, ImageNet-A's classes",

@@ -23,7 +23,7 @@ def vgg() -> nn.Sequential:
         if place:
             layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
         for width in stage:
-            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU()]
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU(inplace=True)]
             channels = width
     return nn.Sequential(*layers)
 
@@ -36,7 +36,7 @@ def decoder() -> nn.Sequential:
         if place:
             layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
         for width in stage:
-            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU()]
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU(inplace=True)]
             channels = width
     return nn.Sequential(*layers[:-1])  # Pixels may be of any sign.
 

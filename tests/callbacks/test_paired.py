@@ -6,10 +6,11 @@ import torch
 from pytorch_lightning import Trainer
 from tiny_sets import SMALL, WHOLE, write
 
-from lit_robust.callbacks import KeepPredictions, ResultsFile
+from lit_robust.callbacks import KeepPredictions, PairedDifference, ResultsFile
 from lit_robust.callbacks.paired import paired_differences, paired_text
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
+from lit_robust.core.results import RunResults
 from lit_robust.data import ImageNetDataModule
 from lit_robust.metrics.intervals import paired_interval
 from lit_robust.models import Network
@@ -30,10 +31,10 @@ class Scripted(StandardModule):
         return torch.eye(8)[torch.where(torch.isin(batch.index, self.right), batch.label, (batch.label + 1) % 8)]
 
 
-def run(folder, root, right):
+def run(folder, root, right, *others):
     """Test on the images of a root, and keep the predictions."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    callbacks = [KeepPredictions("imagenet"), ResultsFile()]
+    callbacks = [KeepPredictions("imagenet"), *others, ResultsFile()]
     trainer = Trainer(devices=1, accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet)
     trainer.test(Scripted(right), ImageNetDataModule(root=root, evaluation=WHOLE, **SMALL), verbose=False)
 
@@ -95,3 +96,19 @@ def test_the_interval_holds_in_95_of_100_draws(cells):
     truth = cells[0] - cells[1]
     held = ((bounds[:, 0] <= truth) & (truth <= bounds[:, 1])).mean()
     assert held > 0.94
+
+
+def test_a_test_says_the_difference_to_an_earlier_run(runs, tmp_path):
+    run(tmp_path / "later", runs, RIGHT["second"], PairedDifference(runs / "first"))
+    (found,) = [one for one in RunResults.load(tmp_path / "later").results if one.metric == "top1_difference"]
+    (expected,) = paired_differences(runs / "first", runs / "second")
+    assert (found.value, found.interval, found.count) == (expected.value, expected.interval, 7)
+    assert (found.protocol["less"]["run"], found.protocol["less"]["top1"]) == ("first", 5 / 7)
+
+
+def test_an_earlier_run_of_other_images_is_refused(runs, tmp_path):
+    write(tmp_path / "imagenet", "val", LABELS[:5], num_classes=8)
+    with pytest.raises(UserError, match="The two runs saw other images of imagenet"):
+        run(tmp_path / "later", tmp_path, [0], PairedDifference(runs / "first"))
+    with pytest.raises(UserError, match="keeps no predictions"):
+        run(tmp_path / "last", tmp_path, [0], PairedDifference(tmp_path / "none"))

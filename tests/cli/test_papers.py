@@ -261,6 +261,10 @@ def test_a_pair_is_tested_on_what_both_get_right(tmp_path):
     }
     members = {one["init_args"].get("name", "imagenet") for one in settings["data"]["init_args"]["members"]}
     texture_less = {"black-and-white", "edges", "stylized-imagenet", "silhouettes"}
+    beyond = yaml.safe_load((tmp_path / "overlays" / "toy-paired.yaml").read_text())["trainer"]["callbacks+"]
+    assert {one["init_args"]["dataset"] for one in beyond} == members
+    assert {one["init_args"]["run"] for one in beyond} == {str(tmp_path / "toy-s")}
+    assert [str(tmp_path / "overlays" / "toy-paired.yaml") in one.words for one in runs] == [False] * 3 + [True, False]
     assert restricted == members == {"imagenet", "scrambled-2", "scrambled-3", *texture_less}
 
 

@@ -1,12 +1,14 @@
 """Silhouettes from a folder of masks, from the toy figures, and from what a detector finds."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from test_corrupting import write_clean
+from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 
 from lit_robust.cli import main
 from lit_robust.core.errors import DataError, UserError
@@ -144,6 +146,20 @@ def test_a_detectors_images_without_an_instance_leave(monkeypatch, tmp_path):
     made = stimulus.make(images, [Origin("a", 0, 281), Origin("b", 1, 282)])
     assert made[0][0, 0].tolist() == [255, 0, 255, 255]
     assert made[1] is None
+
+
+def test_without_a_file_torchvisions_own_weights_are_asked_for(monkeypatch):
+    """Nothing of them is run, and their digest is checked; here drawn ones stand in for what would be downloaded."""
+    stimulus = DetectedSilhouettes()
+    assert stimulus.settings["weights"] == "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+    torch.manual_seed(1)
+    drawn = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    asked = {}
+    published = SimpleNamespace(get_state_dict=lambda **words: asked.update(words) or drawn)
+    monkeypatch.setattr(DetectedSilhouettes, "_published", published)
+    name = "roi_heads.box_predictor.cls_score.weight"
+    assert torch.equal(stimulus.network.state_dict()[name], drawn[name])
+    assert asked == {"check_hash": True, "weights_only": True}
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -90,12 +90,22 @@ def shape_table_3(
         measures += [part(f"callbacks.{kind}", {"dataset": name}) for kind in ("CleanAccuracy", "KeepPredictions")]
     known = {"dataset": silhouettes, "categories": dict(categories) or None}
     measures.append(part("callbacks.CategoryAccuracy", known))
+    measures.append(part("callbacks.CueExamples", {"sets": made}))
     for name, pair in kept.items():
         lists = [str(output / f"clean-{one}" / "correct-imagenet.json") for one in pair]
         both = [part("callbacks.SampleRestriction", {"files": lists, "dataset": one}) for one in ("imagenet", *made)]
         settings = _overlay(output, name, [*both, *measures], {"missing": "skip", "members": members})
         words = ["test", *recipes(base, settings), "--data.root", data, "--model.network"]
-        runs += [run(f"{name}-{one}", *words, networks[one]) for one in pair]
+        standard, robust = pair
+        runs.append(run(f"{name}-{standard}", *words, networks[standard]))
+        # The robust network's values less the standard one's, which its test kept.
+        less = [
+            part("callbacks.PairedDifference", {"run": str(output / f"{name}-{standard}"), "dataset": one})
+            for one in ("imagenet", *made)
+        ]
+        beyond = overlay(output, f"{name}-paired", {"trainer": {"callbacks+": less}})
+        words = ["test", *recipes(base, settings, beyond), "--data.root", data, "--model.network"]
+        runs.append(run(f"{name}-{robust}", *words, networks[robust]))
         runs.append(run(f"{name}-paired", "paired", *(output / f"{name}-{one}" for one in pair)))
     return runs
 

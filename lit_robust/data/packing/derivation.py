@@ -205,12 +205,8 @@ class Derivation:
 
     def encoded(self, numbers: Sequence[int]) -> Iterator[bytes | None]:
         """Yield the files of some images; None for one that could not be made."""
-        table = self.source.table
         images = [self._decode(number) for number in numbers]
-        origins = [
-            Origin(table.key(number), number, int(table.label[number]), self._rank(number), self.crop)
-            for number in numbers
-        ]
+        origins = [self.origin(number) for number in numbers]
         # Images of one size go together, which is faster.
         together = len({image.shape for image in images}) == 1
         groups = [slice(0, len(images))] if together else [slice(place, place + 1) for place in range(len(images))]
@@ -218,8 +214,10 @@ class Derivation:
             for image in self.stimulus.make(torch.stack(images[group]), origins[group]):
                 yield None if image is None else encode(image, self.encoding, self.quality)
 
-    def _rank(self, number: int) -> int:
-        return int(self.ranks[number]) if self.stimulus.ranked else 0
+    def origin(self, number: int) -> Origin:
+        """Return what is known of a source image beside its pixels."""
+        table, rank = self.source.table, int(self.ranks[number]) if self.stimulus.ranked else 0
+        return Origin(table.key(number), number, int(table.label[number]), rank, self.crop)
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:

@@ -134,13 +134,14 @@ class DetectedSilhouettes(Stimulus):
     Nguyen 2020 took a segmentation network (DeepLab-v2 on COCO-Stuff): theirs are other silhouettes.
 
     Attributes:
-        weights: file of torchvision's weights of the detector, such as maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth
+        weights: file of torchvision's weights of the detector, such as maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth; null
+            for that file itself, downloaded at first use
         detector: torchvision's name of it
         score: least score of an instance, 0 to 1; all such instances of the category make up the figure
         device: where to compute: cpu or cuda
     """
 
-    weights: Path
+    weights: Path | None = None
     detector: Literal["maskrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn"] = "maskrcnn_resnet50_fpn_v2"
     score: float = 0.5
     device: str = "cpu"
@@ -159,8 +160,17 @@ class DetectedSilhouettes(Stimulus):
 
         build = getattr(detection, self.detector)
         network: nn.Module = build(weights=None, weights_backbone=None, num_classes=COCO_CLASSES)
-        load_weights(network, self.weights, f"torchvision/{self.detector}", COCO_CLASSES)
+        if self.weights is None:
+            network.load_state_dict(self._published.get_state_dict(check_hash=True, weights_only=True))
+        else:
+            load_weights(network, self.weights, f"torchvision/{self.detector}", COCO_CLASSES)
         return network.eval().requires_grad_(False).to(self.device)
+
+    @property
+    def _published(self) -> Any:
+        from torchvision.models import get_model_weights
+
+        return get_model_weights(self.detector)["COCO_V1"]
 
     @cached_property
     def numbers(self) -> Mapping[int, int]:
@@ -172,8 +182,9 @@ class DetectedSilhouettes(Stimulus):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """See `Stimulus.settings`; ``weights`` is the digest of the file."""
-        return {"weights": file_sha256(self.weights), "detector": self.detector, "score": self.score}
+        """See `Stimulus.settings`; ``weights`` is a digest, or a published name with a part of it."""
+        weights = self._published.url.rsplit("/", 1)[-1] if self.weights is None else file_sha256(self.weights)
+        return {"weights": weights, "detector": self.detector, "score": self.score}
 
     def fits(self, key: str, label: int) -> bool:
         """Return whether an image's class is of one of the 16 categories."""

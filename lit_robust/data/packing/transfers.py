@@ -103,7 +103,8 @@ class AdaInNetworks:
             check_fit(tensors, network, str(file), name)
             network.load_state_dict(tensors, strict=True)
         (encoder, _), (decoder, _) = parts.values()
-        return AdaIn(encoder, decoder).eval().requires_grad_(False).to(self.device)
+        network = AdaIn(encoder, decoder).eval().requires_grad_(False).to(self.device)
+        return network.to(memory_format=torch.channels_last)
 
     @property
     def described(self) -> Mapping[str, Any]:
