@@ -5,15 +5,14 @@ test, and attacked through the fused gradient.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_robust.core.errors import UserError, check_choice, nearest
-from lit_robust.models.network import Classifier, Network, build_classifier
+from lit_robust.core.errors import UserError, check_choice
+from lit_robust.models.network import build_from
 
 Rule = Literal["weight", "confidence"]
 WEIGHTS = tuple(step / 20 for step in range(21))
@@ -127,17 +126,5 @@ def fuse(
     Raises:
         UserError: a setting is not one of a network's, or a network cannot be built.
     """
-    return Fusion(_built("standard", standard, num_classes), _built("robust", robust, num_classes), rule, weight)
-
-
-def _built(part: str, settings: Mapping[str, Any], num_classes: int) -> Classifier:
-    known = [field.name for field in fields(Network)]
-    if not isinstance(settings, Mapping):
-        raise UserError(f"{part} is {settings!r}: give a network's settings, such as {{name: ..., weights: ...}}.")
-    if wrong := sorted(settings.keys() - set(known)):
-        raise UserError(
-            f"{part} has no setting {wrong[0]!r}{nearest(wrong[0], known)}: give some of {', '.join(known)}."
-        )
-    spec = replace(Network(num_classes=num_classes), **settings)
-    mean, std = (None if one is None else (one[0], one[1], one[2]) for one in (spec.mean, spec.std))
-    return build_classifier(replace(spec, mean=mean, std=std))
+    first, second = build_from("standard", standard, num_classes), build_from("robust", robust, num_classes)
+    return Fusion(first, second, rule, weight)

@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -164,6 +164,29 @@ def build_classifier(spec: Network) -> Classifier:
     if rescales is not None and hasattr(network, "transform_input"):
         setattr(network, "transform_input", rescales)  # noqa: B010 - to mypy a module's attributes are tensors
     return Classifier(network.to(memory_format=torch.channels_last), mean, std)
+
+
+def build_from(part: str, settings: Mapping[str, Any], num_classes: int) -> Classifier:
+    """Build a network that is a part of another one.
+
+    Args:
+        part: what to call it in messages, such as ``tower``.
+        settings: of a ``Network``, by name: name, weights and more.
+        num_classes: of its logits, unless the settings say otherwise.
+
+    Raises:
+        UserError: a setting is not one of a network's, or the network cannot be built.
+    """
+    known = [field.name for field in fields(Network)]
+    if not isinstance(settings, Mapping):
+        raise UserError(f"{part} is {settings!r}: give a network's settings, such as {{name: ..., weights: ...}}.")
+    if wrong := sorted(settings.keys() - set(known)):
+        raise UserError(
+            f"{part} has no setting {wrong[0]!r}{nearest(wrong[0], known)}: give some of {', '.join(known)}."
+        )
+    spec = replace(Network(num_classes=num_classes), **settings)
+    mean, std = (None if one is None else (one[0], one[1], one[2]) for one in (spec.mean, spec.std))
+    return build_classifier(replace(spec, mean=mean, std=std))
 
 
 def _named_in_a_library(name: str) -> str:
