@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_robust.cli.options import Count, Seed
+from lit_robust.cli.ranks import ranks
 from lit_robust.core.errors import UserError
 
 Fraction = float
@@ -34,7 +35,8 @@ def data_filter_hard(
 ) -> None:
     """Keep the images of a labelled pool that every network gets wrong, as ImageNet-A was made.
 
-    The same command again goes on where a killed one was. A review sheet is written beside the shards.
+    The same command again goes on where a killed one was; `torchrun --nproc-per-node 4 -m lit_robust data filter ...`
+    shares the pool among processes. A review sheet is written beside the shards.
 
     Args:
         pool: folder of shards with labels; images that a network was trained on filter themselves away
@@ -240,8 +242,11 @@ def data_filter_transfer(
     from lit_robust.metrics.shift import transfer
 
     cuts, opened = FilterCrops(resize, crop, crops), open_table(pool, split, Reading())
-    filters = [FilterNetwork(name, _built(name, given), _classes(classes)) for name, given in networks.items()]
-    answers = _asked(filters, opened, output, cuts, batch_size, workers)
+    with ranks() as (rank, world):
+        filters = [FilterNetwork(name, _built(name, given), _classes(classes)) for name, given in networks.items()]
+        answers = _asked(filters, opened, output, cuts, batch_size, workers, rank, world)
+    if rank > 0:
+        return
     labels = opened.table.label
     protocol = {
         "crops": asdict(cuts),
@@ -315,8 +320,11 @@ def _filter(
     if not networks:
         raise UserError("No network filters: name at least one with --networks.")
     batch_size, workers, shard_size = sizes
-    filters = [FilterNetwork(name, _built(name, given), chosen) for name, given in networks.items()]
-    answers = _asked(filters, pool, output, cuts, batch_size, workers)
+    with ranks() as (rank, world):
+        filters = [FilterNetwork(name, _built(name, given), chosen) for name, given in networks.items()]
+        answers = _asked(filters, pool, output, cuts, batch_size, workers, rank, world)
+    if rank > 0:
+        return
     stages = rule(answers)
     made_by = {
         "kind": f"filtered, {kind}",
@@ -345,7 +353,16 @@ def _filter(
     print(f"Wrote {len(left):,} images to {output}. Next: open {output / 'review.html'}, and choose by keyboard.")
 
 
-def _asked(filters: Sequence[Any], pool: Any, output: Path, cuts: Any, batch_size: int, workers: int) -> list[Any]:
+def _asked(
+    filters: Sequence[Any],
+    pool: Any,
+    output: Path,
+    cuts: Any,
+    batch_size: int,
+    workers: int,
+    rank: int,
+    world: int,
+) -> list[Any]:
     """Return the answers of each network, kept in a folder below the output for the same call after a kill."""
     from lit_robust.data.filtration import ask
 
@@ -354,7 +371,7 @@ def _asked(filters: Sequence[Any], pool: Any, output: Path, cuts: Any, batch_siz
         for place, one in enumerate(filters)
     ]
     return [
-        ask(one, pool, cuts, batch_size=batch_size, num_workers=workers, file=file)
+        ask(one, pool, cuts, batch_size=batch_size, num_workers=workers, file=file, rank=rank, world=world)
         for one, file in zip(filters, files, strict=True)
     ]
 

@@ -68,6 +68,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "paper shape-table-4": "its Table 4 and Figures 4 to 10: smoothness, concepts and ablation of units",
         "paper representation-figures": "Engstrom et al. 2019: inversions, visualisations, S beside R",
         "paper natural-figures-2-8": "Hendrycks et al. 2021: ImageNet-A accuracy, ImageNet-O AUPR",
+        "paper natural-transfer": "its section 3: sizes per stage of a filtration, and whether each set fools others",
     },
     "studies of what is inside a network": {
         "analyze smoothness": "total variation of filters and maps, clean and noisy",

@@ -108,6 +108,9 @@ class Answers(NamedTuple):
     highest: Tensor
 
 
+_NOTHING = Answers(*(torch.zeros(0, dtype=kind) for kind in (torch.bool, torch.float32, torch.int64, torch.float32)))
+
+
 @dataclass(frozen=True)
 class FilterNetwork:
     """A network that filters.
@@ -156,8 +159,13 @@ def ask(
     batch_size: int = 32,
     num_workers: int = 2,
     file: Path | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Answers:
     """Return what a network says of every image of a pool.
+
+    Ranks take whole batches in turn, so that each image stands in the same batch on any number of ranks, and has the
+    same answer to the last digit.
 
     Args:
         filtering: the network, on its device.
@@ -165,19 +173,27 @@ def ask(
         cuts: the crops.
         batch_size: images at a time, each with all of its crops.
         num_workers: processes that decode.
-        file: where answers are kept, so that the same call goes on after a kill; null to keep nothing.
+        file: where answers are kept, so that the same call goes on after a kill; null to keep nothing. Of several
+            ranks each has its own beside it.
+        rank: of this process, in torch's process group.
+        world: how many processes share the pool; all get all answers.
 
     Raises:
         UserError: a label is not one of the classes.
         DataError: an image cannot be read, or is smaller than a crop.
     """
     labels = _labels(pool, filtering)
-    identity = json.dumps([filtering.described, list(filtering.classes), asdict(cuts), pool.protocol, len(pool)])
-    parts = [known] if file and (known := _read(file, identity)) else []
+    described = [filtering.described, list(filtering.classes), asdict(cuts), pool.protocol, len(pool)]
+    if world > 1:
+        described += [rank, world, batch_size]
+        file = file and file.with_suffix(f".{rank}-of-{world}{file.suffix}")
+    identity = json.dumps(described)
+    mine = np.flatnonzero(np.arange(len(pool)) // batch_size % world == rank)
+    parts = [known] if file and (known := _read(file, identity)) else [_NOTHING]
     device = next(filtering.network.parameters()).device
-    plan = EvaluationOrder(numbers=np.arange(len(pool)), batch_size=batch_size, rank=0, world=1)
-    begin = len(parts[0].right) if parts else 0
-    if begin < len(pool):
+    begin = len(parts[0].right)
+    if begin < len(mine):
+        plan = EvaluationOrder(numbers=mine, batch_size=batch_size, rank=0, world=1)
         begin -= begin % batch_size  # Batches may have another size than in the run that was killed.
         parts = [Answers(*(part[:begin] for part in known)) for known in parts]
         loader = PlannedLoader(PoolSamples(TableSource(pool.table), cuts), plan, num_workers, False, False)
@@ -190,6 +206,12 @@ def ask(
             if file and (place % KEPT_EVERY == 0 or place == plan.batches):
                 write_tensors(file, _joined(parts)._asdict(), {"identity": identity})
     found = _joined(parts)
+    if world > 1:
+        gathered: list[Answers] = [found] * world
+        torch.distributed.all_gather_object(gathered, found)
+        order = [np.flatnonzero(np.arange(len(pool)) // batch_size % world == other) for other in range(world)]
+        places = torch.from_numpy(np.argsort(np.concatenate(order)))
+        found = Answers(*(column[places] for column in _joined(gathered)))
     if filtering.classes:
         return found._replace(predicted=torch.tensor(filtering.classes)[found.predicted])
     return found

@@ -1,6 +1,10 @@
 """Filtration by its rules' own words, and its crops and files beside torchvision's and brute force."""
 
 import json
+import multiprocessing
+import os
+import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -257,6 +261,51 @@ def test_from_pool_to_reviewed_set_by_commands(pool, tmp_path, capsys):
     about = json.loads(Path(odd, "filtration.json").read_text())
     assert min(image["highest_confidence"][0] for image in about["images"]) >= round(float(least), 5)
     assert 0 < len(about["images"]) < 23
+
+
+def as_rank(rank, port, words):
+    from lit_robust.cli import main
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sys.exit(main(words))
+
+
+def in_two_ranks(words):
+    """Run a command in two processes, as torchrun would; copies of this one, which has loaded everything."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=as_rank, args=(rank, port, words)) for rank in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(timeout=120)
+    return [one.exitcode for one in both]
+
+
+def test_two_ranks_write_the_bytes_of_one(pool, tmp_path):
+    """23 images in batches of 4: the first rank has three, the second three, of which the last is short."""
+    from lit_robust.cli import main
+
+    where, common = str(tmp_path / "pool"), ["--networks", NETWORKS, "--resize", "null", "--crop", "8"]
+    common += ["--most-confidence", "1", "--workers", "0", "--batch-size", "4"]
+    for kind in ("hard", "transfer"):
+        assert main(["data", "filter", kind, where, str(tmp_path / f"{kind}-1"), *common]) == 0
+        assert in_two_ranks(["data", "filter", kind, where, str(tmp_path / f"{kind}-2"), *common]) == [0, 0]
+    names = ["filtration.json", "review.html", "_info.json"]
+    names += [file.name for file in (tmp_path / "hard-1").glob("*.tar")]
+    assert len(names) > 3
+    for name in names:
+        assert (tmp_path / "hard-1" / name).read_bytes() == (tmp_path / "hard-2" / name).read_bytes(), name
+    one, two = (json.loads((tmp_path / f"transfer-{n}" / "results.json").read_text())["results"] for n in (1, 2))
+    assert one == two
+    # More ranks than batches: the second one has nothing to ask.
+    assert in_two_ranks(["data", "filter", "hard", where, str(tmp_path / "one"), *common[:-1], "64"]) == [0, 0]
+    found, whole = (
+        json.loads((tmp_path / name / "filtration.json").read_text())["images"] for name in ("one", "hard-1")
+    )
+    assert [image["key"] for image in found] == [image["key"] for image in whole]
 
 
 def test_transfer_between_networks_by_command(pool, tmp_path, capsys):

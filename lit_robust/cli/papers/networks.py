@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lit_robust.cli.options import Count
 from lit_robust.cli.papers.runs import Run, overlay, part, recipes, run
+from lit_robust.core.errors import UserError
 
 Networks = Mapping[str, Mapping[str, Any] | None]
 
@@ -41,6 +42,7 @@ NATURAL: Networks = {  # `pretrained` are the library's weights, which are not a
     "deit-small": _net("timm/deit_small_patch16_224", "pretrained"),
     "deit-base": _net("timm/deit_base_patch16_224", "pretrained"),
 }
+FILTERS: Networks = {name: NATURAL[name] for name in ("resnet50", "vgg16", "densenet121", "deit-small")}
 
 
 def shape_tables_1_2(
@@ -134,6 +136,64 @@ def natural_figures_2_8(
         part("data.ImageNetODataModule", {"classes": of_o, "in_distribution": None, **images}),
     ]
     return _tests(output, "figures", callbacks, {"missing": missing, "members": members}, base, data, networks)
+
+
+def natural_transfer(
+    output: Path,
+    /,
+    *,
+    data: str = "data",
+    networks: Networks = FILTERS,
+    filters: Sequence[str] = ("resnet50",),
+    pool: str = "imagenet",
+    split: str = "val",
+    classes: str = "all",
+    resize: Count | None = 256,
+    crop: Count = 224,
+    most_confidence: float = 0.15,
+    per_confusion: Count = 15,
+    workers: int = 8,
+) -> list[Run]:
+    """Hendrycks et al. 2021, section 3: what each stage leaves of a pool, and whether each network's set fools others.
+
+    The pool is to be of images that no network was trained on: those that it was, it filters away itself.
+
+    Args:
+        output: folder of the runs
+        data: root of the pool
+        networks: name of a row to its network: name, num_classes, weights, mean, std; null leaves a row out
+        filters: names of those that filter the set together, whose sizes per stage and review sheet are in hard/
+        pool: its folder below the root
+        split: of the pool
+        classes: all of the networks'; imagenet-a or imagenet-o, those 200; or numbers, as 3,5,8
+        resize: shorter side first, pixels; null for none
+        crop: side of each of the ten crops, pixels
+        most_confidence: an image leaves where a crop gives the true class more, a fraction
+        per_confusion: images of one class that are given one answer, the least confident first
+        workers: processes that decode
+    """
+    used = {name: network for name, network in networks.items() if network is not None}
+    if unknown := [name for name in filters if name not in used]:
+        raise UserError(f"The filter {unknown[0]} is none of the networks {', '.join(used)}: name some of these.")
+    rule: list[object] = [
+        "--split",
+        split,
+        "--classes",
+        classes,
+        "--resize",
+        resize,
+        "--crop",
+        crop,
+        "--workers",
+        workers,
+    ]
+    rule += ["--most-confidence", most_confidence, "--per-confusion", per_confusion]
+    made, where = {kind: output / kind for kind in ("hard", "transfer")}, f"{data}/{pool}"
+    some = {name: used[name] for name in filters}
+    return [
+        run("hard", "data", "filter", "hard", where, made["hard"], "--networks", some, *rule),
+        run("transfer", "data", "filter", "transfer", where, made["transfer"], "--networks", used, *rule),
+    ]
 
 
 def _tests(

@@ -26,7 +26,8 @@ class Run:
 
     Attributes:
         name: of the run, and of its folder.
-        words: the command with its options; one that begins with ``test`` or ``analyze`` is shown on the page.
+        words: the command with its options; what ``test``, ``analyze`` and ``data filter transfer`` measure is shown on
+            the page.
 
     Raises:
         UserError: the name is not that of a folder.
@@ -42,7 +43,7 @@ class Run:
     @property
     def is_test(self) -> bool:
         """Whether it measures something."""
-        return self.words[0] in ("test", "analyze")
+        return self.words[0] in ("test", "analyze") or self.words[:3] == ("data", "filter", "transfer")
 
 
 Paper = Callable[..., list[Run]]
