@@ -1,5 +1,6 @@
 """Measures: a pure function each, and a torchmetrics class around it whose states are sums or kept scores."""
 
+from lit_robust.core.effective_robustness import effective_robustness, fit_line
 from lit_robust.metrics.accuracy import RobustAccuracy, TopKAccuracy, topk_correct
 from lit_robust.metrics.base import among_classes, check_labels
 from lit_robust.metrics.calibration import (
@@ -16,7 +17,6 @@ from lit_robust.metrics.corruption_error import (
     relative_corruption_error,
     summarise,
 )
-from lit_robust.metrics.effective_robustness import effective_robustness, fit_line
 from lit_robust.metrics.error_consistency import ErrorConsistency, error_consistency
 from lit_robust.metrics.ood_detection import OodDetection, ood_score
 from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate, precision_recall

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from statistics import linear_regression
 
 from lit_robust.core.errors import UserError
 
@@ -38,17 +37,17 @@ def fit_line(clean: Sequence[float], shifted: Sequence[float]) -> Line:
         shifted: of the same networks on the shifted set.
 
     Raises:
-        UserError: there are fewer than three networks, or an accuracy has no logit.
+        UserError: there are fewer than three networks, all are alike on the clean set, or an accuracy has no logit.
     """
-    if len(clean) != len(shifted) or len(clean) < 3:
-        raise UserError(f"There are {len(clean)} and {len(shifted)} accuracies: give those of three networks or more.")
-    x = torch.tensor([_logit(value) for value in clean], dtype=torch.float64)
-    y = torch.tensor([_logit(value) for value in shifted], dtype=torch.float64)
-    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
-    intercept = y.mean() - slope * x.mean()
-    left = y - intercept - slope * x
-    deviation = (left.square().sum() / (len(x) - 2)).sqrt()
-    return Line(float(slope), float(intercept), float(deviation), len(x))
+    if len(clean) != len(shifted) or len(clean) < 3 or len(set(clean)) < 2:
+        raise UserError(
+            f"There are {len(clean)} and {len(shifted)} accuracies, {len(set(clean))} of them different: give those of "
+            "three networks or more."
+        )
+    x, y = [_logit(value) for value in clean], [_logit(value) for value in shifted]
+    slope, intercept = linear_regression(x, y)
+    left = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    return Line(slope, intercept, math.sqrt(left / (len(x) - 2)), len(x))
 
 
 def effective_robustness(clean: float, shifted: float, line: Line) -> float:

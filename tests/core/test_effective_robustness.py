@@ -3,11 +3,11 @@ import math
 import pytest
 from scipy.stats import linregress
 
+from lit_robust.core.effective_robustness import effective_robustness, fit_line
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.effective_robustness import effective_robustness, fit_line
 from lit_robust.reference import imagenet_subset, imagenet_wnids, standard_networks
 
-SETS = ["imagenet-r", "imagenet-sketch", "imagenet-v2-matched-frequency"]
+SETS = ["objectnet", "imagenet-r", "imagenet-sketch", "imagenet-v2-matched-frequency"]
 
 
 def logit(value):
