@@ -2,13 +2,14 @@
 
 from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
-from lit_robust.callbacks.category_accuracy import CategoryAccuracy
+from lit_robust.callbacks.category_accuracy import CategoryAccuracy, MergedClassAccuracy
 from lit_robust.callbacks.checkpoints import CheckpointBetweenSteps, SaveOnSignal
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
 from lit_robust.callbacks.cue_examples import CueExamples
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.human_comparison import HumanComparison
 from lit_robust.callbacks.monitors import OverfittingMonitor, Throughput
 from lit_robust.callbacks.ood import OodEvaluation
 from lit_robust.callbacks.paired import PairedDifference
@@ -32,7 +33,9 @@ __all__ = [
     "CueExamples",
     "ErrorConsistencyEvaluation",
     "EvaluationCallback",
+    "HumanComparison",
     "KeepPredictions",
+    "MergedClassAccuracy",
     "OodEvaluation",
     "OverfittingMonitor",
     "PairedDifference",

@@ -1,6 +1,7 @@
-"""Accuracy among categories of classes, on images whose labels are classes."""
+"""Accuracy among categories of classes, and where several classes count as one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,8 +11,10 @@ from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result
+from lit_robust.metrics import TopKAccuracy
+from lit_robust.metrics.base import on_device
 from lit_robust.metrics.shape_bias import category_probabilities
-from lit_robust.reference import imagenet_categories
+from lit_robust.reference import imagenet_categories, imagenet_wnids, objectnet_classes
 
 RULES = ("class", "mean")
 
@@ -88,3 +91,69 @@ class CategoryAccuracy(EvaluationCallback):
         self, name: str, row: Tensor, column: int, protocol: Mapping[str, object], facets: Mapping[str, object]
     ) -> Result:
         return self.share(name, int(row[column]) / int(row[2]), protocol, int(row[2]), facets)
+
+
+class MergedClassAccuracy(EvaluationCallback):
+    """Top-1 and top-5 accuracy where several classes count as one, such as those of a folder of ObjectNet.
+
+    The logit of each is the highest of its classes', and no other class's counts (modestyachts/imagenet-testbed
+    ``objectnet.py``, where an answer is right that is any class of the folder). On ImageNet's validation images it is
+    what an accuracy on ObjectNet is compared with: the same classes, merged alike (``val-on-objectnet-classes``).
+
+    Args:
+        dataset: name of the test loader, whose labels are places among the merged classes, as `ShiftDataModule` gives
+            them for folders; or ImageNet's classes, of which those of ObjectNet are taken.
+    """
+
+    needs_categories = None
+
+    def __init__(self, dataset: str = "objectnet") -> None:
+        super().__init__(dataset)
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the sums to zero.
+
+        Raises:
+            UserError: the set has neither merged classes nor ImageNet's.
+        """
+        known = described.protocol.get("num_classes")
+        if not described.categories and known not in (None, len(imagenet_wnids())):
+            raise UserError(
+                f"{self.dataset} has {known} classes, and ObjectNet's are among ImageNet's 1,000: evaluate a set of "
+                "those, or one whose classes merge."
+            )
+        self.merged = [tuple(classes) for classes in (described.categories or objectnet_classes()).values()]
+        self.place = {number: place for place, members in enumerate(self.merged) for number in members}
+        self.metric = TopKAccuracy((1, 5)).to(module.device)
+        self.among_all = TopKAccuracy((1,)).to(module.device)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count the images of the merged classes."""
+        labels = batch.label
+        if not self.described.categories:
+            places = torch.tensor([self.place.get(label, -1) for label in labels.tolist()], device=labels.device).long()
+            logits, labels = logits[places >= 0], places[places >= 0]
+        chosen = torch.stack([logits[:, on_device(classes, logits.device)].amax(1) for classes in self.merged], 1)
+        self.metric.update(chosen, labels)
+        # Whether the highest of all logits is one of those, too.
+        others = logits.index_fill(1, on_device(tuple(self.place), logits.device), -torch.inf).amax(1, keepdim=True)
+        self.among_all.update(torch.cat([chosen, others], 1), labels)
+
+    def compute(self) -> list[Result]:
+        """Return ``top1``, ``top5`` and ``top1_all_classes``; on ImageNet ``top1_objectnet_classes`` alone."""
+        top1, top5 = self.metric.compute().tolist()
+        protocol = {"number_of_categories": len(self.merged), "rule": "the highest logit of the merged classes"}
+        if self.described.categories:
+            facets = {"measure": "top1", "classes": "all"}
+            everything = float(self.among_all.compute())
+            return [
+                self.share("top1", top1, protocol),
+                self.share("top5", top5, protocol),
+                self.share("top1_all_classes", everything, {"number_of_categories": len(self.merged)}, facets=facets),
+            ]
+        with self.metric.sync_context():
+            counted = int(self.metric.total)
+        facets = {"measure": "top1", "classes": "objectnet"}
+        result = self.share("top1_objectnet_classes", top1, protocol, counted, facets=facets)
+        # How many images of these classes the whole set has, nobody counted.
+        return [replace(result, protocol={k: v for k, v in result.protocol.items() if k != "full_count"})]

@@ -30,7 +30,7 @@ from lit_robust.metrics.corruption_error import (
 from lit_robust.metrics.intervals import Draws
 from lit_robust.metrics.resampling import corruption_draws
 from lit_robust.reference import imagenet_wnids
-from lit_robust.reference.corruption_baselines import BaselineName, benchmark_corruptions, corruption_baseline
+from lit_robust.reference.corruption_baselines import BaselineName, benchmark_of, corruption_baseline
 
 CLEAN = "imagenet"
 OF_BASELINE = ("mce", "relative_mce", "ce")  # Measures in units of the baseline's errors.
@@ -254,7 +254,7 @@ def of_its_cells(metric: str, corruption: str | None, protocol: Mapping[str, Any
     """
     told = dict(protocol)
     extra, absent = told.pop("extra_shards_sha256", None), told.pop("lacking_cells", None)
-    benchmark = benchmark_corruptions()
+    benchmark = benchmark_of(cell.split("/")[0] for cell in told.get("cells", ()))
     is_extra = metric == EXTRA_MEAN or (corruption is not None and corruption not in benchmark)
     if is_extra and extra is not None:
         told["shards_sha256"] = extra
@@ -271,5 +271,6 @@ def _counted(metric: str, facets: Mapping[str, Any], counts: dict[str, int]) -> 
         return counts[cell_name(facets["corruption"], facets["severity"])]
     if "corruption" in facets:
         return sum(count for cell, count in counts.items() if cell.split("/")[0] == facets["corruption"])
-    of_benchmark = sum(count for cell, count in counts.items() if cell.split("/")[0] in benchmark_corruptions())
+    benchmark = benchmark_of(cell.split("/")[0] for cell, count in counts.items() if count)
+    of_benchmark = sum(count for cell, count in counts.items() if cell.split("/")[0] in benchmark)
     return sum(counts.values()) - of_benchmark if metric == EXTRA_MEAN else of_benchmark

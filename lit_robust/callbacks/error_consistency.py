@@ -4,7 +4,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -29,13 +29,17 @@ _FORMS = (("subj", "imagename", "object_response"), ("model", "image", "decision
 def image_stem(name: str) -> str:
     """Return what tells an image from others in a sample's key or in a published file name.
 
-    Published names have a prefix for each trial, which ends in an underscore.
+    Published names have a prefix for each trial, which ends in an underscore; those of ImageNet's images have one more,
+    behind the WordNet id.
 
     Example:
         >>> image_stem("0001_s5n_dnn_0_airplane_00_airplane1-bicycle2.png"), image_stem("airplane/airplane1-bear2")
         ('airplane1-bicycle2', 'airplane1-bear2')
+        >>> image_stem("0001_nse_s01_0.03_elephant_10_n02504458_7209.png")
+        'n02504458_7209'
     """
-    return name.rsplit("/", 1)[-1].split(".")[0].rsplit("_", 1)[-1]
+    parts = PurePosixPath(name).stem.split("_")
+    return "_".join(parts[-2:] if re.fullmatch(r"n\d{8}", parts[-2:][0]) else parts[-1:])
 
 
 def read_decisions(place: Path) -> dict[str, dict[str, str]]:

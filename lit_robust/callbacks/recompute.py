@@ -11,9 +11,11 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
+from lit_robust.callbacks.category_accuracy import MergedClassAccuracy
 from lit_robust.callbacks.corruption import CLEAN, CorruptionEvaluation
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation, read_decisions
 from lit_robust.callbacks.evaluation import EvaluationCallback
+from lit_robust.callbacks.human_comparison import HumanComparison
 from lit_robust.callbacks.ood import OodEvaluation, Score
 from lit_robust.callbacks.predictions import ANSWER, KeptSet, read_kept
 from lit_robust.callbacks.results_file import ResultsFile
@@ -277,6 +279,10 @@ def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
         UserError: a score needs logits, and probabilities were kept.
     """
     described, name = kept.described, kept.described.name
+    if "number_of_categories" in described.protocol:
+        return [MergedClassAccuracy(name)]
+    if described.categories and described.groups:  # A set of model-vs-human's.
+        return [HumanComparison(choices.decisions, name, choices.aggregation)] if choices.decisions else []
     if described.categories:
         found: list[EvaluationCallback] = [ShapeBiasEvaluation(name, choices.aggregation, examples=0)]
         if choices.decisions is not None:

@@ -88,6 +88,7 @@ def data_shard(
         "imagenet-a",
         "imagenet-o",
         "cue-conflict",
+        "human-stimuli",
     ] = "auto",
     labels: Literal["auto", "sorted", "imagenet"] = "auto",
     label_file: Path | None = None,

@@ -52,6 +52,7 @@ FACETS: Mapping[str, type] = {
     "category": str,
     "decision": str,
     "observer": str,
+    "condition": str,
     "score": str,
     "classes": str,
     "variant": str,

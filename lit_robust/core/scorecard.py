@@ -8,7 +8,7 @@ from lit_robust.core.results import Result
 
 CLEAN, ADVERSARIAL, AUTOATTACK, CORRUPTED, NATURAL, RENDITIONS = "clean", "adversarial", "autoattack", "mce", "a", "r"
 OUTLIERS, CALIBRATION, SHAPE, MEMORY = "o_aupr", "calibration_error", "shape_bias", "memory"
-OTHER_SETS = ("stylized-imagenet", "imagenet-a", "imagenet-o", "imagenet-r", "cue-conflict")
+OTHER_SETS = ("stylized-imagenet", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet", "cue-conflict")
 Strength = tuple[str, float]
 """Norm and eps of an attack."""
 

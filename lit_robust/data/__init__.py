@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_robust.data.derived import DerivedDataModule as DerivedDataModule
     from lit_robust.data.derived import StimulusDataModule as StimulusDataModule
     from lit_robust.data.folders import ImageFolderDataModule as ImageFolderDataModule
+    from lit_robust.data.human_stimuli import HumanStimuliDataModule as HumanStimuliDataModule
     from lit_robust.data.imagenet import ImageNetDataModule as ImageNetDataModule
     from lit_robust.data.imagenet import RestrictedImageNetDataModule as RestrictedImageNetDataModule
     from lit_robust.data.imagenet import StylizedImageNetDataModule as StylizedImageNetDataModule
@@ -32,6 +33,7 @@ FILES = {
     "CueConflictDataModule": "cue_conflict",
     "DerivedDataModule": "derived",
     "EvaluationCrop": "loading.transforms",
+    "HumanStimuliDataModule": "human_stimuli",
     "ImageFolderDataModule": "folders",
     "ImageNetADataModule": "imagenet_a_and_o",
     "ImageNetCDataModule": "imagenet_c",

@@ -5,13 +5,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
 from lit_robust.core.batch import EvaluationSet
-from lit_robust.core.errors import DataError, UserError, check_count
+from lit_robust.core.errors import DataError, UserError, check_choice, check_count
 from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import Request
@@ -21,6 +22,7 @@ from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import ShardDataModule, SingleSetDataModule, check_classes, check_stage
 from lit_robust.data.packing.corrupting import CELLS, PUBLISHED, cells_there, chosen_cells, is_extra, lacking
 from lit_robust.data.settings import check_name
+from lit_robust.reference.corruption_baselines import FAMILIES
 from lit_robust.shards.info import GENERATED, read_info
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, CORRUPTIONS, SEVERITIES
 from lit_robust.stimuli.corruptions import FrostPictures, corrupt
@@ -34,34 +36,40 @@ log = logging.getLogger(__name__)
 class ImageNetCDataModule(SingleSetDataModule):
     """Shards in ``<root>/imagenet-c/<corruption>/<severity>/``, split ``val``; one test loader, ``imagenet-c``.
 
-    A sample's group is its cell, ``5 * corruption + severity - 1`` in the order of ``ALL_CORRUPTIONS``. The images are
-    224 px files and are never resized (hendrycks/robustness ``ImageNet-C/test.py`` crops the centre, which is all).
+    A sample's group is its cell, ``5 * corruption + severity - 1`` in the order of the benchmark's corruptions. The
+    images are 224 px files and are never resized (hendrycks/robustness ``ImageNet-C/test.py`` crops their centre).
 
     Images that this suite corrupted are not ImageNet-C's: shards of `lit-robust data corrupt` are refused under this
     name and belong into another folder, ``imagenet-c-like``, which ``name`` then says.
 
+    ImageNet-C-bar, ImageNet-3DCC and Tiny-ImageNet-C have this form, too: their folder is the ``name``.
+
     Attributes:
         corruptions: names; the paper's 15 by default. The extra four are speckle_noise, gaussian_blur, spatter,
-            saturate. Null for those of the 19 that are there.
+            saturate. ``imagenet-c-bar`` for its 10, ``imagenet-3dcc`` for its 12. Null for those of the 19 that are
+            there.
         severities: 1 to 5. Null for those that are there.
         subset: file with the name of one image a line, to which every cell is restricted, such as RobustBench's 5,000
             (``robustbench/data/imagenet_test_image_ids.txt``); folders and extensions do not matter. Null for all.
     """
 
-    corruptions: Sequence[str] | None = CORRUPTIONS
+    corruptions: Literal["imagenet-c-bar", "imagenet-3dcc"] | Sequence[str] | None = CORRUPTIONS
     severities: Sequence[int] | None = SEVERITIES
     subset: Path | None = None
     name: str = field(default=PUBLISHED, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.split_name, self.groups = "val", CELLS
+        self.split_name = "val"
         self.crop = EvaluationCrop(resize=None, crop=None)
         self.takes_what_is_there = self.corruptions is None or self.severities is None
-        self.cells = chosen_cells(
-            ALL_CORRUPTIONS if self.corruptions is None else self.corruptions,
-            SEVERITIES if self.severities is None else self.severities,
-        )
+        family, named = ALL_CORRUPTIONS, self.corruptions
+        if isinstance(named, str):
+            check_choice("corruptions", named, FAMILIES)
+            family = named = FAMILIES[named]
+        self.groups = chosen_cells(family, SEVERITIES, family)
+        severities = SEVERITIES if self.severities is None else self.severities
+        self.cells = chosen_cells(family if named is None else named, severities, family)
 
     def open_samples(self) -> TableSplit:
         """Read the shard index of every cell."""
@@ -74,7 +82,7 @@ class ImageNetCDataModule(SingleSetDataModule):
             check_origin(folder / cell, self.name)
             split = open_table(folder / cell, "val", self.reading)
             found.append(split if kept is None else restrict(split, kept))
-        joined = join_cells(found, [CELLS.index(cell) for cell in cells], cells)
+        joined = join_cells(found, [self.groups.index(cell) for cell in cells], cells)
         absent = lacking(cells, self.cells)
         if not absent:
             return joined

@@ -1,7 +1,7 @@
 """Natural shifts of ImageNet: other pictures of all or some of its classes, read and decided by their protocol."""
 
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
@@ -9,8 +9,9 @@ from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.loading.splits import Split, TableSplit
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.module import SingleSetDataModule
+from lit_robust.data.packing.recognise import read_categories
 from lit_robust.data.settings import check_given
-from lit_robust.reference import imagenet_subset, imagenet_wnids
+from lit_robust.reference import imagenet_subset, imagenet_wnids, objectnet_classes
 
 
 @dataclass(eq=False, repr=False)
@@ -22,9 +23,14 @@ class ShiftDataModule(SingleSetDataModule):
     taken among the set's classes, where it has some of ImageNet's: the others' logits are left out before the softmax
     (hendrycks/imagenet-r ``eval.py``, modestyachts/imagenet-testbed ``class_sublist``).
 
+    Where a folder of images shows several of ImageNet's classes, as in ObjectNet, ``classes`` says which; images in
+    other folders are left out, and `MergedClassAccuracy` takes the highest logit of a folder's classes as the folder's.
+    ObjectNet's images have a border of 1 px, of which imagenet-testbed cuts 2: ``evaluation: {border: 2}``.
+
     Attributes:
-        classes: ``all`` of the network's; the 200 of ``imagenet-a`` or ``imagenet-r``; or ImageNet's class numbers.
-        evaluation: resize and crop.
+        classes: ``all`` of the network's; the 200 of ``imagenet-a`` or ``imagenet-r``; ImageNet's class numbers;
+            ``objectnet``; or a JSON file ``{"folder": [class numbers], ...}``.
+        evaluation: border, resize and crop.
         split: of the shards.
     """
 
@@ -38,20 +44,70 @@ class ShiftDataModule(SingleSetDataModule):
         super().__post_init__()
         check_given("split", self.split)
         self.crop, self.split_name = self.evaluation, self.split
-        self.decided_among = class_numbers(self.classes)
+        self.category_classes = folder_classes(self.classes)
+        self.decided_among = () if self.category_classes else class_numbers(self.classes)
 
     def open_samples(self) -> Split:
         """Read the shard index.
 
         Raises:
-            DataError: a label is not one of the classes.
+            DataError: a label is not one of the classes, or no image lies in one of the folders.
         """
         split = self.open(self.split)
+        if self.category_classes:
+            return label_by_folder(split, list(self.category_classes), self.name)
         if self.decided_among:
             if not isinstance(split, TableSplit):
                 raise UserError(f"The labels of {split.where} cannot be checked in advance: copy the shards to a disk.")
             check_labels(split, self.decided_among, self.name)
         return split
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise a UserError unless the network has the set's classes."""
+        if not self.category_classes:
+            return super().check_classes(num_classes)
+        largest = max(max(members) for members in self.category_classes.values())
+        if largest >= num_classes:
+            raise UserError(
+                f"The network has {num_classes} classes, but the folders of {self.name} name class {largest}: give a "
+                "network of ImageNet's 1,000, or classes another file."
+            )
+
+
+def folder_classes(classes: str | Sequence[int]) -> Mapping[str, tuple[int, ...]]:
+    """Return each folder's classes, for ``objectnet`` or a JSON file; nothing for classes of another form.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if classes == "objectnet":
+        return objectnet_classes()
+    return read_categories(classes) if isinstance(classes, str) and classes.endswith(".json") else {}
+
+
+def label_by_folder(split: Split, folders: Sequence[str], name: str) -> TableSplit:
+    """Return the images that lie in some folders, labelled with their folders' places.
+
+    Raises:
+        UserError: the set is behind a URL.
+        DataError: none lies in one of them.
+    """
+    if not isinstance(split, TableSplit):
+        raise UserError(f"The folders of {split.where} are not known in advance: copy the shards to a disk.")
+    places = {folder: place for place, folder in enumerate(folders)}
+    found = [places.get((split.table.key(row).split("/")[-2:-1] or [""])[0], -1) for row in range(len(split))]
+    labels = np.array(found, dtype=np.int64)
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise DataError(
+            f"No image of {split.where} lies in one of {name}'s {len(folders)} folders, such as {folders[0]}: pack the "
+            "folders as they were published, by `lit-robust data shard --labels sorted`."
+        )
+    table = split.table.select(kept).relabel(labels[kept])
+    outside = len(split) - len(kept)
+    told = {"outside_the_classes": outside} if outside else {}
+    protocol = {**split.protocol, "number_of_categories": len(folders), **told}
+    return replace(split, table=table, protocol=protocol, num_classes=None, class_names=tuple(folders))
 
 
 def class_numbers(classes: str | Sequence[int]) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from lit_robust.reference.corruption_baselines import (
     BaselineName,
     CorruptionBaseline,
     benchmark_corruptions,
+    benchmark_of,
     corruption_baseline,
     known_corruptions,
 )
@@ -126,7 +127,7 @@ def cell_name(corruption: str, severity: int) -> str:
 
 
 def check_cells(cells: Iterable[str]) -> None:
-    """Raise a UserError where a cell's corruption is not one of the 19, or its severity not 1 to 5."""
+    """Raise a UserError where a cell's corruption is not known, or its severity not 1 to 5."""
     for cell in cells:
         corruption, _, severity = cell.partition("/")
         check_choice(f"The corruption of the cell {cell!r}", corruption, known_corruptions())
@@ -155,7 +156,8 @@ def summarise(
     Returns:
         - ``mce``, the mean corruption error over the 15 benchmark corruptions, and ``relative_mce``: only where all
           75 cells were tested;
-        - ``mean_accuracy`` over those 75 cells, else ``mean_accuracy_of_tested_cells``, over those of them there are;
+        - ``mean_accuracy`` over those 75 cells, or all of ImageNet-C-bar's or ImageNet-3DCC's, else
+          ``mean_accuracy_of_tested_cells``, over those of them there are;
         - ``mean_accuracy_of_extra_corruptions``, over what there is of the four extra ones, which enter no other mean;
         - ``ce_<corruption>`` and ``top1_<corruption>``: of a corruption tested at all five severities;
         - ``top1_<corruption>_<severity>``.
@@ -173,7 +175,7 @@ def summarise(
     }
     units = {} if baseline is None else baseline.mean_errors
     errors = {name: error_ratio(1 - mean, units[name]) for name, mean in means.items() if name in units}
-    benchmark = benchmark_corruptions()
+    benchmark = benchmark_of(corruptions)
     found: dict[str, float] = {}
     if all(name in errors for name in benchmark):
         found["mce"] = sum(errors[name] for name in benchmark) / len(benchmark)

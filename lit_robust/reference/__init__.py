@@ -6,13 +6,18 @@
   as in rgeirhos/texture-vs-shape ``code/helper/human_categories.py``.
 - ``imagenet_subsets.json``: the 200 classes of ImageNet-A and those of ImageNet-O, as in
   hendrycks/natural-adv-examples ``eval_many_models.py``; those of ImageNet-R, as in hendrycks/imagenet-r ``eval.py``.
+- ``objectnet.json``: the 113 folders of ObjectNet that show classes of ImageNet, and these, 125 in all, as in the
+  metadata of modestyachts/imagenet-testbed and mlfoundations/wise-ft, which agree.
+- ``human_sets.json``: the 17 sets of bethgelab/model-vs-human, their conditions (``datasets/experiments.py``), and
+  those that enter no mean, as they are not distorted or people are right in less than 20 % (``plotting/plot.py``).
 - ``restricted_imagenet.json``: the first and last ImageNet class of the 9 super-classes of Restricted ImageNet, in
   their order (Engstrom et al. 2019, table 1).
 - ``imagenet_c_alexnet.csv``: AlexNet's errors on ImageNet-C; its sources and loader are in ``corruption_baselines.py``.
 - ``published/imagenet_testbed_standard.csv``: accuracies of 85 networks that Taori et al. 2020 call standard training
   (modestyachts/imagenet-testbed ``robustness_top1s.csv``, ``model_types.py``): those at least 55 % right on ImageNet,
   without its own training runs (``aws``, ``batch64``, subsampled); ``imagenet_of_r`` is ImageNet's images of
-  ImageNet-R's classes. A network without a value in a column is left out of that column's line.
+  ImageNet-R's classes, ``imagenet_of_objectnet`` of ObjectNet's. A network without a value in a
+  column is left out of that column's line.
 - ``published/``: other published values of networks, a file a source, which each file names.
 """
 
@@ -33,11 +38,15 @@ __all__ = [
     "CorruptionBaseline",
     "benchmark_corruptions",
     "corruption_baseline",
+    "human_axis",
+    "human_conditions",
+    "human_sets",
     "imagenet_categories",
     "imagenet_names",
     "imagenet_subset",
     "imagenet_wnids",
     "known_corruptions",
+    "objectnet_classes",
     "restricted_imagenet",
     "standard_networks",
 ]
@@ -75,6 +84,34 @@ def imagenet_subset(name: str) -> tuple[int, ...]:
     return tuple(subsets[name])
 
 
+@cache
+def objectnet_classes() -> dict[str, tuple[int, ...]]:
+    """Return the 113 folders of ObjectNet that show classes of ImageNet, in alphabetical order, each with these."""
+    return {name: tuple(classes) for name, classes in json.loads(_read("objectnet.json")).items()}
+
+
+def human_sets() -> tuple[str, ...]:
+    """Return the names of the 17 sets that people decided on (Geirhos et al. 2021)."""
+    return tuple(json.loads(_read("human_sets.json")))
+
+
+def human_conditions(name: str, in_mean: bool = False) -> tuple[str, ...]:
+    """Return the conditions of one of ``human_sets`` in their order; none where it has one, or for another set.
+
+    Args:
+        name: of the set.
+        in_mean: only those that enter the published means.
+    """
+    told = json.loads(_read("human_sets.json")).get(name, {})
+    left_out = told.get("left_out", ()) if in_mean else ()
+    return tuple(condition for condition in told.get("conditions", ()) if condition not in left_out)
+
+
+def human_axis(name: str) -> str:
+    """Return what the conditions of one of ``human_sets`` are, with the unit; empty where it has one."""
+    return str(json.loads(_read("human_sets.json")).get(name, {}).get("axis", ""))
+
+
 def restricted_imagenet() -> dict[str, range]:
     """Return the 9 super-classes of Restricted ImageNet in their order, each with its ImageNet classes."""
     ranges = json.loads(_read("restricted_imagenet.json"))
@@ -85,9 +122,10 @@ def standard_networks(dataset: str, clean: str = "imagenet") -> tuple[tuple[str,
     """Return networks with standard training: name, accuracy on ``clean``, accuracy on ``dataset``, as fractions.
 
     Args:
-        dataset: ``imagenet-a``, ``imagenet-r``, ``imagenet-sketch`` or one of ``imagenet-v2-matched-frequency``,
-            ``imagenet-v2-threshold-0.7`` and ``imagenet-v2-top-images``.
-        clean: ``imagenet``; or ``imagenet_of_a`` or ``imagenet_of_r``, its images of those sets' classes.
+        dataset: ``imagenet-a``, ``imagenet-r``, ``imagenet-sketch``, ``objectnet`` or one of
+            ``imagenet-v2-matched-frequency``, ``imagenet-v2-threshold-0.7`` and ``imagenet-v2-top-images``.
+        clean: ``imagenet``; or ``imagenet_of_a``, ``imagenet_of_r`` or ``imagenet_of_objectnet``, its images of those
+            sets' classes.
 
     Raises:
         UserError: there is no such set.

@@ -9,7 +9,7 @@
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -20,6 +20,37 @@ from lit_robust.core.errors import check_choice
 BaselineName = Literal["imagenet-c", "robustbench-5000"]
 _IMAGES: Mapping[BaselineName, int] = {"imagenet-c": 50_000, "robustbench-5000": 5_000}
 SEVERITIES = (1, 2, 3, 4, 5)
+# Other benchmarks of ImageNet-C's form, each with the corruptions of its mean: those of facebookresearch/
+# augmentation-corruption ``imagenet_c_bar/imagenet_c_bar.csv`` (Mintun et al. 2021), and of EPFL-VILAB/
+# 3DCommonCorruptions ``tools/download_imagenet_3dcc.sh`` (Kar et al. 2022). AlexNet's errors on them are not published.
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "imagenet-c-bar": (
+        "blue_noise_sample",
+        "brownish_noise",
+        "caustic_refraction",
+        "checkerboard_cutout",
+        "cocentric_sine_waves",  # So they spell it.
+        "inverse_sparkles",
+        "perlin_noise",
+        "plasma_noise",
+        "single_frequency_greyscale",
+        "sparkles",
+    ),
+    "imagenet-3dcc": (
+        "near_focus",
+        "far_focus",
+        "fog_3d",
+        "flash",
+        "color_quant",
+        "low_light",
+        "xy_motion_blur",
+        "z_motion_blur",
+        "iso_noise",
+        "bit_error",
+        "h265_abr",
+        "h265_crf",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +111,19 @@ def benchmark_corruptions() -> tuple[str, ...]:
     return tuple(row["corruption"] for row in _rows(_IMAGES["imagenet-c"]) if row["kind"] == "benchmark")
 
 
+def benchmark_of(corruptions: Iterable[str]) -> tuple[str, ...]:
+    """Return the corruptions of the mean of the benchmark that some corruptions are of: ImageNet-C's 15, or another's.
+
+    Example:
+        >>> len(benchmark_of(["fog"])), len(benchmark_of(["fog_3d"]))
+        (15, 12)
+    """
+    some = set(corruptions)
+    return next((family for family in FAMILIES.values() if some & set(family)), benchmark_corruptions())
+
+
 @cache
 def known_corruptions() -> tuple[str, ...]:
-    """Return the benchmark's 15 corruptions and the four extra ones."""
-    return tuple(row["corruption"] for row in _rows(_IMAGES["imagenet-c"]))
+    """Return ImageNet-C's 15 corruptions and the four extra ones, then those of the other benchmarks."""
+    own = [row["corruption"] for row in _rows(_IMAGES["imagenet-c"])]
+    return (*own, *(name for family in FAMILIES.values() for name in family))

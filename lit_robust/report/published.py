@@ -38,6 +38,11 @@ def published_names() -> list[str]:
     return list(_content()[NETWORKS])
 
 
+def published_title(name: str) -> str:
+    """Return what to call one of ``published_names`` before a reader."""
+    return str(_content()[NETWORKS][name]["title"])
+
+
 def published_results(name: str) -> list[Result]:
     """Return all published values of a network, those of one measure one after another.
 
@@ -145,7 +150,7 @@ def published_runs(names: Sequence[str], runs: Sequence[Run]) -> list[Run]:
     if list(names) == [ALL]:
         shared = {name: [r for r in found if is_detail(r) or _shares(r, columns)] for name, found in rows.items()}
         rows = {name: found for name, found in shared.items() if any(_shares(r, columns) for r in found)}
-    titles = [_content()[NETWORKS][name]["title"] for name in rows]
+    titles = [published_title(name) for name in rows]
     taken = [run.label for run in runs]
     labels = unique_labels([*taken, *titles], [Path()] * (len(taken) + len(titles)))[len(taken) :]
     return [

@@ -9,9 +9,12 @@ from lit_robust.report.cues import cue_examples, cue_table
 from lit_robust.report.differences import difference_table
 from lit_robust.report.gallery import gallery
 from lit_robust.report.html import legend, memory_models, record, results_table
+from lit_robust.report.humans import ranking, ranking_html
 from lit_robust.report.plots.accuracy import accuracy_plots
+from lit_robust.report.plots.conditions import condition_plots
 from lit_robust.report.plots.corruptions import corruption_error_plots, heat_maps
 from lit_robust.report.plots.drawing import Plot
+from lit_robust.report.plots.effective import effective_plots
 from lit_robust.report.plots.precision_recall import precision_recall_plots
 from lit_robust.report.plots.shape_bias import shape_bias_plots
 from lit_robust.report.runs import Run
@@ -53,6 +56,8 @@ def set_sections(runs: Sequence[Run]) -> list[Section]:
         *shape_bias_plots(found),
         *corruption_error_plots(found),
         *precision_recall_plots(found),
+        *condition_plots(found),
+        *effective_plots(found),
     ]
     sections = []
     for title, names in _names(runs).items():
@@ -125,6 +130,12 @@ def difference_section(runs: Sequence[Run]) -> list[Section]:
     return [Section("On the same images", "run against run", inside)] if inside else []
 
 
+def people_section(runs: Sequence[Run]) -> list[Section]:
+    """Return the networks ranked by how near their decisions are to people's."""
+    rows = ranking(runs)
+    return [Section("Nearness to people", "a ranking", ranking_html(rows))] if rows else []
+
+
 def memory_section(runs: Sequence[Run]) -> list[Section]:
     """Return the settings of the memory models among the runs."""
     inside = memory_models(runs)
@@ -142,6 +153,7 @@ SECTIONS: tuple[Callable[[Sequence[Run]], list[Section]], ...] = (
     difference_section,
     cue_section,
     study_sections,
+    people_section,
     memory_section,
     record_section,
 )

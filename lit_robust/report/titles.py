@@ -18,10 +18,13 @@ DATASETS = {
     "imagenet-v2-matched-frequency": "ImageNet-V2, matched frequency",
     "imagenet-v2-threshold-0.7": "ImageNet-V2, threshold 0.7",
     "imagenet-v2-top-images": "ImageNet-V2, top images",
+    "objectnet": "ObjectNet",
+    "imagenet-c-bar": "ImageNet-C\N{COMBINING MACRON}",
+    "imagenet-3dcc": "ImageNet-3DCC",
     "cue-conflict": "Cue conflict",
 }
 # Anyone may call a folder so; the toy data do. Sets without a number of their own have ImageNet's 1,000 classes.
-CLASSES = {"restricted-imagenet": 9, "cue-conflict": None}
+CLASSES = {"restricted-imagenet": 9, "objectnet": None, "cue-conflict": None}
 METRICS = {
     "top1": "Top-1 accuracy",
     "top1_difference": "Top-1 accuracy beyond the other run's",
@@ -30,6 +33,7 @@ METRICS = {
     "top1_imagenet_a_classes": "Top-1 accuracy, ImageNet-A's classes",
     "top1_imagenet_o_classes": "Top-1 accuracy, ImageNet-O's classes",
     "top1_imagenet_r_classes": "Top-1 accuracy, ImageNet-R's classes",
+    "top1_objectnet_classes": "Top-1 accuracy, ObjectNet's classes",
     "mce": "mCE",
     "relative_mce": "Relative mCE",
     "mean_accuracy": "Mean accuracy",
@@ -40,6 +44,10 @@ METRICS = {
     "rms_calibration_error_published": "RMS calibration error, as published",
     "ece": "ECE",
     "aurra": "AURRA",
+    "accuracy_among_categories": "Accuracy among categories",
+    "accuracy_difference": "Accuracy difference from people, squared",
+    "observed_consistency": "Observed consistency with people",
+    "error_consistency": "Error consistency with people",
     "shape_bias": "Shape bias",
     "accuracy_without_conflict": "Accuracy without conflict",
     "shape_decisions": "Shape decisions",
@@ -52,8 +60,18 @@ NORM_TITLES = {"l2": "L2", "linf": "L\N{INFINITY}", "l1": "L1"}
 THREATS = ("white-box", "memory-surrogate", "gray-box", "black-box")
 USUAL = {"threat_model": "white-box", "score": "max_softmax"}  # No title says so.
 # Axes whose values say by themselves what they are.
-SPEAKING = ("threat_model", "corruption", "category", "observer", "score", "classes", "decision", "variant")
-DETAILS = ("category", "corruption", "layer", "unit")  # Axes with many values, which belong into figures.
+SPEAKING = (
+    "threat_model",
+    "corruption",
+    "category",
+    "observer",
+    "score",
+    "classes",
+    "decision",
+    "variant",
+    "condition",
+)
+DETAILS = ("category", "condition", "corruption", "layer", "unit")  # Axes with many values, which belong into figures.
 UNDEFINED = "undefined"
 
 

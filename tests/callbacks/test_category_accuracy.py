@@ -4,9 +4,10 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 
-from lit_robust.callbacks.category_accuracy import CategoryAccuracy
+from lit_robust.callbacks.category_accuracy import CategoryAccuracy, MergedClassAccuracy
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
+from lit_robust.reference import objectnet_classes
 
 CATEGORIES = {"cat": [0, 1], "dog": [2, 3, 4], "knife": [6]}
 
@@ -58,3 +59,44 @@ def test_categories_without_classes_of_their_own_are_refused(categories):
 
 def test_by_default_they_are_the_sixteen():
     assert len(CategoryAccuracy("silhouettes").categories) == 16
+
+
+def merged(logits, labels, described):
+    evaluation = MergedClassAccuracy(described.name)
+    evaluation.described = described
+    evaluation.prepare(LightningModule(), described)
+    for row, label in zip(logits, labels, strict=True):
+        one = torch.ones(1, dtype=torch.bool)
+        batch = Batch(torch.zeros(1, 3, 2, 2), torch.tensor([label]), torch.zeros(1).long(), one)
+        evaluation.update(LightningModule(), batch, row[None])
+    return {result.metric: result for result in evaluation.compute()}
+
+
+def test_merged_classes_are_right_where_any_of_them_is():
+    """As imagenet-testbed's ``objectnet_accuracy``: among the listed logits the best is one of the folder's."""
+    random = torch.Generator().manual_seed(3)
+    logits = torch.randn(400, 1000, generator=random).double()
+    labels = torch.randint(113, (400,), generator=random).tolist()
+    folders = list(objectnet_classes().values())
+    for row, label in zip(logits, labels, strict=True):  # So that some are right.
+        row[folders[label][-1]] += 2.5
+    listed = [number for members in folders for number in members]
+    best = [listed[int(row[listed].argmax())] for row in logits]
+    right = [answer in folders[label] for answer, label in zip(best, labels, strict=True)]
+    anywhere = [int(row.argmax()) in folders[label] for row, label in zip(logits, labels, strict=True)]
+    found = merged(logits, labels, EvaluationSet("objectnet", 400, {}, categories=objectnet_classes()))
+    assert found["top1"].value == sum(right) / 400
+    assert found["top1_all_classes"].value == sum(anywhere) / 400
+    assert 0 < sum(anywhere) < sum(right) < 400 * found["top5"].value < 400
+    # The same answers to images of ImageNet, of which those of other classes do not count.
+    numbers = [folders[label][0] for label in labels]
+    more = torch.cat([logits, logits[:7]])
+    on_imagenet = merged(more, [*numbers, *[0] * 7], EvaluationSet("imagenet", 407, {"num_classes": 1000}))
+    assert list(on_imagenet) == ["top1_objectnet_classes"]
+    value = on_imagenet["top1_objectnet_classes"]
+    assert (value.value, value.count) == (sum(right) / 400, 400)
+
+
+def test_objectnets_classes_are_not_those_of_other_sets():
+    with pytest.raises(UserError, match="imagenet has 26 classes, and ObjectNet's are among"):
+        merged(torch.zeros(1, 26), [0], EvaluationSet("imagenet", 1, {"num_classes": 26}))

@@ -70,7 +70,7 @@ def test_imagenet_c_is_one_loader_whose_samples_carry_their_cell(tmp_path):
     described = module.evaluation_sets["imagenet-c"]
     names = [described.groups[group] for group in found["group"].tolist()]
     assert names == ["fog/2"] * 3 + ["fog/5"] * 3 + ["saturate/2"] * 3 + ["saturate/5"] * 3
-    assert described.groups == CELLS
+    assert tuple(described.groups) == CELLS
     assert len(CELLS) == 95
     assert found["label"].tolist() == [7, 8, 9] * 4
     assert found["image"][:, 0, 0, 0].tolist() == [0, 1, 2] * 4
@@ -129,6 +129,19 @@ def test_imagenet_c_is_restricted_to_a_file_of_names(tmp_path):
     names.write_text("ILSVRC2012_val_00000009\n")
     with pytest.raises(DataError, match="lacks 1 of the subset's 1 images, the first is ILSVRC2012_val_00000009"):
         ready(ImageNetCDataModule(tmp_path, ["fog"], [1], subset=names, **SMALL))
+
+
+def test_benchmarks_of_imagenet_cs_form(tmp_path):
+    for cell in ("sparkles/1", "sparkles/4"):
+        write(tmp_path / "imagenet-c-bar" / cell, "val", [0, 1])
+    module = ImageNetCDataModule(tmp_path, "imagenet-c-bar", None, name="imagenet-c-bar", **SMALL)
+    found = loaded(ready(module))
+    groups = module.evaluation_sets["imagenet-c-bar"].groups
+    assert len(groups) == 50
+    assert [groups[group] for group in found["group"].tolist()] == ["sparkles/1"] * 2 + ["sparkles/4"] * 2
+    assert "48 of 50 cells are not there" in module.evaluation_sets["imagenet-c-bar"].protocol["lacking_cells"]
+    with pytest.raises(UserError, match="corruptions is 'imagenet-c-baz', did you mean imagenet-c-bar"):
+        ImageNetCDataModule(tmp_path, "imagenet-c-baz")
 
 
 def test_generated_images_cannot_pass_for_imagenet_c(tmp_path):

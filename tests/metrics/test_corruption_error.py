@@ -10,7 +10,7 @@ import torch
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.metrics import CorruptionError, corruption_error, error_ratio, relative_corruption_error, summarise
-from lit_robust.reference.corruption_baselines import benchmark_corruptions, corruption_baseline
+from lit_robust.reference.corruption_baselines import FAMILIES, benchmark_corruptions, corruption_baseline
 
 # RobustBench model_info/imagenet/corruptions/unaggregated_results.csv, 5,000 images a cell; here by network and row.
 ROBUSTBENCH = Path(__file__).parent / "imagenet_c_robustbench.csv"
@@ -119,6 +119,19 @@ def test_extra_corruptions_enter_no_mean():
     assert {name: found[name] for name in without} == without
     assert found["ce_speckle_noise"] == pytest.approx(0.1 / 0.845388)
     assert found["top1_saturate_4"] == 0.9
+
+
+@pytest.mark.parametrize(("name", "count"), [("imagenet-c-bar", 10), ("imagenet-3dcc", 12)])
+def test_other_benchmarks_have_a_mean_of_their_own(name, count):
+    family = FAMILIES[name]
+    assert len(set(family)) == count
+    cells = {f"{corruption}/{s}": (place + s) / 20 for place, corruption in enumerate(family) for s in range(1, 6)}
+    found = summarise(cells, corruption_baseline("imagenet-c"))
+    assert "mce" not in found
+    assert found["mean_accuracy"] == pytest.approx(sum(cells.values()) / len(cells))
+    some = summarise({cell: value for cell, value in cells.items() if not cell.startswith(family[0])})
+    assert "mean_accuracy" not in some
+    assert "mean_accuracy_of_tested_cells" in some
 
 
 def test_what_can_be_said_of_some_cells():

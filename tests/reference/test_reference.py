@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from importlib.resources import files
 
 from lit_robust.reference import (
     imagenet_categories,
     imagenet_names,
     imagenet_subset,
     imagenet_wnids,
+    objectnet_classes,
     restricted_imagenet,
 )
 
@@ -79,3 +81,25 @@ def test_the_superclasses_of_restricted_imagenet():
         "orangutan",
         "squirrel monkey",
     )
+
+
+def test_the_classes_of_objectnet():
+    classes = objectnet_classes()
+    numbers = [number for members in classes.values() for number in members]
+    # imagenet-testbed's ``val-on-objectnet-classes`` has 6,250 images, 50 of each class.
+    assert (len(classes), len(numbers), len(set(numbers)) * 50) == (113, 125, 6250)
+    assert list(classes) == sorted(classes)
+    assert [imagenet_names()[number] for number in classes["alarm_clock"]] == ["analog clock", "digital clock"]
+    # Equal to what the metadata of modestyachts/imagenet-testbed and of mlfoundations/wise-ft give, each by its names.
+    assert digest(classes) == "98eb2b944145228be153fffc6e191d259e183a132874b699755947dfdf1293d9"
+
+
+def test_the_classes_of_imagenet_r():
+    """Equal to hendrycks/imagenet-r ``eval.py``."""
+    assert digest(imagenet_subset("imagenet-r")) == "1bfdbfb1fe9bc564aa1c2689aa671d2012ea061448008bc3eee919321bbd755a"
+
+
+def test_the_testbeds_accuracies():
+    """Each of the 85 networks has robustness_top1s.csv's values, as fractions of four digits."""
+    content = files("lit_robust.reference").joinpath("published/imagenet_testbed_standard.csv").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "63a595e3cba22c3f3321101c1094543c54646563b6420c67fa3824383f57fdb0"

@@ -250,7 +250,7 @@ def test_published_rows_stand_beneath_and_name_their_source(tmp_path):
     assert "ResNet-50 published" in words
     assert "Published: Taori et al. 2020" in words
     assert "none of them was measured here" in words
-    assert words.count("Humans published") == 3  # the card, the table, and how it was measured
+    assert words.count("Humans published") == 4  # the card, the tables of two sets, and how it was measured
     assert "ten observers, pooled" in words
 
 

@@ -46,24 +46,36 @@ class CropError(ValueError):
 
 @dataclass(frozen=True)
 class EvaluationCrop:
-    """Resize the shorter side, then cut out the centre; either may be left out.
+    """Cut off a border, resize the shorter side, then cut out the centre; any may be left out.
 
     Attributes:
         resize: length of the shorter side in pixels; null keeps the image as it is.
         crop: side of the central square in pixels; null keeps the whole image.
+        border: pixels that are cut off each side first, as of ObjectNet's images.
     """
 
     resize: int | None = 256
     crop: int | None = 224
+    border: int = 0
 
     def __post_init__(self) -> None:
+        check_count("border", self.border, 0, LARGEST_SIDE)
         for name, side in (("resize", self.resize), ("crop", self.crop)):
             if side is not None and not 1 <= side <= LARGEST_SIDE:
                 raise UserError(f"{name} is {side}: give 1 to {LARGEST_SIDE:,} px, or null.")
 
     def __call__(self, image: Image) -> Tensor:
-        """Return uint8 ``[3, H, W]`` of an RGB image ``[H, W, 3]``."""
+        """Return uint8 ``[3, H, W]`` of an RGB image ``[H, W, 3]``.
+
+        Raises:
+            CropError: nothing is left within the border.
+        """
         pixels = as_tensor(image)
+        if self.border:
+            height, width = pixels.shape[1:]
+            if min(height, width) <= 2 * self.border:
+                raise CropError(f"is {width} x {height} px, all of it border: set evaluation.border below that.")
+            pixels = pixels[:, self.border : height - self.border, self.border : width - self.border]
         if self.resize is not None:
             height, width = pixels.shape[1:]
             short = min(height, width)
@@ -74,7 +86,8 @@ class EvaluationCrop:
 
     def protocol(self) -> dict[str, object]:
         """Return plain values for the results file."""
-        return {"resize": self.resize, "crop": self.crop, "interpolation": "bilinear with antialias"}
+        border = {"border": self.border} if self.border else {}
+        return {**border, "resize": self.resize, "crop": self.crop, "interpolation": "bilinear with antialias"}
 
 
 @dataclass(frozen=True)

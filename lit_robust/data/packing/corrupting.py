@@ -17,17 +17,24 @@ PUBLISHED = "imagenet-c"
 CELLS = tuple(f"{corruption}/{severity}" for corruption in ALL_CORRUPTIONS for severity in SEVERITIES)
 
 
-def chosen_cells(corruptions: Sequence[str], severities: Sequence[int]) -> list[str]:
+def chosen_cells(
+    corruptions: Sequence[str], severities: Sequence[int], known: Sequence[str] = ALL_CORRUPTIONS
+) -> list[str]:
     """Return the cells of the named corruptions and severities.
+
+    Args:
+        corruptions: names.
+        severities: 1 to 5.
+        known: the names there are; those that can be made by default.
 
     Raises:
         UserError: one is unknown or named twice, or there is none.
     """
     check_given("corruptions", corruptions)
     check_given("severities", severities)
-    for given, known, what in ((corruptions, ALL_CORRUPTIONS, "corruptions"), (severities, SEVERITIES, "severities")):
-        if not given or len(set(given)) < len(given) or not set(given) <= set(known):
-            raise UserError(f"{what} is {list(given)}: name some of {', '.join(map(str, known))}, each once.")
+    for given, there, what in ((corruptions, known, "corruptions"), (severities, SEVERITIES, "severities")):
+        if not given or len(set(given)) < len(given) or not set(given) <= set(there):
+            raise UserError(f"{what} is {list(given)}: name some of {', '.join(map(str, there))}, each once.")
     return [f"{corruption}/{severity}" for corruption in corruptions for severity in severities]
 
 

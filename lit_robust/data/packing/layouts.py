@@ -17,7 +17,16 @@ from lit_robust.data.packing.classes import (
     parse_labels,
 )
 from lit_robust.data.packing.encode import MEMBERS, is_picture
-from lit_robust.data.packing.recognise import ANNOTATIONS, Layout, cell_of, cues, find_root, read_categories, recognise
+from lit_robust.data.packing.recognise import (
+    ANNOTATIONS,
+    Layout,
+    cell_of,
+    condition_and_category,
+    cues,
+    find_root,
+    read_categories,
+    recognise,
+)
 from lit_robust.data.packing.sources import ARCHIVES, File, Tree
 
 
@@ -201,6 +210,11 @@ def _cue_conflict(source: Listing, options: Options) -> tuple[list[ImageSet], st
     ], "numbered by the sorted names of their shapes"
 
 
+def _human_stimuli(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+    names = [_key(file.name) for file in source.images]
+    return _one_set(source.images, [condition_and_category(key)[1] for key in names], "sorted", number_classes)
+
+
 def _one_set(
     files: Sequence[File], classes: Sequence[str], labels: Labels, number: Callable[[Sequence[str], Labels], Classes]
 ) -> tuple[list[ImageSet], str]:
@@ -225,6 +239,7 @@ READERS: Mapping[Layout, Callable[[Listing, Options], tuple[list[ImageSet], str]
     "imagenet-a": _imagenets_folders,
     "imagenet-o": _imagenets_folders,
     "cue-conflict": _cue_conflict,
+    "human-stimuli": _human_stimuli,
 }
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from lit_robust.core.errors import DataError, UserError
 from lit_robust.data.packing.classes import WNID
-from lit_robust.reference import imagenet_categories, imagenet_subset, imagenet_wnids
+from lit_robust.reference import imagenet_categories, imagenet_subset, imagenet_wnids, known_corruptions
+from lit_robust.reference.corruption_baselines import SEVERITIES
 from lit_robust.shards.listing import ALIASES
-from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
 
 # <shape><number>-<texture><number>, as in rgeirhos/texture-vs-shape; its decision files put a prefix before a "_".
 KEY = re.compile(r"([a-z]+)\d+-([a-z]+)\d+$")
@@ -30,6 +30,36 @@ def cues(key: str) -> tuple[str, str]:
     if match is None:
         raise DataError(f"The cue-conflict image {key!r} is not named <shape><number>-<texture><number>: rename it.")
     return match[1], match[2]
+
+
+# 0001_cl_dnn_cr_oven_40_n04111531_14126: trial, experiment, observer, condition, category, number, the image's name, as
+# in bethgelab/model-vs-human; a key in shards has "_" where the file's name has a dot.
+TRIAL = re.compile(r"\d+_[a-z0-9]+_[a-z0-9]+_([a-z]*\d*(?:[._-]\d+)*)_([a-z]+)_\d+_[^/]+$")
+
+
+def condition_name(given: str) -> str:
+    """Return a condition in one spelling, however a stimulus or a table of decisions has it.
+
+    Example:
+        >>> [condition_name(name) for name in ("0.90", "0_90", "3.0", "True", "c05", "1-10-10", "inf")]
+        ['0.9', '0.9', '3', 'true', 'c05', '1-10-10', 'inf']
+    """
+    try:
+        return f"{float(given.replace('_', '.')):g}"
+    except ValueError:
+        return given.lower()
+
+
+def condition_and_category(key: str) -> tuple[str, str]:
+    """Return the condition and the category that a sample's key holds: in its name, else ``0`` and its folder.
+
+    Example:
+        >>> condition_and_category("s1/0001_nse_dnn_0_35_knife_10_n03041632_82878"), condition_and_category("dog/dog1")
+        (('0.35', 'knife'), ('0', 'dog'))
+    """
+    folder, _, base = key.rpartition("/")
+    match = TRIAL.match(base)
+    return (condition_name(match[1]), match[2]) if match else ("0", folder.rsplit("/", 1)[-1])
 
 
 def read_categories(source: str) -> dict[str, tuple[int, ...]]:
@@ -82,6 +112,7 @@ Layout = Literal[
     "imagenet-a",
     "imagenet-o",
     "cue-conflict",
+    "human-stimuli",
 ]
 
 
@@ -134,6 +165,8 @@ def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, wher
             f"The images of {where} are the test images of Tiny-ImageNet, whose classes were never published: pack its "
             "validation images, --split val."
         )
+    if all(TRIAL.match(name.rsplit("/", 1)[-1]) for name in images):
+        return "human-stimuli"
     loose = [name for name in images if "/" not in name]
     if len(loose) == len(images):
         if all(_is_wnid_name(name) for name in loose):
@@ -164,7 +197,7 @@ def cell_of(name: str) -> str | None:
         name: ``[<group>/]<corruption>/<severity>/<class>/<file>``.
     """
     parts = name.split("/")
-    if len(parts) < 4 or parts[-4] not in ALL_CORRUPTIONS or parts[-3] not in map(str, SEVERITIES):
+    if len(parts) < 4 or parts[-4] not in known_corruptions() or parts[-3] not in map(str, SEVERITIES):
         return None
     return f"{parts[-4]}/{parts[-3]}"
 
@@ -173,7 +206,7 @@ def _is_outer(top: str, below: Sequence[str], annotated: bool, labelled: bool) -
     """Return whether a folder merely holds the images, and is not a class or corruption itself."""
     if annotated or (top == "test" and all(TINY_TEST.fullmatch(name) for name in below)):
         return True
-    if WNID.fullmatch(top) or top in ALL_CORRUPTIONS or all(_is_cue_conflict(f"{top}/{name}") for name in below):
+    if WNID.fullmatch(top) or top in known_corruptions() or all(_is_cue_conflict(f"{top}/{name}") for name in below):
         return False
     if all("/" in name for name in below):
         return {name.split("/")[0] for name in below} != {"images"} or labelled
