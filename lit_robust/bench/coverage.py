@@ -20,7 +20,7 @@ from lit_robust.metrics.calibration import (
 )
 from lit_robust.metrics.error_consistency import error_consistency
 from lit_robust.metrics.intervals import Draws, paired_interval, spread, wilson
-from lit_robust.metrics.ood_detection import area_under_roc, average_precision, false_positive_rate
+from lit_robust.metrics.ranking import area_under_roc, average_precision, false_positive_rate
 from lit_robust.metrics.resampling import calibration_draws, consistency_draws, corruption_draws, ranking_draws
 
 RANKINGS = {"aupr": average_precision, "auroc": area_under_roc, "fpr95": false_positive_rate}

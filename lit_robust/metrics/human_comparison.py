@@ -143,4 +143,5 @@ def _drawn(right: Tensor, others: Tensor, name: str, draws: int) -> Tensor:
     """Return ``[draws, others, 2, 2]`` tables of images that come as often as each draw says."""
     of_both = [((right == own) & (others == other)).double() for own in (0, 1) for other in (0, 1)]
     weights = torch.from_numpy(np.concatenate(list(resamples(len(right), name, draws)))).double()
-    return torch.stack([weights @ one.T for one in of_both], -1).unflatten(-1, (2, 2))
+    counts = torch.stack([weights @ one.T for one in of_both], -1)
+    return counts.reshape(*counts.shape[:-1], 2, 2)

@@ -98,10 +98,10 @@ class AdaInNetworks:
     def network(self) -> AdaIn:
         """The networks, with their weights."""
         parts = {"AdaIN's VGG-19": (adain.vgg(), self.vgg), "AdaIN's decoder": (adain.decoder(), self.decoder)}
-        for name, (network, file) in parts.items():
+        for name, (part, file) in parts.items():
             tensors = read_state_dict(file)
-            check_fit(tensors, network, str(file), name)
-            network.load_state_dict(tensors, strict=True)
+            check_fit(tensors, part, str(file), name)
+            part.load_state_dict(tensors, strict=True)
         (encoder, _), (decoder, _) = parts.values()
         network = AdaIn(encoder, decoder).eval().requires_grad_(False).to(self.device)
         return network.to(memory_format=torch.channels_last)
