@@ -252,10 +252,10 @@ def _run(words: Sequence[str]) -> None:
 
 def function_of(name: str) -> Function:
     """Return the function that does a tool's work: ``data toy`` is ``data_toy`` of ``commands``."""
-    from lit_robust.cli import analyses, benches, commands, conflicts, filtering, memories, papers
+    from lit_robust.cli import analyses, bench_all, benches, commands, conflicts, filtering, memories, papers
 
     group, second, *_ = [*name.split(), ""]
     rooms = {"analyze": analyses, "bench": benches, "memory": memories, "paper": papers}
-    own = {"cue-conflict": conflicts, "filter": filtering}
-    room = own.get(second, commands) if group == "data" else rooms.get(group, commands)
+    own = {"data cue-conflict": conflicts, "data filter": filtering, "bench all": bench_all}
+    room = own.get(f"{group} {second}", rooms.get(group, commands))
     return cast(Function, getattr(room, name.replace(" ", "_").replace("-", "_").removeprefix("paper_")))

@@ -68,8 +68,7 @@ class Result:
 
     Attributes:
         dataset: the test loader's name, such as ``imagenet``.
-        metric: name of the measure, such as ``top1`` or ``shape_bias``; the loggers' key is
-            ``test/<dataset>/<metric>``.
+        metric: name of the measure, such as ``top1``; the loggers' key is ``test/<dataset>/<metric>``.
         value: the value; a fraction stays a fraction. NaN where the measure is undefined.
         unit: ``fraction``, ``count`` or ``theta``; see ``UNITS`` and ``FRACTIONS`` for the range of each.
         count: how many samples the value was measured on.

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lit_robust.bench.measuring import Figure, alternate, table
-from lit_robust.cli import benches, main
+from lit_robust.cli import bench_all, benches, main
 from lit_robust.shards import ShardWriter
 
 
@@ -61,14 +61,14 @@ def test_bench_corruptions(shards, capsys):
 def test_bench_all_prints_and_writes_each_part_and_names_what_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ran = []
-    for name in get_args(benches.Part):
+    for name in get_args(bench_all.Part):
         monkeypatch.setattr(
             benches, f"bench_{name}", lambda *_, name=name, **__: ran.append(name) or print(f"| {name} |")
         )
-    monkeypatch.setattr(benches, "find_spec", lambda module: None if module == "foolbox" else module)
+    monkeypatch.setattr(bench_all, "find_spec", lambda module: None if module == "foolbox" else module)
     assert main(["bench", "all", "data/sample/imagenet", "--markdown"]) == 0
     said = capsys.readouterr().out
-    assert ran == [name for name in get_args(benches.Part) if name != "attacks"]
+    assert ran == [name for name in get_args(bench_all.Part) if name != "attacks"]
     assert "The part attacks is left out: it needs `pip install foolbox`." in said
     assert {file.name for file in tmp_path.iterdir()} == {f"bench-{name}.md" for name in ran}
     assert (tmp_path / "bench-suite.md").read_text() == "## Suite\n\n| suite |\n"

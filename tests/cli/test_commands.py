@@ -15,6 +15,7 @@ import yaml
 from lit_robust.cli import (
     TRAINER_COMMANDS,
     analyses,
+    bench_all,
     benches,
     commands,
     conflicts,
@@ -35,7 +36,17 @@ def test_the_table_names_every_command_and_no_other():
     tools = {name for name in set(NAMES) - set(TRAINER_COMMANDS) if not name.startswith("data derive ")}
     functions = {
         each
-        for room in (analyses, benches, commands, conflicts, filtering, memories, representations, sensitivity)
+        for room in (
+            analyses,
+            bench_all,
+            benches,
+            commands,
+            conflicts,
+            filtering,
+            memories,
+            representations,
+            sensitivity,
+        )
         for name, each in vars(room).items()
         if inspect.isfunction(each) and each.__module__ == room.__name__ and not name.startswith("_")
     }

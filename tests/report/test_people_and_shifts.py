@@ -69,7 +69,11 @@ def test_conditions_stand_in_their_order_beside_people():
 
 @pytest.mark.parametrize(
     ("dataset", "metric", "column"),
-    [("objectnet", "top1_objectnet_classes", "imagenet_of_objectnet"), ("imagenet-sketch", "top1", "imagenet")],
+    [
+        ("objectnet", "top1_objectnet_classes", "imagenet_of_objectnet"),
+        ("imagenet-sketch", "top1", "imagenet"),
+        ("imagenet-a", "top1_imagenet_a_classes", "imagenet_of_a"),
+    ],
 )
 def test_points_lie_beyond_a_line_that_numpy_fits(dataset, metric, column):
     results = [
@@ -77,7 +81,8 @@ def test_points_lie_beyond_a_line_that_numpy_fits(dataset, metric, column):
         Result(dataset, "top1", 0.45, "fraction", 18514, {}, (0.44, 0.46)),
     ]
     (plot,) = effective_plots({"mine": RunResults({}, {}, results)})
-    _, clean, shifted = map(np.array, zip(*standard_networks(dataset, column), strict=True))
+    networks = [one for one in standard_networks(dataset, column) if one[0] != "resnet50" or dataset != "imagenet-a"]
+    _, clean, shifted = map(np.array, zip(*networks, strict=True))
     logit = lambda value: np.log(value / (1 - value))  # noqa: E731
     slope, intercept = np.polyfit(logit(clean.astype(float)), logit(shifted.astype(float)), 1)
     expected = 1 / (1 + np.exp(-intercept - slope * logit(0.75)))
