@@ -140,7 +140,9 @@ def averaged_gradient(
         UserError: the loss does not depend on the images through autograd.
     """
     seen = [loss_gradient(model, objective.loss, images) for _ in range(draws)]
-    loss, gradient, logits = (torch.stack(parts).mean(0) for parts in zip(*(one[:3] for one in seen), strict=True))
+    loss, gradient, logits = (
+        torch.stack(parts).mean(0) if draws > 1 else parts[0] for parts in zip(*(one[:3] for one in seen), strict=True)
+    )
     return loss, gradient, logits.argmax(1), torch.stack([one.vanished for one in seen]).sum(0)
 
 

@@ -73,9 +73,11 @@ def loss_gradient(model: Model, loss: LogitLoss, images: Tensor) -> LossGradient
         )
     if _computes_in_fp16(images.device.type):
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    gradient = gradient / factor.view(-1, 1, 1, 1)
-    largest = torch.linalg.vector_norm(gradient, torch.inf, dim=(1, 2, 3))
-    return LossGradient(losses.detach(), gradient, logits.detach(), ~((largest > 0) & largest.isfinite()))
+    # The images' layout, not the convolutions': what follows mixes both, which takes twice as long for unlike ones.
+    own = torch.div(gradient, factor.view(-1, 1, 1, 1), out=torch.empty_like(images, requires_grad=False))
+    least, most = own.flatten(1).aminmax(dim=1)  # A fourth of the time of a norm; both are NaN if anything is.
+    led = ((least < 0) | (most > 0)) & least.isfinite() & most.isfinite()
+    return LossGradient(losses.detach(), own, logits.detach(), ~led)
 
 
 def _computes_in_fp16(device_type: str) -> bool:
@@ -110,7 +112,7 @@ class Ball:
         The order is MadryLab's (``attack_steps.py``). Clamping draws an image nearer to the clean one, so both
         constraints hold; in L2 it is not the nearest such image.
         """
-        return (self.clean + self.norm.project(images - self.clean, self.eps)).clamp(0, 1)
+        return self.norm.project(images - self.clean, self.eps).add_(self.clean).clamp_(0, 1)
 
     def tighten(self, images: Tensor) -> Tensor:
         """Draw in the images that rounding has carried out of the ball; all others stay as they are.
@@ -145,7 +147,8 @@ def ascent_step(
         UserError: the loss does not depend on the images through autograd.
     """
     here = loss_gradient(model, loss, images)
-    return ball.enter(images.detach() + step_size * ball.norm.ascent(here.gradient, images.detach())), here
+    images = images.detach()
+    return ball.enter(torch.add(images, ball.norm.ascent(here.gradient, images), alpha=step_size)), here
 
 
 class Search(NamedTuple):

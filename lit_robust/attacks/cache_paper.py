@@ -24,6 +24,7 @@ from lit_robust.attacks.losses import Objective, random_targets
 from lit_robust.attacks.norms import Generators, Linf
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice, check_count
+from lit_robust.core.folding import folded
 from lit_robust.core.layout import in_fast_layout
 
 EpsUnit = Literal["range", "image_maximum"]
@@ -80,7 +81,7 @@ class CachePaperAttack(Attack):
         check_range(images)
         if generator is None:
             raise UserError("CachePaperAttack draws targets and starts: pass a torch.Generator, or one an image.")
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), folded(model):
             clean = images.detach().clamp(0, 1)
             labels = labels.clone()
             if not len(labels):

@@ -13,6 +13,7 @@ from lit_robust.attacks.norms import NORMS, Generators, Norm
 from lit_robust.attacks.survivors import NormName, Record, SurvivorAttack
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice, check_count
+from lit_robust.core.logits import logits_of
 
 # Of the segment to the clean image; each halving costs a forward pass.
 BISECTIONS = 12
@@ -87,8 +88,11 @@ class FAB(SurvivorAttack):
                 if not len(rows):
                     return
                 clean = record.clean[rows]
-                points, length, mistaken = self._step(record, rows, points, targets[rows, rank])
+                points, length = self._step(record, rows, points, targets[rows, rank])
                 record.steps[rows] += 1
+                # In the precision of the attack, which only says where to go on: what is inside is judged in fp32. Not
+                # under `no_grad`: see `frozen` on autocast's cache. Frozen weights build no graph anyway.
+                mistaken = logits_of(record.model(points)).detach().argmax(1) != record.labels[rows]
                 # One read of the accelerator a step tells what leaves the batch.
                 inside = (mistaken & (length <= self.eps)).nonzero()[:, 0]
                 back = clean + self.beta * (points - clean)
@@ -127,7 +131,8 @@ class FAB(SurvivorAttack):
         for targets in record.ranked_targets(self.targets)[rows].unbind(1):
             points = clean
             for _ in range(self.steps):
-                points, length, mistaken = self._step(record, rows, points, targets)
+                points, length = self._step(record, rows, points, targets)
+                mistaken = self._mistaken(record, rows, points)
                 nearer = mistaken & (length < distance)
                 best = torch.where(nearer.view(-1, 1, 1, 1), points, best)
                 distance = torch.where(nearer, length, distance)
@@ -140,8 +145,8 @@ class FAB(SurvivorAttack):
             right, wrong = torch.where(mistaken, right, middle), torch.where(mistaken, middle, wrong)
         return wrong, torch.where(distance.isfinite(), self._length(wrong - clean), distance)
 
-    def _step(self, record: Record, rows: Tensor, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the next points, their distances from the clean images, and whether they are misclassified."""
+    def _step(self, record: Record, rows: Tensor, points: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next points and their distances from the clean images."""
         clean, labels = record.clean[rows], record.labels[rows]
 
         def lead_of(logits: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ class FAB(SurvivorAttack):
         lead, normals, _, vanished = loss_gradient(record.model, lead_of, points)
         record.vanished[rows] += vanished
         points = boundary_step(points, clean, normals, lead, NORMS[self.norm], self.alpha_max, self.eta)
-        return points, self._length(points - clean), self._mistaken(record, rows, points)
+        return points, self._length(points - clean)
 
     def _length(self, offset: Tensor) -> Tensor:
         return NORMS[self.norm].length(offset)[:, 0, 0, 0]

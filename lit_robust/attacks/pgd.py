@@ -26,6 +26,7 @@ from lit_robust.attacks.losses import LossName, Objective, TargetName, random_ta
 from lit_robust.attacks.norms import L2, NORMS, Generators, choose_generators
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError, check_choice, check_count
+from lit_robust.core.folding import folded
 from lit_robust.core.layout import in_fast_layout
 
 NormName = Literal["l1", "l2", "linf"]
@@ -184,7 +185,7 @@ class PGD(Attack):
         """
         images, labels = as_batch(model, images, labels)
         self._check_call(images, generator)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), folded(model):
             model = in_fast_layout(model, images.device.type)
             ball, objective = self._begin(model, images, labels, None, generator)
             if self.restarts == 1 and self.keep != "first":
@@ -197,7 +198,7 @@ class PGD(Attack):
         self, model: Model, images: Tensor, labels: Tensor, targets: Tensor | None, generator: Generators | None
     ) -> AttackResult:
         self._check_call(images, generator)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), folded(model):
             model = within_classes(in_fast_layout(model, images.device.type), labels, "label")
             if targets is not None:
                 model = within_classes(model, targets, "target")

@@ -27,6 +27,7 @@ from lit_robust.attacks.losses import LOSSES, Loss
 from lit_robust.attacks.norms import NORMS, Generators
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
+from lit_robust.core.folding import folded
 from lit_robust.core.layout import in_fast_layout
 
 NormName = Literal["l2", "linf"]
@@ -142,7 +143,7 @@ class SurvivorAttack(Attack):
                 f"{len(generator)} generators for {len(images)} images: give one for the whole batch or one an image."
             )
         # Autograd refuses to save inference tensors, which Lightning's test loop hands out; copies are ordinary.
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), folded(model):
             ball = Ball(images.detach().clamp(0, 1), NORMS[self.norm], self.eps)
             model = within_classes(in_fast_layout(model, images.device.type), labels, "label")
             record = Record(model, ball, labels.clone(), loss)
