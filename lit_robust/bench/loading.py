@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_robust.bench.measuring import Figure, alternate, machine, table
+from lit_robust.bench.scaling import measure_costs, scaling_table
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.loading.loader import PlannedLoader
 from lit_robust.data.loading.order import Share
@@ -55,6 +56,7 @@ def bench_loading(folder: Path, split: str, images: int, rounds: int) -> str:
             rounds,
             "images/s",
         )
+        more = scaling_table(measure_costs(_training_samples(shards), _ours_training(shards)))
     ours = {kind: rates[f"lit_robust, {kind}"].value for kind in ("evaluation", "training")}
     ratios = {
         name: ours["training" if name.endswith("training") else "evaluation"] / figure.value
@@ -63,7 +65,7 @@ def bench_loading(folder: Path, split: str, images: int, rounds: int) -> str:
     }
     title = f"Loading, one worker process, {images} images of {folder.name} ({split}), batches of {BATCH}"
     cost = table(f"A loader of {IMAGENET:,} images, one worker process", worker_cost(folder, split), {})
-    return f"{machine(PACKAGES)}\n\n{table(title, list(rates.values()), ratios)}\n\n{cost}"
+    return f"{machine(PACKAGES)}\n\n{table(title, list(rates.values()), ratios)}\n\n{cost}\n\n{more}"
 
 
 def worker_cost(folder: Path, split: str) -> list[Figure]:
@@ -173,8 +175,13 @@ def _ours(shards: Path, images: int) -> PlannedLoader:
 
 
 def _ours_training(shards: Path) -> PlannedLoader:
-    source, plan = open_table(shards, "val", Reading()).training(Share(BATCH, 0, 1), Reading(), seed=0)
-    return PlannedLoader(TrainingSamples(source, TrainingCrop(), 0), plan, 1, False, keeps_workers=False)
+    _, plan = open_table(shards, "val", Reading()).training(Share(BATCH, 0, 1), Reading(), seed=0)
+    return PlannedLoader(_training_samples(shards), plan, 1, False, keeps_workers=False)
+
+
+def _training_samples(shards: Path) -> TrainingSamples:
+    source, _ = open_table(shards, "val", Reading()).training(Share(BATCH, 0, 1), Reading(), seed=0)
+    return TrainingSamples(source, TrainingCrop(), 0)
 
 
 def _transform(training: bool) -> Callable[[Any], torch.Tensor]:

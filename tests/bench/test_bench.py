@@ -47,6 +47,8 @@ def test_bench_data(shards, capsys):
     assert re.search(r"\| lit_robust, evaluation \| [\d.]+ images/s", said)
     assert re.search(r"\| webdataset pipeline, evaluation \| .* \| [\d.]+ \|", said)
     assert re.search(r"own memory of a worker, spawn \| [\d.]+ MiB", said)
+    assert re.search(r"\| 64 \| [\d,]+ \| \d+ % \|", said)
+    assert "A node of 8 GPUs" in said
 
 
 def test_bench_corruptions(shards, capsys):
