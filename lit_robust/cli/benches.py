@@ -92,6 +92,43 @@ def bench_attacks(
     print(attacks.bench_attacks(folder, split, crops, net, pgd, eps, images, batch, rounds, precision))
 
 
+def bench_autoattack(
+    folder: Path,
+    *,
+    split: str = "val",
+    resize: Count | None = 256,
+    crop: Count | None = 224,
+    network: Mapping[str, Any] = SMALL,
+    norm: Literal["l2", "linf"] = "linf",
+    eps: float = 4 / 255,
+    images: Count = 128,
+    batch: Count = 32,
+) -> None:
+    """Time AutoAttack in fp32 and in bf16 beside its authors' code, and compare all verdicts.
+
+    An image that withstands costs some 10,000 passes, so a robust network of usual size takes hours on a processor.
+
+    Args:
+        folder: shards of one set, such as data/sample/imagenet
+        split: its split
+        resize: shorter side first, pixels; null for none
+        crop: then the centre, pixels; null for none
+        network: name, num_classes, weights, mean and std, as of --model.network; trained weights
+        norm: l2 or linf
+        eps: radius, [0, 1] pixel units
+        images: attacked by each
+        batch: images attacked at once
+    """
+    from lit_robust.attacks import AutoAttack
+    from lit_robust.bench import autoattack
+    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.models import Network
+
+    autoattack.check_peer()
+    crops, net, attack = EvaluationCrop(resize, crop), made(Network, "network", network), AutoAttack(norm, eps)
+    print(autoattack.bench_autoattack(folder, split, crops, net, attack, images, batch))
+
+
 def bench_inversion(
     *,
     network: Mapping[str, Any] = SMALL,
@@ -244,6 +281,28 @@ def bench_suite(
     print(suite.bench_suite(network, size, batch, rounds, precision))
 
 
+def bench_compile(
+    *,
+    network: str = "torchvision/resnet18",
+    size: Count = 224,
+    batch: Count = 16,
+    rounds: Count = 5,
+    precision: Precision = "auto",
+) -> None:
+    """Time a verdict, an attack's gradient and a training step with torch.compile and without; say its warm-up.
+
+    Args:
+        network: torchvision/<name> or timm/<name>, with random weights
+        size: side of the images, pixels
+        batch: images at once
+        rounds: measurements of each
+        precision: of gradient and training; auto is bf16 where the device is fast in it
+    """
+    from lit_robust.bench import compiling
+
+    print(compiling.bench_compile(network, size, batch, rounds, precision))
+
+
 def bench_analysis(
     *,
     network: str = "torchvision/alexnet",
@@ -268,7 +327,7 @@ def bench_analysis(
     print(analysis.bench_analysis(network, size, images, dissected, rounds))
 
 
-Part = Literal["data", "corruptions", "attacks", "training", "memory", "evaluation", "suite"]
+Part = Literal["data", "corruptions", "attacks", "training", "memory", "evaluation", "suite", "compile"]
 NEEDED: Mapping[Part, Mapping[str, str]] = {
     "data": {"webdataset": "webdataset"},
     "corruptions": {"imagecorruptions": "imagecorruptions", "cv2": "opencv-python-headless"},
@@ -277,6 +336,7 @@ NEEDED: Mapping[Part, Mapping[str, str]] = {
     "memory": {"faiss": "faiss-cpu"},
     "evaluation": {},
     "suite": {},
+    "compile": {},
 }
 """What each part needs beyond what the suite itself does: import to package."""
 
@@ -307,6 +367,7 @@ def bench_all(folder: Path, *, split: str = "val", part: Part | None = None, mar
         "memory": lambda: bench_memory(count=1_281_167 if large else 100_000, rounds=3),
         "evaluation": lambda: bench_evaluation(network=attacked, batch=batch, rounds=3),
         "suite": lambda: bench_suite(batch=batch),
+        "compile": lambda: bench_compile(network=attacked, batch=batch, rounds=3),
     }
     for name in works if part is None else [part]:
         missing = [package for module, package in NEEDED[name].items() if find_spec(module) is None]

@@ -92,6 +92,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench data": "loading",
         "bench corruptions": "the 19 corruptions",
         "bench attacks": "PGD, and sweeps over eps",
+        "bench autoattack": "AutoAttack, beside its authors' code",
         "bench inversion": "inverting representations",
         "bench training": "a step of each training scheme",
         "bench memory": "retrieval from a cache model's memory",
@@ -99,6 +100,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench analysis": "ablation and dissection of units",
         "bench evaluation": "all measures beside the bare forward pass",
         "bench suite": "what eval/suite.yaml costs, here and on one H200",
+        "bench compile": "torch.compile, and whether it pays",
         "bench all": "every table of these, in Markdown",
     },
 }

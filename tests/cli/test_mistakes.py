@@ -177,7 +177,7 @@ def test_limits_and_baselines(words, capsys):
         ),
         (
             ["bench", "every"],
-            "There is no command `bench every`: choose bench data, bench corruptions, bench attacks, bench inversion",
+            "There is no command `bench every`: choose bench data, bench corruptions, bench attacks, bench autoattack",
         ),
         (["report", "/nowhere"], "No results file at /nowhere: name a folder that `lit-robust test` wrote into."),
         (["data", "shard", "/nowhere", "out", "--split", "val"], "There is no folder /nowhere: unpack the images"),
