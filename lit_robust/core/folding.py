@@ -84,8 +84,8 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
                 graph.set_submodule(pair.name, pair.convolution)
 
 
-def _forward(whole: Callable[..., Any], search: fx.GraphModule, *given: Any) -> Any:
-    return (search if torch.is_grad_enabled() else whole)(*given)
+def _forward(whole: Callable[..., Any], search: fx.GraphModule, *given: Any, **named: Any) -> Any:
+    return (search if torch.is_grad_enabled() else whole)(*given, **named)
 
 
 def _fold(pair: Pair) -> nn.Conv2d:
