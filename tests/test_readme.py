@@ -61,6 +61,8 @@ def cheap(words, tmp_path):
         return words if any(word.endswith(".help") for word in words) else [*words, "--print_config"]
     if words[:2] == ["data", "toy"]:
         return ["data", "toy", str(tmp_path / "toy"), "--train", "8", "--test", "8", "--severities", "[]"]
+    if words[:2] == ["data", "concepts"]:
+        return ["data", "concepts", str(tmp_path / "concepts"), "--count", "9", "--size", "16"]
     if words[:2] == ["data", "shard"]:
         if "--label-file" in words:
             labels = tmp_path / words[words.index("--label-file") + 1]

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.analysis.estimates import mean_of
+from lit_robust.analysis.estimates import mean_of, rank_correlation
 from lit_robust.analysis.images import Conflict
 from lit_robust.analysis.outcome import Outcome, grid
+from lit_robust.analysis.pictures import scatter
 from lit_robust.analysis.replay import pooled_head, record
+from lit_robust.analysis.smoothness import total_variation
 from lit_robust.core.files import write_tensors
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
 from lit_robust.metrics.shape_bias import Aggregation, category_probabilities
 from lit_robust.models import Classifier
-from lit_robust.models.taps import channel_axis, layout_of
+from lit_robust.models.taps import as_maps, channel_axis, layout_of, outputs
 
 Decide = Callable[[Tensor], Tensor]
 Numbers = NDArray[np.int64]
@@ -115,6 +118,13 @@ def unit_scores(
 
     count = len(conflict.shapes)
     state = _begin(partial, identity, count)
+    first = conflict.images(0).to(device)
+    with torch.no_grad():
+        found = outputs(classifier, first, layers)
+    for layer, output in found.items():
+        units = output.shape[channel_axis(layout_of(classifier, layer, output, first))]
+        for kind in ("shape", "texture"):
+            state.setdefault(f"{kind} {layer}", torch.zeros(units, dtype=torch.int64))
     with tqdm(total=count, initial=int(state["done"]), desc="ablating units", unit="image") as progress:
         for place in range(int(state["done"]), count):
             image = conflict.images(place).to(device)
@@ -125,18 +135,12 @@ def unit_scores(
                 state["decided"][place] = 1 if answer == shape else 2
                 kind = "shape" if answer == shape else "texture"
                 for layer, flipped in changed_decisions(classifier, image, layers, decide).items():
-                    name = f"{kind} {layer}"
-                    state[name] = state.get(name, torch.zeros(len(flipped), dtype=torch.int64)) + flipped.cpu().long()
+                    state[f"{kind} {layer}"] += flipped.cpu()
             state["done"] += 1
             progress.update()
             if partial is not None and (place + 1) % SAVE_EVERY == 0:
                 write_tensors(partial, state, {"identity": identity})
-    empty = {
-        layer: next((torch.zeros_like(t) for n, t in state.items() if n.partition(" ")[2] == layer), torch.zeros(0))
-        for layer in layers
-    }
-    shapes = {layer: state.get(f"shape {layer}", empty[layer]) for layer in layers}
-    textures = {layer: state.get(f"texture {layer}", empty[layer]) for layer in layers}
+    shapes, textures = ({layer: state[f"{kind} {layer}"] for layer in layers} for kind in ("shape", "texture"))
     return Scores(shapes, textures, state["decided"])
 
 
@@ -181,14 +185,23 @@ def scores_study(
     protocol |= {"texture_decisions": textures, "decided_otherwise": "any other category", "output": "zero"}
     results: list[Result] = []
     rows: list[dict[str, Any]] = []
+    exciting = _exciting(classifier, conflict, scores, excite)
     for layer in scores.shape:
         pair = {"shape": scores.shape[layer], "texture": scores.texture[layer]}
         for kind, values in pair.items():
             results.append(_mean(f"{kind}_score", values, protocol, {"layer": layer}))
+        series = {**pair, "map_tv": exciting.variation[layer]}
+        for one, other in combinations(series, 2):
+            found = rank_correlation(series[one].double(), series[other].double())
+            facets = {"measure": "score_correlation", "layer": layer, "variant": f"{one}, {other}"}
+            metric, told = f"score_correlation_{layer}_{one}_{other}", {**protocol, "correlation": "Spearman"}
+            results.append(
+                Result("cue-conflict", metric, found.value, "ratio", found.count, told, found.interval, facets)
+            )
         for unit in range(len(pair["shape"])):
             concept, category, iou = (labels or {}).get((layer, unit), ("", "", 0.0))
             row = {"layer": layer, "unit": unit, "shape_score": int(pair["shape"][unit])}
-            row |= {"texture_score": int(pair["texture"][unit])}
+            row |= {"texture_score": int(pair["texture"][unit]), "map_tv": float(exciting.variation[layer][unit])}
             rows.append(row | ({"concept": concept, "category": category, "iou": iou} if labels else {}))
     if labels:
         told = {**protocol, "least_iou": least_iou}
@@ -199,8 +212,16 @@ def scores_study(
                 values = torch.tensor([row[kind] for row in kept])
                 results.append(_mean(kind, values, told, {"category": category}))
     arrays = {f"{kind} {layer}": t for kind in ("shape", "texture") for layer, t in getattr(scores, kind).items()}
-    pictures, captions = _exciting(classifier, conflict, scores, excite)
-    return Outcome(results, arrays | {"decided": scores.decided}, {"units": rows}, pictures, captions)
+    panels = {
+        f"{layer}: {words}": (across, scores.texture[layer] if up == "texture" else exciting.variation[layer])
+        for words, up in (("Texture over Shape", "texture"), ("map TV over Shape", "map_tv"))
+        for layer, across in scores.shape.items()
+    }
+    pictures = {"scores": scatter(panels), **exciting.pictures}
+    captions = {"scores": "each unit's Texture score, and the total variation of its maps, over its Shape score"}
+    return Outcome(
+        results, arrays | {"decided": scores.decided}, {"units": rows}, pictures, captions | exciting.captions
+    )
 
 
 def _mean(measure: str, values: Tensor, protocol: Mapping[str, Any], facets: Mapping[str, Any]) -> Result:
@@ -217,26 +238,39 @@ def _mean(measure: str, values: Tensor, protocol: Mapping[str, Any], facets: Map
     )
 
 
-@torch.no_grad()
-def _exciting(
-    classifier: Classifier, conflict: Conflict, scores: Scores, count: int, images: int = 8
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return for each layer the images that excite its units of the highest scores most, a row a unit."""
-    from lit_robust.models.taps import as_maps, outputs
+@dataclass(frozen=True)
+class _Exciting:
+    """The images that excite units most, and how smooth units' maps are.
 
+    Attributes:
+        variation: layer to ``[C]``, the mean over all images of the total variation of a unit's map.
+        pictures: by name.
+        captions: by name.
+    """
+
+    variation: dict[str, Tensor]
+    pictures: dict[str, Any]
+    captions: dict[str, str]
+
+
+@torch.no_grad()
+def _exciting(classifier: Classifier, conflict: Conflict, scores: Scores, count: int, images: int = 8) -> _Exciting:
+    """Return for each layer the images that excite its units of the highest scores most, a row a unit."""
     device = classifier.mean.device
     units = {layer: (s + scores.texture[layer]).topk(min(count, len(s))).indices for layer, s in scores.shape.items()}
     peaks: dict[str, list[Tensor]] = {layer: [] for layer in units}
+    variation = {layer: torch.zeros(len(score), dtype=torch.float64) for layer, score in scores.shape.items()}
     for place in range(len(conflict.shapes)):
         image = conflict.images(place).to(device)
-        for layer, output in outputs(classifier, image, list(units)).items():
+        with full_precision(device.type):
+            found = outputs(classifier, image, list(units))
+        for layer, output in found.items():
             maps = as_maps(output, layout_of(classifier, layer, output, image))[0]
             peaks[layer].append(maps[units[layer].to(device)].flatten(1).amax(1).cpu())
+            variation[layer] += total_variation(maps).cpu() / len(conflict.shapes)
     pictures, captions = {}, {}
-    for layer, found in peaks.items():
-        if not found:
-            continue
-        best = torch.stack(found, 1).topk(min(images, len(found)), 1).indices
+    for layer, of_images in peaks.items():
+        best = torch.stack(of_images, 1).topk(min(images, len(of_images)), 1).indices
         rows = torch.cat([torch.cat([conflict.images(int(place)) for place in row]) for row in best])
         pictures[f"exciting-{layer}"] = grid(rows, best.shape[1])
         told = [
@@ -244,4 +278,4 @@ def _exciting(
             for u in units[layer]
         ]
         captions[f"exciting-{layer}"] = f"{layer}: the images that excite units {', '.join(told)} most, a row each"
-    return pictures, captions
+    return _Exciting(variation, pictures, captions)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lit_robust.metrics.intervals import NORMAL, wilson
@@ -71,3 +72,32 @@ def student(freedom: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> Estimate:
+    """Return Spearman's rank correlation of values ``[N]`` with others, with the interval of Fieller et al. (1957).
+
+    Example:
+        >>> import torch
+        >>> found = rank_correlation(torch.arange(9.0), torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 8, 7]))
+        >>> round(found.value, 3), [round(end, 2) for end in found.interval]
+        (0.983, [0.91, 1.0])
+    """
+    count = len(one)
+    if count < 2:
+        return Estimate(math.nan, None, count)
+    value = float((centred_ranks(one[None]) * centred_ranks(other[None])).sum())
+    if count < 4 or not abs(value) < 1:  # Also where one of the two is constant.
+        return Estimate(value, None, count)
+    reach, middle = NORMAL * math.sqrt(1.06 / (count - 3)), math.atanh(value)
+    return Estimate(value, (math.tanh(middle - reach), math.tanh(middle + reach)), count)
+
+
+def centred_ranks(values: Tensor) -> Tensor:
+    """Return average ranks of each row, centred and of unit length; NaN for a constant row."""
+    ordered = values.sort(1).values.contiguous()
+    low = torch.searchsorted(ordered, values.contiguous(), side="left")
+    high = torch.searchsorted(ordered, values.contiguous(), side="right")
+    ranks: Tensor = (low + high - 1).double() / 2
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    return ranks / ranks.square().sum(1, keepdim=True).sqrt()

@@ -40,6 +40,36 @@ def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> ND
     return np.asarray(picture)
 
 
+def scatter(panels: Mapping[str, tuple[Tensor, Tensor]], diagonal: bool = False) -> NDArray[np.uint8]:
+    """Return a panel of points under each name, at most five in a row.
+
+    Args:
+        panels: name to where the points lie, across and up, ``[N]`` each.
+        diagonal: whether a line shows where both are equal.
+
+    Returns:
+        uint8 ``[height, width, 3]``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(panels), 5)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.6 * rows), layout="constrained")
+    for axes, (name, (across, up)) in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False
+    ):
+        if diagonal:
+            most = float(torch.cat([across, up]).max())
+            axes.plot([0, most], [0, most], color="0.6", linewidth=0.8)
+        axes.scatter(across.numpy(), up.numpy(), s=5, alpha=0.5)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=6)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()  # type: ignore[no-untyped-call]
+
+
 def as_levels(images: Tensor) -> NDArray[np.uint8]:
     """Return uint8 ``[K, H, W, 3]`` of float images ``[K, 3, H, W]`` in [0, 1]."""
     levels = images.detach().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lit_robust.analysis.estimates import centred_ranks
 from lit_robust.analysis.images import Numbers
 from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
@@ -205,7 +206,7 @@ def matched_filters(one: Tensor, other: Tensor, one_to_one: bool = False) -> Mat
             f"The filters are of {list(one.shape[1:])} and {list(other.shape[1:])} weights: compare two networks of "
             "one architecture."
         )
-    ranks = [_centred_ranks(weights.flatten(1).double()) for weights in (one, other)]
+    ranks = [centred_ranks(weights.flatten(1).double()) for weights in (one, other)]
     correlation = ranks[0] @ ranks[1].T
     usable = ~correlation.isnan()
     if one_to_one:
@@ -218,13 +219,3 @@ def matched_filters(one: Tensor, other: Tensor, one_to_one: bool = False) -> Mat
         rows = usable.any(1).nonzero()[:, 0]
         pairs = torch.stack([rows, correlation.nan_to_num(-2)[rows].argmax(1)], 1)
     return Matches(pairs, correlation[pairs[:, 0], pairs[:, 1]])
-
-
-def _centred_ranks(values: Tensor) -> Tensor:
-    """Return average ranks of each row, centred and of unit length; NaN for a constant row."""
-    ordered = values.sort(1).values.contiguous()
-    low = torch.searchsorted(ordered, values.contiguous(), side="left")
-    high = torch.searchsorted(ordered, values.contiguous(), side="right")
-    ranks: Tensor = (low + high - 1).double() / 2
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    return ranks / ranks.square().sum(1, keepdim=True).sqrt()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.images import Images
 from lit_robust.analysis.outcome import Outcome, Picture, grid
+from lit_robust.analysis.pictures import scatter
 from lit_robust.analysis.smoothness import (
     MapVariation,
     gradient_roughness,
@@ -120,7 +121,7 @@ def smoothness_study(
             for layer, one in found.items()
             for unit in range(len(one.clean))
         ]
-        pictures["noise"] = scatter(found)
+        pictures["noise"] = scatter({layer: (one.clean, one.noisy) for layer, one in found.items()}, diagonal=True)
         captions["noise"] = "total variation of each channel: noisy images over clean ones, a panel a layer"
         rough = torch.cat(list(_roughness(classifier, images, batch)))
         mean = mean_of(rough)
@@ -159,23 +160,3 @@ def _matches(classifier: Classifier, other: Classifier, arrays: dict[str, Tensor
         metric = f"filter_correlation_{variant.replace(' ', '_')}"
         results.append(Result("weights", metric, mean.value, "ratio", mean.count, told, mean.interval, facets))
     return results
-
-
-def scatter(found: Mapping[str, MapVariation]) -> Picture:
-    """Return a panel a layer: each channel's noisy over its clean variation, with the diagonal."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(len(found), 5)
-    rows = -(-len(found) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.6 * rows), layout="constrained")
-    for axes, (layer, one) in zip(figure.subplots(rows, columns, squeeze=False).flat, found.items(), strict=False):
-        most = float(torch.cat([one.clean, one.noisy]).max())
-        axes.plot([0, most], [0, most], color="0.6", linewidth=0.8)
-        axes.scatter(one.clean.numpy(), one.noisy.numpy(), s=5)
-        axes.set_title(layer, fontsize=8)
-        axes.tick_params(labelsize=6)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()  # type: ignore[no-untyped-call]

@@ -27,6 +27,7 @@ __all__ = [
     "analyze_interpolation",
     "analyze_inversion",
     "analyze_jacobian",
+    "analyze_log",
     "analyze_manipulation",
     "analyze_perturbation_size",
     "analyze_smoothness",
@@ -199,3 +200,16 @@ def analyze_dissection(
         results += twin_results(twin_overlap(classifier, marked, twins, names, 0.01), 0.01, protocol)
     pictures, captions = unit_pictures(classifier, marked, found, denominator, axes)
     study.finish(replace(outcome, results=results, pictures=pictures, captions=captions))
+
+
+def analyze_log(runs: tuple[Path, ...], *, project: str = "lit-robust") -> None:
+    """Send what studies found to W&B: their values, tables and pictures, a run each.
+
+    Args:
+        runs: folders that `lit-robust analyze` wrote into
+        project: of W&B
+    """
+    from lit_robust.cli.study_log import log_study
+
+    for folder in runs:
+        print(f"Logged {folder}: {log_study(folder, project)}.")

@@ -81,6 +81,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "analyze fusion": "the best weight of a standard network fused with a robust one",
         "analyze dissection": "which marked concept each unit detects",
         "analyze ablation": "Shape and Texture score of every unit",
+        "analyze log": "studies sent to W&B",
     },
     "a cache model's memory, which `fit` builds": {
         "memory verify": "check its files, and print what it holds",

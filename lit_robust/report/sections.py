@@ -13,7 +13,7 @@ from lit_robust.report.plots.drawing import Plot
 from lit_robust.report.plots.precision_recall import precision_recall_plots
 from lit_robust.report.plots.shape_bias import shape_bias_plots
 from lit_robust.report.runs import Run
-from lit_robust.report.studies import distance_plots, layer_tables, study_pictures
+from lit_robust.report.studies import detector_plots, distance_plots, layer_tables, study_pictures
 from lit_robust.report.table import Table, compare, compare_observers
 from lit_robust.report.titles import dataset_title, order
 
@@ -96,12 +96,16 @@ def _figure(plot: Plot, labels: list[str]) -> str:
 
 def study_sections(runs: Sequence[Run]) -> list[Section]:
     """Return a section for each kind of study that `lit-robust analyze` ran: pictures and curves, run beside run."""
-    curves = "".join(_figure(plot, [run.label for run in runs]) for plot in distance_plots(found_of(runs)))
+    labels, found = [run.label for run in runs], found_of(runs)
+    curves = {
+        kind: "".join(_figure(plot, labels) for plot in drawn)
+        for kind, drawn in (("inversion", distance_plots(found)), ("dissection", detector_plots(found)))
+    }
     sections = []
-    pictures, tables = study_pictures(runs), layer_tables(found_of(runs))
+    pictures, tables = study_pictures(runs), layer_tables(found)
     for kind in dict.fromkeys([*pictures, *tables]):
-        plots = f'<div class="plots">{curves}</div>' if curves and kind == "inversion" else ""
-        about = "pictures, and values layer by layer" if kind in tables else "pictures"
+        plots = f'<div class="plots">{curves[kind]}</div>' if curves.get(kind) else ""
+        about = "pictures, and tables of values" if kind in tables else "pictures"
         sections.append(Section(f"Study: {kind}", about, f"{plots}{tables.get(kind, '')}{pictures.get(kind, '')}"))
     return sections
 

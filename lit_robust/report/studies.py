@@ -89,8 +89,46 @@ def _distance_plot(
     return Plot(dataset, title, caption, svg, dict.fromkeys(lines, ""))
 
 
+def detector_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
+    """Draw how many units of each layer detect concepts of each category, a line a run (Figures 7 and 10).
+
+    Args:
+        runs: unique label to results; a run's place settles its colour and mark.
+    """
+    counts: dict[str, dict[str, dict[str, float]]] = {}
+    for label, found in runs.items():
+        for result in found.results:
+            if result.measure == "detectors" and result.facets.get("layer") != "all":
+                of_run = counts.setdefault(str(result.facets["category"]), {}).setdefault(label, {})
+                of_run[str(result.facets["layer"])] = result.value
+    if not counts:
+        return []
+    words = []
+    with plot_settings():
+        figure = new_figure(WIDTH, 300)
+        panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+        for axes, (category, lines) in zip(panels, counts.items(), strict=True):
+            for label, of_layers in lines.items():
+                colour, marker, dashes = run_style(list(runs).index(label))
+                places = range(1, len(of_layers) + 1)
+                axes.plot(places, list(of_layers.values()), dashes, color=colour, marker=marker, clip_on=False)
+                told = ", ".join(f"{value:g} in {layer}" for layer, value in of_layers.items())
+                words.append(f"{label}, {category}: {told}")
+            axes.set_ylim(bottom=0)
+            axes.set_title(category, loc="left", fontsize=12)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(axis="y")
+            axes.spines[["top", "left", "right"]].set_visible(False)
+            axes.tick_params(length=0, pad=8)
+        figure.supxlabel("layer, from the first", fontsize=11)
+        svg = to_svg(figure, "detectors", "concepts: detectors by layer", "; ".join(words))
+    caption = "Units whose IoU with their best concept exceeds the least one of a detector, by the concept's category."
+    labels = dict.fromkeys((label for lines in counts.values() for label in lines), "")
+    return [Plot("concepts", "Detectors by layer", caption, svg, labels)]
+
+
 def layer_tables(runs: Mapping[str, RunResults]) -> dict[str, str]:
-    """Return tables of what studies measured layer by layer, as HTML by the study's name, a column a run.
+    """Return tables of what studies measured by layer, category or variant: HTML by the study's name, a column a run.
 
     Args:
         runs: unique label to results.
@@ -98,7 +136,7 @@ def layer_tables(runs: Mapping[str, RunResults]) -> dict[str, str]:
     found: dict[str, dict[str, dict[tuple[str, ...], dict[str, Result]]]] = {}
     for label, run in runs.items():
         for result in run.results if "study" in run.run else ():
-            if "layer" in result.facets and "unit" not in result.facets:
+            if not result.facets.keys().isdisjoint(LINES) and "unit" not in result.facets:
                 line = tuple(str(result.facets[axis]) for axis in LINES if axis in result.facets)
                 of_study = found.setdefault(str(run.run["study"]), {})
                 of_study.setdefault(result.measure, {}).setdefault(line, {})[label] = result
@@ -118,7 +156,7 @@ def _layer_table(measure: str, lines: Mapping[tuple[str, ...], Mapping[str, Resu
         for line, values in lines.items()
     )
     title = escape(measure.replace("_", " "))
-    return f"<details><summary>{title}, layer by layer</summary><table><tr><th></th>{head}</tr>{rows}</table></details>"
+    return f"<details><summary>{title}</summary><table><tr><th></th>{head}</tr>{rows}</table></details>"
 
 
 def _value(result: Result) -> str:

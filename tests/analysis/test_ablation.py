@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from lit_robust.analysis import ablation
 from lit_robust.analysis.ablation import Conflict, changed_decisions, scores_study, unit_scores
 from lit_robust.models import Network, build_classifier
-from lit_robust.models.taps import changed
+from lit_robust.models.taps import changed, outputs
 
 LAYERS = ["relu", "layers.1", "layers.3"]
 IMAGES = torch.rand(24, 3, 24, 24, generator=torch.Generator().manual_seed(3))
@@ -100,13 +101,13 @@ def test_an_interrupted_study_goes_on(classifier, conflict, tmp_path, monkeypatc
     asked.clear()
     asked.extend([0] * 100)
     resumed = unit_scores(classifier, broken, LAYERS, partial=partial, identity="same")
-    assert asked[100:] == list(range(8, 24))
+    assert asked[100:] == [0, *range(8, 24)]  # The first once more, for the numbers of units.
     for layer in LAYERS:
         assert torch.equal(resumed.shape[layer], whole.shape[layer])
         assert torch.equal(resumed.texture[layer], whole.texture[layer])
     asked[:] = [0] * 100
     unit_scores(classifier, broken, LAYERS[:1], partial=partial, identity="another")
-    assert asked[100:] == list(range(24))
+    assert asked[100:] == [0, *range(24)]
 
 
 def test_scores_are_joined_with_labels(classifier, conflict):
@@ -122,5 +123,25 @@ def test_scores_are_joined_with_labels(classifier, conflict):
     assert found["shape_score", "all"].count == 3
     row = next(row for row in outcome.tables["units"] if row["layer"] == "layers.3" and row["unit"] == 2)
     assert (row["concept"], row["shape_score"]) == ("red", int(values[2]))
-    assert set(outcome.pictures) == {f"exciting-{layer}" for layer in LAYERS}
-    assert outcome.pictures["exciting-relu"].shape == (6 * 26 - 2, 8 * 26 - 2, 3)
+    assert set(outcome.pictures) == {"scores", *(f"exciting-{layer}" for layer in LAYERS)}
+    related = {r.facets["variant"]: r for r in outcome.results if r.metric.startswith("score_correlation_relu")}
+    rows = [row for row in outcome.tables["units"] if row["layer"] == "relu"]
+    for variant, result in related.items():
+        one, other = ([row.get(f"{name}_score", row.get(name)) for row in rows] for name in variant.split(", "))
+        assert result.value == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-6, nan_ok=True)
+    assert related.keys() == {"shape, texture", "shape, map_tv", "texture, map_tv"}
+    with torch.no_grad():
+        maps = outputs(classifier, IMAGES, ["relu"])["relu"]
+    by_hand = (maps.diff(dim=2).abs().sum((2, 3)) + maps.diff(dim=3).abs().sum((2, 3))).mean(0)
+    assert [row["map_tv"] for row in rows] == pytest.approx(by_hand.tolist(), rel=1e-5)
+
+
+def test_without_a_decision_all_scores_are_zero(classifier, conflict):
+    answers = decide(classifier(IMAGES)).detach().numpy()
+    none = Conflict(conflict.images, (answers + 1) % 3, (answers + 2) % 3, CATEGORIES, {})
+    scores = unit_scores(classifier, none, LAYERS)
+    assert [len(scores.shape[layer]) for layer in LAYERS] == [16, 32, 128]
+    assert not any(score.any() for kind in (scores.shape, scores.texture) for score in kind.values())
+    pictures = scores_study(classifier, none, scores, "mean").pictures
+    assert pictures.keys() == {"scores", *(f"exciting-{layer}" for layer in LAYERS)}
+    assert pictures["exciting-relu"].shape == (6 * 26 - 2, 8 * 26 - 2, 3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lit_robust.analysis.estimates import mean_of, share_of, student
+from lit_robust.analysis.estimates import mean_of, rank_correlation, share_of, student
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 1000])
@@ -30,3 +30,16 @@ def test_wilsons_interval(right, of):
     expected = stats.binomtest(right, of).proportion_ci(0.95, "wilson")
     assert found.value == pytest.approx(right / of)
     assert found.interval == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_rank_correlation_and_its_interval():
+    torch.manual_seed(0)
+    one = torch.randn(60).mul(3).round()  # Ties.
+    other = one + torch.randn(60)
+    found = rank_correlation(one, other)
+    assert found.value == pytest.approx(stats.spearmanr(one, other).statistic)
+    reach = stats.norm.ppf(0.975) * math.sqrt(1.06 / 57)
+    ends = [math.tanh(math.atanh(found.value) + sign * reach) for sign in (-1, 1)]
+    assert found.interval == pytest.approx(ends)
+    assert math.isnan(rank_correlation(one, torch.zeros(60)).value)
+    assert rank_correlation(one, one).interval is None or rank_correlation(one, one).value == pytest.approx(1)
