@@ -7,19 +7,24 @@ import time
 from pathlib import Path
 
 import lit_robust
-from lit_robust.cli import steps
+from lit_robust.cli import analyses, steps
+from lit_robust.cli.options import call
 from lit_robust.cli.recipes import recipe as config
 from lit_robust.cli.trainer import run_trainer
+from lit_robust.data.packing.concepts import write_concepts
 from lit_robust.data.packing.toy import write_toy_data
 from lit_robust.report import compare, load_runs, report, terminal
 
 TRAINED = ("standard", "advprop", "adversarial")
 CACHE = "cache"  # Of the standard network's features.
 SEVERITIES = [1, 3, 5]  # Those that the measures' overlay asks for.
+STUDIES = ("smoothness", "dissection", "ablation", "inversion", "visualisation")
+FIGURES = 144  # with marked concepts
+SEARCH = ["--search.step_size", "0.5", "--search.steps", "60"]
 
 
 def run_demo(output: Path, seed: int) -> None:
-    """Draw the data, train and test the three networks and a cache model, and write the page that compares them.
+    """Draw the data, train and test three networks and a cache model, look inside, and write the page that compares.
 
     What an earlier call with the same seed finished is reused, and an interrupted training goes on.
 
@@ -53,9 +58,10 @@ def run_demo(output: Path, seed: int) -> None:
         _run(["test", "-c", str(recipe), "-c", str(measures), *settings, "--ckpt_path", last])
         steps.finish(folder)
     _remember(output, data, seed, f"{made_by} {measures.read_text()}")
+    studies = _look_inside(output, data, seed, made_by)
     folders = [output / name for name in (*TRAINED, CACHE)]
     print("\n" + terminal(compare({run.label: run.found for run in load_runs(folders)})), end="\n\n")
-    report(folders, output / "report.html")
+    report([*folders, *studies], output / "report.html")
     print(f"Took {time.monotonic() - started:.0f} s. Open {output / 'report.html'} in a browser.")
 
 
@@ -73,6 +79,43 @@ def _remember(output: Path, data: Path, seed: int, made_by: str) -> None:
         _run(["fit", "-c", str(recipe), *settings])
     _run(["test", "-c", str(recipe), "-c", str(config("toy/measures/all")), *settings])
     steps.finish(folder)
+
+
+def _look_inside(output: Path, data: Path, seed: int, made_by: str) -> list[Path]:
+    """Study the filters, units and representations of the trained networks, and return the studies' folders."""
+    concepts, folders = output / "concepts", []
+    if not steps.begin(concepts, "concepts", f"{made_by} {FIGURES}"):
+        drawn = concepts / "drawn"
+        shutil.rmtree(drawn, ignore_errors=True)
+        print(f"\n$ lit-robust data concepts {drawn} --count {FIGURES} --seed {seed}", flush=True)
+        write_concepts(drawn, seed, FIGURES)
+        steps.finish(concepts)
+    whole = ["--resize", "null", "--crop", "null"]
+    for name in TRAINED:
+        made = {kind: output / "studies" / f"{name}-{kind}" for kind in STUDIES}
+        options = {
+            "smoothness": ["--data", str(data / "imagenet"), *whole, "--limit", "128"],
+            "dissection": [
+                *("--concepts", str(concepts / "drawn"), "--quantile", "0.03"),
+                *("--twins", str(concepts / "drawn" / "twins")),
+            ],
+            "ablation": [
+                *("--data", str(data), "--categories", "shards", "--limit", "128"),
+                *("--dissection", str(made["dissection"])),
+            ],
+            "inversion": [str(data / "imagenet"), *whole, "--images", "8", "--repeats", "2", *SEARCH],
+            "visualisation": [str(data / "imagenet"), *whole, "--count", "8", "--starts", "1", *SEARCH],
+        }
+        weights = ["--network.weights", str(output / name / "checkpoints" / "last.ckpt")]
+        for kind, folder in made.items():
+            words = ["analyze", kind, *options[kind], *weights, "--output", str(folder)]
+            if not _is_finished(folder, f"{made_by} {config(f'toy/{name}').read_text()} {words}"):
+                print(f"\n$ {shlex.join(['lit-robust', *words])}", flush=True)
+                study = getattr(analyses, f"analyze_{kind}")
+                study(**call(f"analyze {kind}", words[2:], study)[0])
+                steps.finish(folder)
+            folders.append(folder)
+    return folders
 
 
 def _run(words: list[str]) -> None:
