@@ -1,5 +1,6 @@
 """A paper's table becomes commands, which run once each, and a page of what they measured."""
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import yaml
 from lit_robust.cli import main, steps
 from lit_robust.cli.papers.pairs import shape_table_3
 from lit_robust.cli.papers.runs import overlay, run, run_paper
+from lit_robust.cli.papers.units import shape_table_4
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
 
@@ -266,3 +268,12 @@ def test_a_pair_is_tested_on_what_both_get_right(tmp_path):
 def test_a_pair_of_networks_that_are_not_there(pair, tmp_path):
     with pytest.raises(UserError, match="name a standard and a robust network of --networks"):
         shape_table_3(tmp_path, networks={"s": {}, "r": {}}, pairs={"toy": pair})
+
+
+def test_filters_are_matched_with_those_of_the_standard_network(tmp_path):
+    networks = {name: {"name": f"torchvision/{name}"} for name in ("small-standard", "small-robust", "alone")}
+    runs = {one.name: one.words for one in shape_table_4(tmp_path, networks=networks, concepts=None)}
+    assert runs.keys() == {f"{name}-{kind}" for name in networks for kind in ("smoothness", "ablation")}
+    robust = runs["small-robust-smoothness"]
+    assert json.loads(robust[robust.index("--other") + 1]) == networks["small-standard"]
+    assert all("--other" not in words for name, words in runs.items() if name != "small-robust-smoothness")

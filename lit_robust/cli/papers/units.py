@@ -29,7 +29,8 @@ def shape_table_4(
         output: folder of the runs
         data: root of the sets imagenet/ and cue-conflict/
         concepts: Broden's folder, or another of marked images; null leaves dissections out
-        networks: name of a row to its network: name, num_classes, weights, mean, std; null leaves a row out
+        networks: name of a row to its network: name, num_classes, weights, mean, std; null leaves a row out; filters of
+            NETWORK-robust and the like are matched with those of NETWORK-standard
         categories: which classes are which category: imagenet, shards, or a file
         quantile: share of a unit's activations above its threshold
         denominator: of the IoU; touched is NetDissect-Lite's, whose numbers the paper has
@@ -44,6 +45,9 @@ def shape_table_4(
             continue
         net, made = ["--network", network], {kind: output / f"{row}-{kind}" for kind in ("dissection", "ablation")}
         crops = ["--resize", resize, "--crop", crop, "--limit", limit_images, "--output", output / f"{row}-smoothness"]
+        standard = f"{row.rpartition('-')[0]}-standard"
+        if row != standard and networks.get(standard) is not None:
+            crops += ["--other", networks[standard]]
         runs.append(run(f"{row}-smoothness", "analyze", "smoothness", *net, "--data", f"{data}/imagenet", *crops))
         labels: list[object] = []
         if concepts is not None:
