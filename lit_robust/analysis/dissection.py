@@ -7,6 +7,7 @@ counts the mask in the images of ``denominator``. Both are integers, so that not
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from lit_robust.models.taps import Layout, as_maps, layout_of, outputs
 # images that the unit gets wholly wrong and is never lower; all: every image, as in davidbau/dissect.
 Denominator = Literal["category-images", "touched", "all"]
 KEPT = 1 << 27  # activations, 512 MiB.
+COUNTED_AT_ONCE = 1 << 21  # combinations of images, units and labels; 16 MiB.
 
 
 @dataclass
@@ -199,13 +201,13 @@ def dissect(
     quantiles: dict[str, UpperQuantile] = {}
     for _, found in maps("counting activations"):
         for name, values in found.items():
-            quantiles.setdefault(name, UpperQuantile(values.shape[1], share)).count(by_unit(values))
+            quantiles.setdefault(name, UpperQuantile(values.shape[1], share)).count(values)
     quantiles = merged(team, quantiles)
     for quantile in quantiles.values():
         quantile.settle()
     for _, found in maps("thresholds"):
         for name, values in found.items():
-            quantiles[name].keep(by_unit(values))
+            quantiles[name].keep(values)
     quantiles = merged(team, quantiles)
     thresholds = {name: quantiles[name].thresholds() for name in layers}
     ends = np.cumsum([len(values) for values in thresholds.values()]).tolist()
@@ -213,20 +215,13 @@ def dissect(
     category = torch.from_numpy(concepts.category)
     tally = Tally.empty(ends[-1], len(concepts.names), len(concepts.categories))
     for places, found in maps("comparing with labels"):
-        for row, place in enumerate(places):
-            of_image = {name: found[name][row] for name in layers}
-            add_image(tally, of_image, thresholds, slices, concepts, category, place, axes)
+        add_images(tally, found, thresholds, slices, [Labels.of(concepts, place) for place in places], category, axes)
     parts = team.gather(tally)
     total = Tally.empty(ends[-1], len(concepts.names), len(concepts.categories))
     for part in parts:
         assert isinstance(part, Tally)
         total.add(part)
     return Dissection(slices, share, torch.cat(list(thresholds.values())), total, category)
-
-
-def by_unit(maps: Tensor) -> Tensor:
-    """Return maps ``[B, C, H, W]`` as one row of values a unit, ``[C, B H W]``."""
-    return maps.transpose(0, 1).flatten(1)
 
 
 def merged(team: Team, quantiles: dict[str, UpperQuantile]) -> dict[str, UpperQuantile]:
@@ -242,66 +237,126 @@ def merged(team: Team, quantiles: dict[str, UpperQuantile]) -> dict[str, UpperQu
     return total
 
 
-def add_image(
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one image's pixels.
+
+    Attributes:
+        size: height and width of its label maps.
+        joint: int64 ``[pixels]``, which combination of labels a pixel has in the image's maps.
+        marks: float64 ``[J, N]``, how many of the maps give a combination each of the image's labels.
+        labels: int64 ``[N]``.
+        whole: int64 ``[M]``, labels of the whole image.
+    """
+
+    size: tuple[int, int]
+    joint: Tensor
+    marks: Tensor
+    labels: Tensor
+    whole: Tensor
+
+    @classmethod
+    def of(cls, concepts: Concepts, number: int) -> "Labels":
+        """Read those of an image."""
+        maps, whole = concepts.labels(number)
+        joint = np.zeros(maps.shape[1] * maps.shape[2], dtype=np.int64)
+        combined = np.zeros((1, 0), dtype=np.int64)
+        for one in maps:
+            most = int(one.max(initial=0)) + 1
+            codes = joint * most + one.reshape(-1)
+            present = np.flatnonzero(np.bincount(codes))
+            place = np.zeros(len(combined) * most, dtype=np.int64)
+            place[present] = np.arange(len(present))
+            joint, combined = place[codes], np.column_stack([combined[present // most], present % most])
+        labels = np.unique(combined[combined > 0])
+        marks = (combined[:, :, None] == labels).sum(1)
+        of_whole = torch.tensor(list(whole), dtype=torch.int64)
+        size = (maps.shape[1], maps.shape[2])
+        return cls(
+            size, torch.from_numpy(joint), torch.from_numpy(marks.astype(float)), torch.from_numpy(labels), of_whole
+        )
+
+
+def add_images(
     tally: Tally,
     maps: Mapping[str, Tensor],
     thresholds: Mapping[str, Tensor],
     slices: Mapping[str, slice],
-    concepts: Concepts,
+    images: Sequence[Labels],
     category: Tensor,
-    place: int,
     axes: Mapping[str, Axis],
 ) -> None:
-    """Add one image to the sums.
+    """Add images to the sums.
 
     Args:
         tally: changed.
-        maps: layer to ``[C, H, W]``.
+        maps: layer to ``[B, C, H, W]``.
         thresholds: layer to ``[C]``.
         slices: layer to its units in the tally.
-        concepts: with the image's labels.
+        images: their labels.
         category: ``[L]`` of each label.
-        place: of the image.
         axes: layer to where the pixels of label maps lie among its places.
     """
-    label_maps, whole = concepts.labels(place)
-    size = (label_maps.shape[1], label_maps.shape[2])
-    count = size[0] * size[1]
-    marked = np.bincount(label_maps.reshape(-1), minlength=1)
-    marked[0] = 0
-    present = np.flatnonzero(marked)
-    # Each pixel's place among the labels present, in each of the label maps; one past the last for no label.
-    number = np.full(len(marked), len(present))
-    number[present] = np.arange(len(present))
-    numbers = torch.from_numpy(number[label_maps].reshape(len(label_maps), count))
-    labels, scalars = torch.from_numpy(present), torch.tensor(list(whole), dtype=torch.int64)
-    tally.label[labels] += torch.from_numpy(marked[present])
-    tally.label[scalars] += count
-    named = torch.cat([labels, scalars])
+    counted = [_add_labels(tally, image, category) for image in images]
+    for size in dict.fromkeys(image.size for image in images):
+        rows = [row for row, image in enumerate(images) if image.size == size]
+        most = max(len(images[row].marks) for row in rows)
+        for name, values in maps.items():
+            units = values.shape[1]
+            together = max(COUNTED_AT_ONCE // (units * most), 1)
+            for first in range(0, len(rows), together):
+                part = rows[first : first + together]
+                found = _counts(values[part], thresholds[name], [images[row] for row in part], axes[name])
+                for row, counts in zip(part, found, strict=True):
+                    _add_units(tally, slices[name], counts, images[row], category, *counted[row])
+
+
+def _counts(maps: Tensor, limits: Tensor, images: Sequence[Labels], axis: Axis) -> list[Tensor]:
+    """Return for each image, whose label maps are of one size, its mask pixels by unit and combination, ``[C, J]``."""
+    units, device, pixels_of_one = maps.shape[1], maps.device, len(images[0].joint)
+    kinds = [len(image.marks) for image in images]
+    starts = np.cumsum([0, *(units * kind for kind in kinds)]).tolist()
+    # Counts of all units and combinations of the first image, then those of the next.
+    unit = torch.arange(units)
+    base = torch.cat([start + unit * kind for start, kind in zip(starts, kinds, strict=False)]).to(device)
+    first = torch.arange(len(images)).repeat_interleave(units).to(device) * pixels_of_one
+    joint = torch.cat([image.joint for image in images]).to(device)
+    counts = torch.zeros(starts[-1], dtype=torch.int64)
+    for which, pixels in passing(maps.flatten(0, 1), limits.repeat(len(images)), images[0].size, axis):
+        codes = joint[first[which] + pixels].add_(base[which])
+        counts += torch.bincount(codes, minlength=len(counts)).cpu()
+    ends = pairwise(starts)
+    return [counts[begin:end].view(units, -1) for begin, end in ends]
+
+
+def _add_labels(tally: Tally, image: Labels, category: Tensor) -> tuple[Tensor, Tensor]:
+    """Add what an image has of each label; return which categories it has, and which by a label of the whole."""
+    pixels = len(image.joint)
+    of_joint = torch.bincount(image.joint, minlength=len(image.marks)).double()
+    tally.label[image.labels] += (of_joint @ image.marks).long()
+    tally.label[image.whole] += pixels
+    named = torch.cat([image.labels, image.whole])
     tally.images[torch.unique(named)] += 1
-    has = torch.zeros(len(tally.pixels_in), dtype=torch.bool)
+    has, by_whole = (torch.zeros(len(tally.pixels_in), dtype=torch.bool) for _ in range(2))
     has[category[named][category[named] >= 0]] = True
-    tally.pixels += count
-    tally.pixels_in[has] += count
-    of_label = torch.zeros(len(labels), len(has), dtype=torch.int64)
-    inside = category[labels] >= 0
-    of_label[inside, category[labels][inside]] = 1
-    by_whole = torch.zeros_like(has)
-    by_whole[category[scalars][category[scalars] >= 0]] = True
-    for name, values in maps.items():
-        area = torch.zeros(len(values), dtype=torch.int64)
-        both = torch.zeros(len(values), len(labels) + 1, dtype=torch.int64)
-        here = numbers.to(values.device)
-        for units, pixels in passing(values, thresholds[name], size, axes[name]):
-            area += torch.bincount(units, minlength=len(area)).cpu()
-            # A pixel that two maps give the same label counts twice, as in the original.
-            for one in here:
-                codes = units * both.shape[1] + one[pixels]
-                both += torch.bincount(codes, minlength=both.numel()).view_as(both).cpu()
-        both = both[:, :-1]
-        units_of = slices[name]
-        tally.unit[units_of] += area
-        tally.unit_in[units_of] += area[:, None] * has
-        tally.unit_touching[units_of] += area[:, None] * ((both @ of_label > 0) | by_whole)
-        tally.both[units_of, labels] += both
-        tally.both[units_of, scalars] += area[:, None]
+    by_whole[category[image.whole][category[image.whole] >= 0]] = True
+    tally.pixels += pixels
+    tally.pixels_in[has] += pixels
+    return has, by_whole
+
+
+def _add_units(
+    tally: Tally, units: slice, counts: Tensor, image: Labels, category: Tensor, has: Tensor, by_whole: Tensor
+) -> None:
+    """Add how many pixels of each combination of an image's labels lie in the masks of a layer's units, ``[C, J]``."""
+    area = counts.sum(1)
+    both = (counts.double() @ image.marks).long()  # Whole numbers below 2^53: exact.
+    touching = by_whole.repeat(len(area), 1)
+    own = category[image.labels]
+    for place in torch.unique(own[own >= 0]).tolist():
+        touching[:, place] |= both[:, own == place].any(1)
+    tally.unit[units] += area
+    tally.unit_in[units] += area[:, None] * has
+    tally.unit_touching[units] += area[:, None] * touching
+    tally.both[units, image.labels] += both
+    tally.both[units, image.whole] += area[:, None]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_robust.analysis.concepts import Concepts
-from lit_robust.analysis.dissection import Denominator, Dissection, by_unit
+from lit_robust.analysis.dissection import Denominator, Dissection
 from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome, grid
 from lit_robust.analysis.quantiles import UpperQuantile
@@ -234,15 +234,14 @@ def twin_overlap(
         with full_precision(moved.device.type):
             found = outputs(classifier, moved, layers)
         return {
-            name: by_unit(as_maps(one, layout_of(classifier, name, one, moved))).float().cpu()
-            for name, one in found.items()
+            name: as_maps(one, layout_of(classifier, name, one, moved)).float().cpu() for name, one in found.items()
         }
 
     quantiles: dict[str, UpperQuantile] = {}
     numbers = range(len(concepts))
     for _, images in concepts.batches(numbers, 16):
         for name, values in maps(images).items():
-            quantiles.setdefault(name, UpperQuantile(len(values), share)).count(values)
+            quantiles.setdefault(name, UpperQuantile(values.shape[1], share)).count(values)
     for quantile in quantiles.values():
         quantile.settle()
     for _, images in concepts.batches(numbers, 16):
@@ -253,8 +252,9 @@ def twin_overlap(
     for (_, first), (_, second) in zip(concepts.batches(numbers, 16), others.batches(numbers, 16), strict=True):
         of_second = maps(second)
         for name, values in maps(first).items():
-            here, there = values > limits[name][:, None], of_second[name] > limits[name][:, None]
-            sums[name] += torch.stack([(here & there).sum(1), (here | there).sum(1)])
+            limit = limits[name][:, None, None]
+            here, there = values > limit, of_second[name] > limit
+            sums[name] += torch.stack([(here & there).sum((0, 2, 3)), (here | there).sum((0, 2, 3))])
     return {name: torch.where(limits[name] > 0, both[0].double() / both[1], torch.nan) for name, both in sums.items()}
 
 

@@ -14,9 +14,9 @@ RISING = torch.cat([torch.arange(BINS // 2 - 1, -1, -1), torch.arange(BINS // 2,
 ZEROS = (BINS // 2 - 1, BINS // 2)  # Places in RISING of -0 and 0, and of what is nearer to 0 than 2^-129.
 
 
-def leading(values: Tensor) -> Tensor:
+def leading(maps: Tensor) -> Tensor:
     """Return int32 codes of float32 values: the place in ``RISING`` of a value's code does not fall as values rise."""
-    return (values.contiguous().view(torch.int32) >> (32 - BITS)) + BINS // 2
+    return (maps.contiguous().view(torch.int32) >> (32 - BITS)).add_(BINS // 2)
 
 
 class UpperQuantile:
@@ -38,21 +38,22 @@ class UpperQuantile:
         self.bins: Tensor | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []
 
-    def count(self, values: Tensor) -> None:
-        """Take float32 ``[units, n]`` values of the first pass."""
-        units, number = values.shape
-        codes = leading(values)
-        codes += torch.arange(units, dtype=torch.int32, device=values.device)[:, None] * BINS
+    def count(self, maps: Tensor) -> None:
+        """Take float32 ``[B, units, ...]`` of the first pass."""
+        units = maps.shape[1]
+        codes = leading(maps.flatten(2))
+        codes += torch.arange(units, dtype=torch.int32, device=maps.device)[:, None] * BINS
         self.counts += torch.bincount(codes.flatten(), minlength=units * BINS).view(units, BINS).cpu()
-        self.total += number
+        self.total += maps.numel() // units
 
     def settle(self) -> Tensor:
         """End the first pass: return the place ``[units]`` in ``RISING`` of each quantile's code."""
         above = int(self.share * self.total)
-        from_top = self.counts[:, RISING].flip(1).cumsum(1).flip(1)
-        self.bins = (from_top > above).sum(1) - 1
-        beyond = torch.cat([from_top, torch.zeros(len(from_top), 1, dtype=torch.int64)], 1)
-        self.rank = above - beyond.gather(1, self.bins[:, None] + 1)[:, 0]
+        from_top = self.counts[:, RISING.flip(0)].cumsum(1)
+        passed = (from_top <= above).sum(1)  # Places, from the top, that lie above the quantile's.
+        beyond = from_top.gather(1, (passed - 1).clamp(min=0)[:, None])[:, 0]
+        self.rank = above - torch.where(passed > 0, beyond, 0)
+        self.bins = BINS - 1 - passed
         return self.bins
 
     @property
@@ -60,12 +61,13 @@ class UpperQuantile:
         assert self.bins is not None, "the first pass has not ended"
         return self.bins
 
-    def keep(self, values: Tensor) -> None:
-        """Take float32 ``[units, n]`` values of the second pass: the same ones, in any order."""
+    def keep(self, maps: Tensor) -> None:
+        """Take float32 ``[B, units, ...]`` of the second pass: the same ones, in any order."""
         codes = RISING[self._settled].int()
         codes[torch.isin(self._settled, torch.tensor(ZEROS))] = BINS  # No value's: it is known, and may come often.
-        unit, place = (leading(values) == codes.to(values.device)[:, None]).nonzero(as_tuple=True)
-        self._kept.append((unit.cpu(), values[unit, place].cpu()))
+        values = maps.flatten(2)
+        found = (leading(values) == codes.to(maps.device)[:, None]).nonzero(as_tuple=True)
+        self._kept.append((found[1].cpu(), values[found].cpu()))
 
     def merge(self, other: "UpperQuantile") -> None:
         """Add what another has counted or kept of other images."""

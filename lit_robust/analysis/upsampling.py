@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -74,8 +75,8 @@ def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> 
     above = padded > limits[:, None, None]
     above = above[:, 1:] | above[:, :-1]
     unit, top, left = (above[:, :, 1:] | above[:, :, :-1]).nonzero(as_tuple=True)
-    first_row, of_row = (part.to(maps.device) for part in _gaps(axis(maps.shape[1], size[0]), maps.shape[1]))
-    first_column, of_column = (part.to(maps.device) for part in _gaps(axis(maps.shape[2], size[1]), maps.shape[2]))
+    first_row, of_row = (part.to(maps.device) for part in _gaps(axis, maps.shape[1], size[0]))
+    first_column, of_column = (part.to(maps.device) for part in _gaps(axis, maps.shape[2], size[1]))
     corner = [padded[unit, top + down, left + right, None] for down, right in ((0, 0), (1, 0), (0, 1), (1, 1))]
     west = torch.lerp(corner[0], corner[1], of_row[top])
     east = torch.lerp(corner[2], corner[3], of_row[top])
@@ -90,13 +91,14 @@ def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> 
         yield unit[place], row[place] * size[1] + first_column[left[place]] + column
 
 
-def _gaps(at: Tensor, places: int) -> tuple[Tensor, Tensor]:
+@lru_cache(64)
+def _gaps(axis: Axis, places: int, pixels: int) -> tuple[Tensor, Tensor]:
     """Return the first pixel ``[G]`` in each gap between places and before and behind them, G = places + 1.
 
     And ``[G, most]``, how far from the gap's first to its second place each pixel in it is, in [0, 1); NaN where a gap
     has fewer.
     """
-    at = at.clamp(-1, places - 0.5)
+    at = axis(places, pixels).clamp(-1, places - 0.5)
     low = at.floor()
     gap = low.long() + 1
     first = torch.searchsorted(gap, torch.arange(places + 1))

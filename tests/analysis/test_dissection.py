@@ -2,6 +2,7 @@
 
 import csv
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from lit_robust.analysis.concepts import Concepts, open_concepts
-from lit_robust.analysis.dissection import Team, dissect
+from lit_robust.analysis.dissection import Labels, Team, dissect
 from lit_robust.analysis.labelled_units import labelled_study, twin_overlap, twin_results, unit_pictures
 from lit_robust.analysis.upsampling import bilinear
 from lit_robust.core.errors import DataError, UserError
@@ -147,6 +148,21 @@ def test_two_ranks_are_as_one(concepts, folder, tmp_path):
     whole = dissect(model, open_concepts(folder, limit=1), LAYERS, SHARE, AXES, batch_size=4)
     torch.testing.assert_close(of_one, whole.thresholds)
     assert torch.equal(tally_of_one["both"], whole.tally.both)
+
+
+def test_combinations_of_labels():
+    maps = np.array([[[1, 2, 0]], [[1, 0, 0]], [[7, 7, 0]]])
+    # A label that two maps give counts twice.
+    found = Labels.of(SimpleNamespace(labels=lambda number: (maps[:number], (5,))), 3)
+    assert found.labels.tolist() == [1, 2, 7]
+    assert found.marks[found.joint].tolist() == [
+        [2, 0, 1],
+        [0, 1, 1],
+        [0, 0, 0],
+    ]
+    assert (found.size, found.whole.tolist()) == ((1, 3), [5])
+    none = Labels.of(SimpleNamespace(labels=lambda number: (maps[:number], ())), 0)
+    assert (none.joint.tolist(), none.marks.shape, len(none.labels)) == ([0, 0, 0], (1, 0), 0)
 
 
 class Reads(nn.Module):

@@ -13,10 +13,10 @@ def by_sorting(values, share):
 def streamed(parts, share):
     quantile = UpperQuantile(len(parts[0]), share)
     for part in parts:
-        quantile.count(part)
+        quantile.count(part[None])
     quantile.settle()
     for part in reversed(parts):
-        quantile.keep(part)
+        quantile.keep(part[None])
     return quantile.thresholds()
 
 
@@ -47,9 +47,9 @@ def test_zeros_of_both_signs_are_not_kept():
     values[0, :500] = -0.0
     values[1, :3] = 1.0
     found = UpperQuantile(2, 0.01)
-    found.count(values)
+    found.count(values[None])
     found.settle()
-    found.keep(values)
+    found.keep(values[None])
     assert found.thresholds().tolist() == [0.0, 0.0]
     assert sum(len(value) for _, value in found._kept) == 0
 
@@ -60,11 +60,11 @@ def test_parts_of_several_processes_are_one():
     halves = [UpperQuantile(5, 0.01), UpperQuantile(5, 0.01)]
     pieces = values.split(500, 1)
     for half, part in zip(halves, pieces, strict=True):
-        half.count(part)
+        half.count(part[None])
     halves[0].merge(halves[1])
     halves[1].counts, halves[1].total = halves[0].counts, halves[0].total
     for half, part in zip(halves, pieces, strict=True):
         half.settle()
-        half.keep(part)
+        half.keep(part[None])
     halves[0].merge(halves[1])
     assert torch.equal(halves[0].thresholds(), by_sorting(values, 0.01))
