@@ -44,11 +44,12 @@ def shape_table_4(
         if network is None:
             continue
         net, made = ["--network", network], {kind: output / f"{row}-{kind}" for kind in ("dissection", "ablation")}
-        crops = ["--resize", resize, "--crop", crop, "--limit", limit_images, "--output", output / f"{row}-smoothness"]
+        crops: list[object] = ["--resize", resize, "--crop", crop, "--limit", limit_images]
         standard = f"{row.rpartition('-')[0]}-standard"
         if row != standard and networks.get(standard) is not None:
             crops += ["--other", networks[standard]]
-        runs.append(run(f"{row}-smoothness", "analyze", "smoothness", *net, "--data", f"{data}/imagenet", *crops))
+        words = ["smoothness", *net, "--data", f"{data}/imagenet", *crops, "--output", output / f"{row}-smoothness"]
+        runs.append(run(f"{row}-smoothness", "analyze", *words))
         labels: list[object] = []
         if concepts is not None:
             how = ["--quantile", quantile, "--denominator", denominator, "--least-iou", least_iou]
