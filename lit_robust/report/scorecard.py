@@ -184,6 +184,8 @@ def card_html(runs: Sequence[Run], columns: Sequence[CardColumn]) -> str:
     scales = [bar_scale([row[place] for row in table.rows.values()]) for place in range(len(columns))]
     rows = []
     for number, run in enumerate(runs):
+        if "study" in run.found.run:  # It has a section, and no value of the card.
+            continue
         cells = "".join(
             value_cell(table, cell, scale, run.label in column.best, column.marks)
             for cell, scale, column in zip(table.rows[run.label], scales, columns, strict=True)

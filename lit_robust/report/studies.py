@@ -25,7 +25,7 @@ def study_pictures(runs: Sequence[Run]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for run in runs:
         for example in run.found.examples:
-            if example.kind != example.dataset:
+            if "study" not in run.found.run or example.kind != example.dataset:
                 continue
             for role, file in example.images.items():
                 picture, words = read_picture(run, file), escape(f"{run.label}: {example.captions.get(role, '')}")

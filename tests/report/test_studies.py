@@ -30,7 +30,7 @@ def run(folder: Path, distances: dict[float, float]) -> Path:
     picture = labelled_grid({"target": torch.rand(2, 3, 8, 8)}, ["one", "two"])
     found = Outcome(results, pictures={"inversion": picture}, captions={"inversion": "Inversions <of> noise"})
     examples = found.save(folder, "inversion")
-    RunResults({"name": folder.name}, {"network": "n"}, results, examples).save(folder)
+    RunResults({"name": folder.name, "study": "inversion"}, {"network": "n"}, results, examples).save(folder)
     return folder
 
 
@@ -43,6 +43,14 @@ def test_pictures_and_curves_stand_side_by_side(tmp_path):
     assert "S: 0.120 at 0.5, 0.060 at 2; R: 0.210 at 0.5, 0.105 at 2" in page
     assert "eps 0.5" in page
     assert "eps 2" in page
+
+
+def test_studies_have_no_row_of_the_score_card(tmp_path):
+    RunResults({"name": "tested"}, {}, [Result("imagenet", "top1", 0.5, "fraction", 2, {})]).save(tmp_path / "tested")
+    report([run(tmp_path / "studied", {1.0: 0.2}), tmp_path / "tested"], tmp_path / "page.html")
+    card = (tmp_path / "page.html").read_text().partition("card-table")[2].partition("</table>")[0]
+    assert "tested" in card
+    assert "studied" not in card
 
 
 def test_runs_without_studies_have_no_curve():
