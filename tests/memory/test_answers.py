@@ -9,8 +9,8 @@ from memories import write_memory
 from torch.nn import functional as F
 
 from lit_robust.core.errors import UserError
-from lit_robust.memory import Retrieval, open_memory
-from lit_robust.memory.classifier import CacheClassifier, ContinuousLayer, NearestLayer
+from lit_robust.memory import open_memory
+from lit_robust.memory.classifier import CacheClassifier, ContinuousLayer, NearestLayer, Retrieval
 from lit_robust.memory.compression import project, read_projection
 from lit_robust.memory.nearest import build_index, exact_search, recall, version_of_faiss
 from lit_robust.models import Network, build_classifier

@@ -2,16 +2,18 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from test_modules import ATTACK, NETWORK, SETTINGS, Loader
 
 from lit_robust.attacks import PGD
 from lit_robust.attacks.pgd import Moved
 from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import stream_seed
 from lit_robust.modules import AdversarialModule, AdvPropModule, TradesModule
 from lit_robust.modules.adversarial import AttackSchedule
 
@@ -67,6 +69,34 @@ def test_validation_may_have_an_attack_of_its_own(tmp_path):
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     again = AdversarialModule.load_from_checkpoint(tmp_path / "end.ckpt")
     assert again.schedule.validation_attack == stronger
+
+
+def test_validation_starts_from_the_named_stream_of_each_sample(tmp_path, monkeypatch):
+    seeds, search = [], PGD.search
+
+    def remember(self, model, images, labels, *, generator=None):
+        if isinstance(generator, list):
+            seeds.extend(one.initial_seed() for one in generator)
+        return search(self, model, images, labels, generator=generator)
+
+    monkeypatch.setattr(PGD, "search", remember)
+    seed_everything(4)
+    schedule = AttackSchedule(validation_attack=replace(ATTACK, start="ball"))
+    fit(AdversarialModule(NETWORK, SETTINGS, ATTACK, schedule), tmp_path, epochs=1)
+    named = [stream_seed(4, "attack start, validation", number) for number in range(12)]
+    assert seeds[-12:] == named
+
+
+class Nameless(Checkpoint):
+    """A checkpoint of somebody's own, which watches no value."""
+
+
+def test_a_checkpoint_that_watches_nothing_is_no_hindrance(tmp_path):
+    module = AdversarialModule(NETWORK, SETTINGS, ATTACK, AttackSchedule(validate_every=0))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, callbacks=[Nameless()], **quiet)
+    trainer.fit(module, Loader(), Loader())
+    assert trainer.global_step == 3
 
 
 def test_validation_is_attacked_in_the_epochs_the_schedule_names():

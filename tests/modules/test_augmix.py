@@ -114,6 +114,14 @@ def test_a_view_is_a_convex_combination_of_what_the_chains_make(monkeypatch):
         assert -1e-5 <= row[kept].min() <= row[kept].max() <= 1 + 1e-5
 
 
+def test_chains_that_change_nothing_give_the_image(monkeypatch):
+    """The shares of an image and of its chains are above 0, and their sum is 1."""
+    images = torch.rand(6, 3, 16, 16)
+    monkeypatch.setattr("lit_robust.modules.augmix.apply", lambda pixels, *_: pixels)
+    view = AugMix().view(images, np.random.default_rng(0))
+    torch.testing.assert_close(view, (images * 255).round() / 255, rtol=0, atol=1e-6)
+
+
 def test_a_view_follows_from_its_generator_and_leaves_the_images():
     images = torch.rand(4, 3, 16, 16)
     before = images.clone()
@@ -201,4 +209,9 @@ def test_a_run_repeats_itself_and_a_checkpoint_builds_the_module_again(tmp_path)
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
+        AugMix(**settings)
+
+
+def test_settings_at_the_ends_of_their_ranges():
+    for settings in ({"severity": 1}, {"severity": 10}, {"width": 1}, {"depth": 1}, {"consistency": 0}):
         AugMix(**settings)

@@ -208,3 +208,9 @@ def test_copies_of_unreadable_images_are_not_trained():
 def test_settings_out_of_range(scheme, settings, says):
     with pytest.raises(UserError, match=says):
         scheme(**settings)
+
+
+def test_settings_at_the_ends_of_their_ranges():
+    for share, probability in ((0.0, 0.0), (1.0, 1.0)):
+        MoEx(share=share, probability=probability)
+        CutMix(probability=probability)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
-from lit_robust.models import Network
+from lit_robust.models import Network, weights_digest
 from lit_robust.modules import AdversarialModule, ClassifierModule, Optimisation, StandardModule
 
 NETWORK = Network("lit_robust/resnet_tiny", num_classes=4)
@@ -121,6 +121,27 @@ def test_ema_averages_the_weights(tmp_path):
         expected = 0.75 * expected + 0.25 * weight
     torch.testing.assert_close(module.model.network.fc.weight.detach(), expected)
     assert not torch.equal(expected, recorder.seen[-1])
+
+
+def test_a_module_says_all_that_identifies_its_network():
+    module = StandardModule(NETWORK, SETTINGS)
+    told = module.describe()
+    settings = told.pop("settings")
+    network = module.classifier.network
+    assert told == {
+        "module": "StandardModule",
+        "network": "lit_robust/resnet_tiny",
+        "num_classes": 4,
+        "weights": None,
+        "weights_sha256": weights_digest(network),
+        "normalisation": {
+            "mean": pytest.approx(module.classifier.mean.flatten().tolist()),
+            "std": pytest.approx(module.classifier.std.flatten().tolist()),
+        },
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+    assert sorted(settings) == ["mixing", "optimisation"]
+    assert (settings["optimisation"]["learning_rate"], settings["optimisation"]["label_smoothing"]) == (0.05, 0.1)
 
 
 def test_checkpoint_holds_plain_values_and_builds_the_module_again(tmp_path):

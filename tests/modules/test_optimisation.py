@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lit_robust.core.errors import UserError
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import StandardModule
-from lit_robust.modules.optimisation import Optimisation, build_optimizer, head_of, rate_factor
+from lit_robust.modules.optimisation import Optimisation, build_optimizer, head_of, rate_factor, warmup_factor
 
 STEPS, EPOCHS = 10, 12  # An epoch has 10 steps.
 
@@ -57,6 +57,7 @@ def test_warmup_rises_linearly():
     seen = ours(Optimisation(schedule="constant", warmup_epochs=2))
     assert seen[:20] == pytest.approx([0.4 * step / 20 for step in range(20)])
     assert seen[20:] == pytest.approx([0.4] * 100)
+    assert [warmup_factor(Optimisation(warmup_epochs=0), epoch) for epoch in (0.0, 5.0)] == [1.0, 1.0]
 
 
 def test_only_matrices_decay_without_norm_decay():

@@ -37,7 +37,7 @@ def test_a_step_is_the_formula_s(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(PGD, "search", remember)
-    fit(module, tmp_path, limit_train_batches=1)
+    trainer = fit(module, tmp_path, limit_train_batches=1)
 
     batch = next(iter(Loader()))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -50,7 +50,10 @@ def test_a_step_is_the_formula_s(tmp_path, monkeypatch):
     network.train()
     clean, attacked = network(batch.image), network(kept[0])
     p, q = clean.softmax(1), attacked.softmax(1)
-    loss = F.cross_entropy(clean, batch.label, label_smoothing=0.1) + 3.0 * (p * (p / q).log()).sum(1).mean()
+    divergence = (p * (p / q).log()).sum(1).mean()
+    # It is small, and the difference of larger numbers.
+    assert float(trainer.callback_metrics["train/divergence"]) == pytest.approx(float(divergence), rel=1e-3)
+    loss = F.cross_entropy(clean, batch.label, label_smoothing=0.1) + 3.0 * divergence
     loss.backward()
     optimizer.step()
     for name, tensor in module.model.state_dict().items():
