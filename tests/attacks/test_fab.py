@@ -112,7 +112,7 @@ def test_wrong_settings_are_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match="FAB beta is 1: give a share between 0 and 1, such as 0.9"):
         FAB(beta=1)
     for eta in (0.9, 2.0):
-        with pytest.raises(UserError, match=f"FAB eta is {eta:g}: give a factor from 1 to below 2"):
+        with pytest.raises(UserError, match=f"FAB eta is {eta}: give a factor from 1 to below 2"):
             FAB(eta=eta)
     with pytest.raises(UserError, match="FAB alpha_max is 2"):
         FAB(alpha_max=2)
