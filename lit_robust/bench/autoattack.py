@@ -81,7 +81,9 @@ def bench_autoattack(
         return run
 
     def theirs(some: Tensor, truth: Tensor, first: int) -> Tensor:
-        peer = _peer(plain, attack, device, first)
+        with torch.no_grad():
+            classes = plain(some[:1]).shape[1]
+        peer = _peer(plain, attack, device, first, min(9, classes - 1))
         found = peer.run_standard_evaluation(some, truth, bs=len(some))
         return score(plain, found, truth, LOSSES["margin"]).success
 
@@ -130,10 +132,13 @@ def _count(counted: dict[str, int], result: AutoAttackResult) -> None:
         counted[name] = counted.get(name, 0) + int((result.code == number).sum())
 
 
-def _peer(model: PlainClassifier, attack: AutoAttack, device: torch.device, seed: int) -> Any:
+def _peer(model: PlainClassifier, attack: AutoAttack, device: torch.device, seed: int, targets: int) -> Any:
     maker = importlib.import_module("autoattack").AutoAttack  # It says nothing of its types.
     settings = {"version": attack.version, "seed": seed, "device": str(device), "verbose": False}
-    return maker(model, norm=NORMS[attack.norm], eps=attack.eps, **settings)
+    peer = maker(model, norm=NORMS[attack.norm], eps=attack.eps, **settings)
+    # It asks for 9 wrong classes, also of a network that has fewer.
+    peer.apgd_targeted.n_target_classes = peer.fab.n_target_classes = targets
+    return peer
 
 
 def check_peer() -> None:

@@ -3,7 +3,7 @@
 import importlib.util
 import re
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +21,8 @@ def peer(monkeypatch):
 
     class Peer:
         def __init__(self, model, **settings):
-            asked.append(settings)
+            self.apgd_targeted, self.fab = SimpleNamespace(), SimpleNamespace()
+            asked.append(settings | {"parts": (self.apgd_targeted, self.fab)})
 
         def run_standard_evaluation(self, images, labels, bs):
             half = bs // 2
@@ -45,6 +46,7 @@ def test_the_table_counts_accuracies_and_unlike_verdicts(toy, peer, monkeypatch,
     assert [(each["norm"], each["eps"], each["version"], each["seed"]) for each in peer] == [
         ("L2", 2.0, "standard", first) for first in (0, 16, 32)
     ]
+    assert all(part.n_target_classes == 7 for each in peer for part in each["parts"])
     rows = re.findall(r"\| ([^|]+) \| [\d.]+ \| ([\d.]+) % \| (\d+) of 40 \|", said)
     assert [name for name, *_ in rows] == ["lit_robust, fp32", "lit_robust, bf16", "its authors' code, fp32"]
     stood = [round(40 * float(share) / 100) for _, share, _ in rows]
