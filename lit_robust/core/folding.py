@@ -74,7 +74,8 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
                 graph.set_submodule(pair.name, convolution)
             modules += convolutions
             # On the instance, so that the network stays whole: whoever asks for its layers gets its own.
-            place.__dict__["forward"] = partial(_forward, place.forward, graph)
+            inside = list(place.modules())[1:]
+            place.__dict__["forward"] = partial(_forward, inside, place.forward, graph)
         with quick_stems(modules):
             yield
     finally:
@@ -84,8 +85,12 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
                 graph.set_submodule(pair.name, pair.convolution)
 
 
-def _forward(whole: Callable[..., Any], search: fx.GraphModule, *given: Any, **named: Any) -> Any:
-    return (search if torch.is_grad_enabled() else whole)(*given, **named)
+def _forward(
+    inside: list[nn.Module], whole: Callable[..., Any], search: fx.GraphModule, *given: Any, **named: Any
+) -> Any:
+    # Who asks for a layer's output, as a memory does, hangs a hook on it for a pass. A traced pass calls none.
+    wanted = torch.is_grad_enabled() and not any(_has_hooks(part) for part in inside)
+    return (search if wanted else whole)(*given, **named)
 
 
 def _fold(pair: Pair) -> nn.Conv2d:
@@ -109,7 +114,7 @@ def _places(module: nn.Module) -> Iterator[tuple[nn.Module, fx.GraphModule, list
     inside = list(module.modules())
     if not any(type(part) in NORMS for part in inside):
         return
-    # A part's own hooks are around its forward.
+    # A part's own hooks are around its forward. Traced, those inside would be called without images.
     if _is_trusted(module) and all(_is_trusted(part) and not _has_hooks(part) for part in inside[1:]):
         graph, pairs, _ = _trace(module)
         if graph is not None:

@@ -133,15 +133,33 @@ def test_the_weights_and_the_layers_of_the_moment_count():
     assert difference() < 1e-5
 
 
-def test_what_hooks_look_at_is_run_as_it_is():
+def test_a_pass_that_a_hook_looks_at_is_the_networks_own():
+    """As where a memory asks for a layer within its forward, when the network around it is folded."""
+    model = shaken(resnet18(num_classes=10)).eval()
+    for layer in (model.layer2, model.layer2[0].bn1):
+        seen = []
+        with frozen(model), folded(model):
+            handle = layer.register_forward_hook(lambda module, given, output, seen=seen: seen.append(len(output)))
+            assert norms_called(model) == 20
+            handle.remove()
+            assert norms_called(model) == 0
+        assert seen == [3]
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("layer2", 1),  # The stem's, which no part but the whole has.
+        ("layer2.0.bn1", 3),  # And those of its block, but for the shortcut's.
+    ],
+)
+def test_what_was_hooked_before_is_left_out(name, left):
     model = shaken(resnet18(num_classes=10)).eval()
     seen = []
-    model.layer2[0].bn1.register_forward_hook(lambda *_: seen.append(1))
+    model.get_submodule(name).register_forward_hook(lambda module, given, output: seen.append(len(output)))
     with frozen(model), folded(model):
-        called = norms_called(model)
-    assert seen == [1]
-    # Without the block, but for its shortcut, and without the stem, whose parent is not folded either.
-    assert called == 3
+        assert norms_called(model) == left
+    assert seen == [3]
 
 
 def test_a_batch_norm_of_the_batch_is_left_alone():
