@@ -240,7 +240,7 @@ CARD = "test/score_card"  # Behind score/clean and its like, by which W&B's view
 def log_card(logger: WandbLogger, card: Mapping[str, Result]) -> None:
     """Show the ten values that matter one by one, and as a table with their 95 % intervals.
 
-    They are logged, not put into the summary alone: `wandb leet` draws what was logged, by name, and so these first.
+    They are logged, as `wandb leet` draws what was logged, by name, and so these first.
 
     Args:
         logger: of a run.
@@ -292,6 +292,7 @@ def keep_evaluation(trainer: Trainer, found: RunResults, file: Path) -> None:
         partial = {r.dataset: r.protocol.get("full_count") for r in found.results if r.protocol.get("partial")}
         run.summary.update(values)
         card = scores(found.results, main_strength([found.results]))
+        run.summary.update({f"score/{name}": result.value for name, result in card.items()})
         log_card(logger, card)
         doubts = [[result.key, warning] for result in found.results for warning in result.warnings]
         run.summary.update({f"{r.key}/warnings": " ".join(r.warnings) for r in found.results if r.warnings})
