@@ -1,7 +1,7 @@
-"""The READMEs' pictures, made anew of the runs of `lit-robust demo`; needs chromium and tmux.
+"""The READMEs' pictures, made anew of the runs of `lit-robust demo`, or of those named; needs chromium and tmux.
 
-    lit-robust demo
     python tests/pictures.py runs/demo
+    python tests/pictures.py runs standard-0 standard-1 adversarial-0 adversarial-1
 
 writes .images/demo.png and page.png, parts of the page, and leet.png and sync.png, a terminal.
 """
@@ -120,11 +120,12 @@ def terminal(command: str, keys: tuple[str, ...]) -> str:
     return "\n".join([f"<b>$ {escape(command)}</b>", "", *lines])
 
 
-def main(folder: Path) -> None:
-    """Write all pictures."""
-    shot(first_screen(page_of(folder, RUNS)), IMAGES / "demo.png")
-    shot(figures(page_of(folder, ("standard", "adversarial"))), IMAGES / "page.png")
-    trained, tested = (pick((folder / "adversarial").glob("wandb/offline-run-*")) for pick in (min, max))
+def main(folder: Path, runs: tuple[str, ...] = RUNS) -> None:
+    """Write all pictures, those of a terminal and of figures of the first adversarially trained network."""
+    adversarial = next(name for name in runs if name.startswith("adversarial"))
+    shot(first_screen(page_of(folder, runs)), IMAGES / "demo.png")
+    shot(figures(page_of(folder, (runs[0], adversarial))), IMAGES / "page.png")
+    trained, tested = (pick((folder / adversarial).glob("wandb/offline-run-*")) for pick in (min, max))
     shot(TERMINAL.format(terminal(f"wandb leet {trained}", ("]",))), IMAGES / "leet.png", 1400, 700)
     lines = typed(f"wandb sync --dry-run {folder}/*/wandb/offline-run-*")
     lines += typed(f'wandb leet inspect --summary {tested} | grep -E "^  (score|model.*(attack.init|network.n))"')
@@ -132,4 +133,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or RUNS)
