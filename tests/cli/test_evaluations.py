@@ -35,9 +35,16 @@ def attack_of(entry):
 def test_names_are_kinds_and_own_names_and_sets():
     names = names_of(yaml.safe_load(recipe("eval/suite").read_text())["trainer"]["callbacks"])
     assert names == [
-        *("clean_imagenet", "calibration_imagenet", "class_subset", "adversarial", "clean_stylized_imagenet"),
+        *("clean_imagenet", "calibration_imagenet", "class_subset_imagenet", "adversarial", "clean_stylized_imagenet"),
         *("corruption_imagenet_c", "corruption_imagenet_c_like", "clean_imagenet_a", "calibration_imagenet_a", "ood"),
         *("shape_bias", "clean_scrambled_4", "clean_black_and_white", "clean_edges", "clean_stylised", "category"),
+        *(
+            "class_subset_imagenet_2",
+            "clean_imagenet_r",
+            "clean_imagenet_sketch",
+            "clean_imagenet_v2_matched_frequency",
+        ),
+        *("merged_class_imagenet", "merged_class_objectnet", "corruption_imagenet_c_bar", "corruption_imagenet_3dcc"),
     ]
     threats = yaml.safe_load(recipe("eval/threat-models").read_text())["trainer"]["callbacks"]
     assert names_of(threats) == ["clean", "adversarial", "any_step", "cache_paper", "black_box_adversarial"]
