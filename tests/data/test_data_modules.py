@@ -220,7 +220,7 @@ def test_restricted_imagenet_selects_and_relabels(tmp_path):
     assert [names[label] for label in found["label"]] == ["dog", "dog", "cat", "turtle", "turtle", "insect", "crab"]
     assert found["image"][:, 0, 0, 0].tolist() == [1, 2, 4, 5, 6, 7, 9]
     module.check_classes(9)
-    with pytest.raises(UserError, match="set model.init_args.network.num_classes to 9"):
+    with pytest.raises(UserError, match="give --model.network.num_classes 9"):
         module.check_classes(1000)
     trained = everything(module.train_dataloader())
     assert sorted(trained["image"][:, 0, 0, 0].tolist()) == [1, 2, 4, 5, 6, 7, 9]
