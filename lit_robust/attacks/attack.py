@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
@@ -167,6 +167,17 @@ class Attack(ABC):
             UserError: the new settings are not a valid attack, or this attack's own eps is 0.
         """
         return replace(self, eps=eps)  # type: ignore[type-var]
+
+
+def check_attack(attack: object) -> None:
+    """Raise a UserError unless something is an attack that has a norm and an eps, by which results are named."""
+    if not isinstance(attack, Attack):
+        what = f"{attack.__name__} itself" if isinstance(attack, type) else f"a {type(attack).__name__}"
+        raise UserError(f"The attack is {what}: give an object, such as PGD(eps=1.0).")
+    if lacks := [name for name in ("norm", "eps") if not hasattr(attack, name)]:
+        raise UserError(f"The attack {type(attack).__name__} has no {lacks[0]}: give it a norm and an eps.")
+    if not is_dataclass(attack):
+        raise UserError(f"The attack {type(attack).__name__} is no dataclass: write @dataclass(frozen=True) above it.")
 
 
 def _plain(value: object) -> object:

@@ -135,6 +135,9 @@ class Sweep:
         images, labels = images[:count], labels[:count]
         generators = [self.random_of(number) for number in numbers]
         result = self.attacks[strength](self.model, images, labels, generator=generators)
+        if not isinstance(result, AttackResult):
+            name = type(self.attacks[strength]).__name__
+            raise UserError(f"The attack {name} returned a {type(result).__name__}: return an AttackResult.")
         broken = result.success if self.target is None else self._judge(self.target, result, labels)
         final = broken if strength + 1 < len(self.attacks) else torch.ones_like(broken)
         return Verdicts(strength, numbers, images, result, labels, broken, final)

@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, AttackResult, AutoAttack, AutoAttackResult, Flags, Sweep, Verdicts
-from lit_robust.attacks.attack import check_reach
+from lit_robust.attacks.attack import check_attack, check_reach
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
@@ -121,6 +121,9 @@ class AdversarialAccuracy(EvaluationCallback):
         limit: int | None = None,
     ) -> None:
         super().__init__(dataset)
+        check_attack(attack)
+        if isinstance(eps, str | float | int):
+            raise UserError(f"eps is {eps!r}: give a list of numbers, such as [4 / 255].")
         if limit is not None and limit < 1:
             raise UserError(f"limit is {limit}: give a number of images above 0, or null for all.")
         if any(value <= 0 for value in eps):

@@ -26,7 +26,7 @@ from lit_robust.callbacks.results_file import ResultsFile
 from lit_robust.core.arrays import as_tensor
 from lit_robust.core.batch import as_batch, check_unit_range, image_and_label
 from lit_robust.core.errors import UserError
-from lit_robust.core.logits import logits_of
+from lit_robust.core.logits import fitting, logits_of
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import RunResults
 from lit_robust.models import Classifier, weights_digest
@@ -151,17 +151,8 @@ class Evaluated(LightningModule):
         """
         images = as_batch(batch, first=0).image
         check_unit_range(images)
-        try:
-            with full_precision(self.device.type):
-                logits: Tensor = self.model(images)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise UserError(
-                f"The network fails on float32 images of shape {list(images.shape)} ({reason}): give images of the "
-                "channels and the size that it takes, and a network that computes in float32."
-            ) from error
+        with full_precision(self.device.type), fitting(images):
+            logits: Tensor = self.model(images)
         return logits
 
     def describe(self) -> dict[str, Any]:

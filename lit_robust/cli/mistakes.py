@@ -123,6 +123,9 @@ def _plain(reason: str, owner: str, value: str, options: Sequence[str]) -> str:
     if expected := re.search(r"Expected an? (.*<class .*?>.*?)(?:\.? Got value: (.*)|$)", reason):
         value = expected[2] or value
         kinds = [kind for kind in re.findall(r"<class '([^']+)'>", expected[1]) if kind != "NoneType"]
+        if kinds[0] == "collections.abc.Mapping":
+            value = value.strip("\"'")
+            return f"expected settings by name, got {value!r}; write one as --OPTION.NAME VALUE."
         if kinds[0] in ("collections.abc.Sequence", "list"):
             example = f"[{value}]" if re.fullmatch(r"[\w., /-]+", value) else "[1, 2]"
             return f"expected a list, got {value!r}; write it in brackets, such as {example}."
@@ -130,6 +133,8 @@ def _plain(reason: str, owner: str, value: str, options: Sequence[str]) -> str:
     if number := re.match(r"Not of type \w+: (?:(\S+) )?does not conform to restriction v(>=?)(\S+)", reason):
         low = "above" if number[2] == ">" else "of at least"
         return f"expected a whole number {low} {number[3]}, got {number[1] or value!r}."
+    if re.match(r"Not of type \w+: int\(\) argument .* 'NoneType'", reason):
+        return "expected a whole number, got null."
     if number := re.match(r"Not of type \w+: invalid literal .* '(.*)'", reason):
         return f"expected a whole number, got {number[1]!r}."
     if missing := re.search(r"Expected a dot import path string: (\S+)|no attribute '([^']+)'|No module named", reason):

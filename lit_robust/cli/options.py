@@ -6,6 +6,7 @@ import re
 import shlex
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin
 
 import docstring_parser
@@ -141,7 +142,7 @@ def made(kind: type[Made], option: str, settings: Mapping[str, Any]) -> Made:
     try:
         return cast(Made, parser.instantiate_classes(parser.parse_object({option: dict(settings)}))[option])
     except ArgumentError as error:
-        raise UserError(explain(error)) from error
+        raise UserError(explain(error, [one.name for one in fields(kind)])) from error  # type: ignore[arg-type]
 
 
 def _whole_mappings(words: Sequence[str], defaults: Mapping[str, Any]) -> list[str]:

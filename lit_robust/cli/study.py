@@ -2,8 +2,9 @@
 
 import csv
 import time
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from lit_robust.core.results import RunResults
 from lit_robust.models import Classifier, Network, build_classifier, weights_digest
 from lit_robust.models.foreign.checkpoint import names_file
 from lit_robust.modules.base import read_hyperparameters
+
+RANDOM = "the network has random weights"
 
 
 def network_of(settings: Mapping[str, Any], option: str = "network") -> Network:
@@ -71,6 +74,9 @@ class Study:
 
     def build(self) -> Classifier:
         """Return the network, to be studied: in evaluation mode, on the device."""
+        self.random = self.network.weights is None and ":" not in self.network.name
+        if self.random:
+            warnings.warn(f"{RANDOM}: give --network.weights.", stacklevel=2)
         self.classifier = build_classifier(self.network).eval().to(self.device)
         for parameter in self.classifier.parameters():
             parameter.requires_grad_(False)
@@ -103,7 +109,9 @@ class Study:
             },
             "parameters": sum(parameter.numel() for parameter in self.classifier.parameters()),
         }
-        RunResults(run, model, list(outcome.results), examples).save(self.output)
+        told = (RANDOM,) if self.random else ()
+        results = [replace(one, warnings=(*one.warnings, *told)) for one in outcome.results]
+        RunResults(run, model, results, examples).save(self.output)
         written = sorted(one.name for one in self.output.iterdir() if not one.name.startswith("."))
         print(f"Wrote {', '.join(written)} to {self.output}. Next: `lit-robust report {self.output}` shows them.")
 

@@ -1,6 +1,7 @@
 """The logits in what a network returns, which is not always one tensor; and those of some of its classes alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +59,25 @@ def _described(output: Any) -> str:
         shapes = [list(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in output]
         return f"a {kind} of {', '.join(map(str, shapes))}"
     return f"a {kind}"
+
+
+@contextmanager
+def fitting(images: Tensor) -> Iterator[None]:
+    """Say of a network that fails on images, ``[B, C, H, W]``, what the reason mostly is.
+
+    Raises:
+        UserError: torch, or the network's own checks, as those of timm's transformers, refuse what they are given.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"The network fails on float32 images of shape {list(images.shape)} ({reason}): give images of the "
+            "channels and the size that it takes, and a network that computes in float32."
+        ) from error
 
 
 class SomeClasses(nn.Module):

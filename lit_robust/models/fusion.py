@@ -57,11 +57,13 @@ class Fusion(nn.Module):
 
     def _both(self, images: Tensor) -> tuple[Tensor, Tensor]:
         ours, theirs = (F.log_softmax(part(images), 1) for part in (self.standard, self.robust))
-        if ours.shape != theirs.shape:
-            raise UserError(
-                f"The networks have {ours.shape[1]} and {theirs.shape[1]} classes: fuse two of the same classes."
-            )
+        _check_alike(ours, theirs)
         return ours, theirs
+
+
+def _check_alike(ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise UserError(f"The networks have {ours.shape[1]} and {theirs.shape[1]} classes: fuse two of the same ones.")
 
 
 def fused(standard: Tensor, robust: Tensor, weight: float) -> Tensor:
@@ -72,6 +74,7 @@ def fused(standard: Tensor, robust: Tensor, weight: float) -> Tensor:
         robust: likewise.
         weight: 0 to 1, the first one's share; at 0 and 1 the result is the other one, or this one, itself.
     """
+    _check_alike(standard, robust)
     share = torch.tensor([weight, 1 - weight], device=standard.device).log()
     return (
         torch.logaddexp(standard + share[0], robust + share[1]) if 0 < weight < 1 else (robust, standard)[int(weight)]

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_robust.core.errors import UserError, nearest
+from lit_robust.core.errors import UserError, check_count, nearest
 from lit_robust.core.logits import logits_of
 from lit_robust.models.foreign.checkpoint import Channels, in_pixel_units, names_file
 from lit_robust.models.foreign.reading import check_normaliser, check_said
@@ -111,8 +112,7 @@ class Network:
     def __post_init__(self) -> None:
         if self.weights in ("null", "None"):  # What a command line makes of null.
             object.__setattr__(self, "weights", None)
-        if self.num_classes < 1:
-            raise UserError(f"num_classes is {self.num_classes}: give 1 or more.")
+        check_count("num_classes", self.num_classes, 1)
         if self.arguments and ":" not in self.name:
             raise UserError(
                 f"arguments are {self.arguments}, but {self.name} takes none: they are for a callable of your own, "
@@ -137,6 +137,11 @@ def build_classifier(spec: Network) -> Classifier:
     Raises:
         UserError: unknown library or name, a class count the weights do not have, or weights of another network.
     """
+    if not isinstance(spec, Network):
+        raise UserError(
+            f"The network is a {type(spec).__name__}: give a Network, such as Network('torchvision/resnet50') or "
+            "Network('mypackage.nets:make_net')."
+        )
     library, _, name = spec.name.partition("/")
     builders = {"torchvision": _torchvision, "timm": _timm, "lit_robust": _ours}
     file = Path(spec.weights) if spec.weights is not None and names_file(spec.weights) else None
@@ -276,6 +281,8 @@ def _called(path: str, num_classes: int, arguments: Mapping[str, Any], entry: st
             f"There is no module {error.name}, which the network {path} needs: install it, or run the command where "
             "its folder is."
         ) from error
+    except Exception as error:
+        raise UserError(f"The module {module_name} cannot be imported: {_place_of(error)}.") from error
     if not hasattr(module, name):
         near = nearest(name, [other for other in vars(module) if not other.startswith("_")])
         raise UserError(f"The module {module_name} has no {name!r}{near}: name a class or function in it.")
@@ -295,10 +302,20 @@ def _called(path: str, num_classes: int, arguments: Mapping[str, Any], entry: st
             f"{path}{signature} cannot be called with the arguments {dict(arguments)} ({error}): change "
             "--model.network.arguments."
         ) from error
-    network = build(**arguments)
+    try:
+        network = build(**arguments)
+    except Exception as error:
+        raise UserError(f"{path} fails with the arguments {dict(arguments)}: {_place_of(error)}.") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{path} returned a {type(network).__name__}: return a torch.nn.Module.")
     return network
+
+
+def _place_of(error: Exception) -> str:
+    """Return what an error in the user's own code says, and the line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+    return f"{type(error).__name__} in line {line} of {file}, {' '.join(str(error).split()).rstrip('.')}"
 
 
 class SmallResNet(nn.Module):

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_robust.attacks import PGD
+from lit_robust.attacks.attack import check_attack
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
 from lit_robust.core.seeds import run_seed, stream_seed
@@ -70,6 +71,7 @@ class AttackingModule(ClassifierModule, ABC):
         attack: PGD = PGD(),
         schedule: AttackSchedule = AttackSchedule(),
     ) -> None:
+        check_attack(attack)
         if attack.eps == 0:
             raise UserError("A training attack of eps 0 changes nothing: give eps above 0.")
         super().__init__(network, optimisation)

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_robust.core.batch import Batch, as_batch, check_unit_range
 from lit_robust.core.errors import UserError
+from lit_robust.core.logits import fitting
 from lit_robust.core.precision import full_precision
 from lit_robust.metrics import TopKAccuracy
 from lit_robust.models import Classifier, Network, build_classifier, check_fit, weights_digest
@@ -145,7 +146,11 @@ class ClassifierModule(LightningModule, ABC):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the batch mean of the cross-entropy, with the settings' label smoothing."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.optimisation.label_smoothing)
+        try:
+            return F.cross_entropy(logits, labels, label_smoothing=self.optimisation.label_smoothing)
+        except IndexError as error:  # On the processor alone; a plain loader's labels nobody has checked.
+            low, high = labels.min().item(), labels.max().item()
+            raise UserError(f"Labels are {low} to {high}, of a network of {logits.shape[1]} classes.") from error
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
         """Take what a plain loader gives, see ``as_batch``, and number its samples as they come in each epoch.
@@ -211,7 +216,7 @@ class ClassifierModule(LightningModule, ABC):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return fp32 logits ``[B, num_classes]``, whatever the trainer's precision: a result is scored in fp32."""
-        with full_precision(self.device.type):
+        with full_precision(self.device.type), fitting(batch.image):
             logits: Tensor = self.model(batch.image)
         return logits
 

@@ -47,6 +47,7 @@ def write_report(
         UserError: no run is named, one or its images cannot be read, a published name is not known, or the suffix is
             another.
     """
+    runs, output = [runs] if isinstance(runs, str | Path) else runs, Path(output)
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
         raise UserError(f"The output {output} has no known suffix: name a file that ends in {', '.join(WRITERS)}.")

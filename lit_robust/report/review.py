@@ -136,6 +136,8 @@ def read_decisions(file: Path, digest: str, keys: Sequence[str]) -> Mapping[str,
         found: Any = json.loads(read_regular(file))
         decisions = found["decisions"]
         fits = found["digest"] == digest and set(decisions.values()) <= set(DECISIONS) and set(decisions) <= set(keys)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {file}: choose on the review sheet, and save it.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not a file of decisions, as a review sheet saves it: {error}.") from error
     if not fits:

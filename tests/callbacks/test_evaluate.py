@@ -1,6 +1,7 @@
 """`evaluate`: one call on a network and a loader, held to a loop by hand."""
 
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torchvision.datasets import ImageFolder
 
 from lit_robust import evaluate
-from lit_robust.attacks import FAB, PGD
+from lit_robust.attacks import FAB, PGD, Attack
 from lit_robust.callbacks import (
     AdversarialAccuracy,
     CalibrationEvaluation,
@@ -179,12 +180,30 @@ def test_grey_images(network):
     assert found.results[0].value == expected
 
 
+class Unnamed(Attack):
+    def __call__(self, model, images, labels, *, generator=None):
+        return images
+
+
+class Plain(Unnamed):
+    norm, eps = "linf", 0.1
+
+
+@dataclass(frozen=True)
+class NoAttack(Unnamed):
+    norm: str = "linf"
+    eps: float = 0.1
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"measures": []}, "There is nothing to measure"),
         ({"measures": [CleanAccuracy]}, "A measure is CleanAccuracy itself: give objects"),
         ({"measures": ["top1"]}, "A measure is a str"),
+        ({"measures": [NoAttack()]}, "The attack NoAttack returned a Tensor: return an AttackResult"),
+        ({"measures": [Plain()]}, "The attack Plain is no dataclass: write @dataclass"),
+        ({"measures": [Unnamed()]}, "The attack Unnamed has no norm: give it a norm and an eps"),
         ({"measures": [CorruptionEvaluation()]}, "tensordataset has no corruptions"),
         ({"measures": [CleanAccuracy(), CleanAccuracy()]}, "Two callbacks evaluate"),
         ({"network": lambda images: images}, "The network is a function"),

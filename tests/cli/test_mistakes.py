@@ -1,6 +1,7 @@
 """Users' mistakes end in one sentence that names the value and the fix, exit code 2, and nothing half-written."""
 
 import shutil
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 
 from lit_robust.cli import main
+from lit_robust.core.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -170,6 +172,9 @@ def test_limits_and_baselines(words, capsys):
         (["data", "derive", "scrambld"], "no command `data derive scrambld`: did you mean `data derive scrambled`?"),
         (["analyse", "smoothness"], "There is no command 'analyse': did you mean analyze?"),
         (["train"], "There is no command 'train': did you mean fit?"),
+        (["analyze", "inversion", "x", "--search.step", "2"], "there is no option 'step'; did you mean 'step_size' or"),
+        (["analyze", "inversion", "x", "--network", "x.pth"], "In network: expected settings by name, got 'x.pth'"),
+        (["data", "filter", "hard", "x", "y", "--networks", "{}", "--crop", "null"], "a whole number, got null."),
         (["recipes", "toy/standard"], "there is no option 'toy/standard'; there are none."),
         (
             ["data", "toy", "/nowhere", "--severities", "[6]"],
@@ -198,6 +203,52 @@ def test_eps_of_the_wrong_scale(words, capsys):
         "8",
     ]
     assert "did you mean 8/255 = 0.03137?" in sentence(["fit", *words, *adversarial], capsys)
+
+
+MINE = """
+from torch import nn
+
+def broken(num_classes):
+    raise ValueError("my own fault")
+
+def flat(num_classes):
+    return nn.Linear(2, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "expected"),
+    [
+        (MINE, "broken", "fails with the arguments {'num_classes': 8}: ValueError in line 5 of "),
+        ("def broken(:", "broken", "cannot be imported: SyntaxError in line 1 of "),
+        (MINE, "flat", "The network fails on float32 images of shape ["),
+    ],
+)
+def test_faults_in_a_network_of_ones_own(words, tmp_path, monkeypatch, content, name, expected, capsys):
+    (tmp_path / "faulty.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    assert expected in sentence(["test", *words, "--model.network.name", f"faulty:{name}"], capsys)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+
+
+def test_mistakes_in_python():
+    from lit_robust.attacks import PGD
+    from lit_robust.callbacks import AdversarialAccuracy
+    from lit_robust.models import Network
+    from lit_robust.modules import AdversarialModule, StandardModule
+
+    tiny = Network("lit_robust/resnet_tiny", num_classes=2)
+    for call, said in (
+        (lambda: StandardModule("torchvision/resnet18"), "The network is a str: give a Network, such as"),
+        (lambda: Network(num_classes="10"), "num_classes is '10': give a whole number, 1 or more"),
+        (lambda: AdversarialModule(tiny, attack="pgd"), "The attack is a str: give an object"),
+        (lambda: AdversarialAccuracy(PGD), "The attack is PGD itself: give an object"),
+        (lambda: AdversarialAccuracy(PGD(), eps=0.03), "eps is 0.03: give a list of numbers"),
+        (lambda: StandardModule(tiny).loss(torch.zeros(1, 2), torch.tensor([2])), "Labels are 2 to 2, of a network of"),
+    ):
+        with pytest.raises(UserError, match=said):
+            call()
 
 
 def test_a_file_of_weights_in_the_place_of_the_network(words, tmp_path, capsys):
