@@ -237,6 +237,8 @@ def _loader(data: Any, batch_size: int, num_workers: int) -> Any:
         raise UserError(f"The data are the path {data}: open it, as torchvision's ImageFolder, or by a data module.")
     if isinstance(data, Tensor | np.ndarray):
         raise UserError(f"The data are one {type(data).__name__}: give the pair (images, labels).")
+    if isinstance(data, tuple | list) and any(isinstance(one, LightningDataModule | DataLoader) for one in data):
+        raise UserError("The data are several: give loaders by name, {name: loader}, data modules as RobustnessSuite.")
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = as_tensor("The images", data[0]), as_tensor("The labels", data[1])
         if images.shape[:1] != labels.shape[:1]:
@@ -314,6 +316,9 @@ def _on(
     if not isinstance(measure, EvaluationCallback):
         kind = measure.__name__ + " itself" if isinstance(measure, type) else f"a {type(measure).__name__}"
         raise UserError(f"A measure is {kind}: give objects such as CleanAccuracy() or PGD(eps=1.0).")
+    if not hasattr(measure, "dataset"):
+        name = type(measure).__name__
+        raise UserError(f"{name} has no dataset: let its __init__ begin with super().__init__(dataset).")
     own = copy.copy(measure)
     if plain and len(names) == 1:
         own.dataset = names[0]

@@ -135,7 +135,7 @@ class EvaluationCallback(Callback, ABC):
     # Labels of a set with categories are numbers of categories, not of the network's classes. None takes any set.
     needs_categories: bool | None = False
 
-    def __init__(self, dataset: str) -> None:
+    def __init__(self, dataset: str = "imagenet") -> None:
         self.dataset = dataset
         self.left_out = False
         self.finished = False

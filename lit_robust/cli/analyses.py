@@ -18,6 +18,7 @@ from lit_robust.cli.sensitivity import (
     analyze_jacobian,
     analyze_perturbation_size,
 )
+from lit_robust.core.errors import UserError
 
 __all__ = [
     "analyze_ablation",
@@ -77,6 +78,8 @@ def analyze_smoothness(
     from lit_robust.data.loading.transforms import EvaluationCrop
     from lit_robust.models import build_classifier
 
+    if not 0 <= sigma <= 1:
+        raise UserError(f"sigma is {sigma}, where 1 is black to white: give 0 to 1, such as {sigma / 255:.3g}.")
     study = Study("smoothness", output, command, network_of(network))
     images = None if data is None else Images.open(data, split, EvaluationCrop(resize, crop), limit)
     second = None if other is None else build_classifier(network_of(other, "other")).eval()
@@ -180,7 +183,6 @@ def analyze_dissection(
     from lit_robust.analysis.layers import stages
     from lit_robust.analysis.upsampling import Axis, at_centres, bilinear, receptive_field
     from lit_robust.cli.study import Study, network_of
-    from lit_robust.core.errors import UserError
 
     if not 0 < quantile < 1:
         raise UserError(f"quantile is {quantile}: give a share between 0 and 1, such as 0.005.")

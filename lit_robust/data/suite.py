@@ -43,6 +43,8 @@ class RobustnessSuite(RobustDataModule):
     ) -> None:
         super().__init__()
         check_choice("missing", missing, ("error", "skip"))
+        if isinstance(members, RobustDataModule) or not all(isinstance(one, RobustDataModule) for one in members):
+            raise UserError("A suite's members are a list of data modules, such as [ImageNetDataModule(root)].")
         if not members:
             raise UserError("The suite has no members: name at least one data module.")
         names = [member.name for member in members]

@@ -18,6 +18,7 @@ from lit_robust.callbacks import (
     CalibrationEvaluation,
     CleanAccuracy,
     CorruptionEvaluation,
+    EvaluationCallback,
     OodEvaluation,
     ShapeBiasEvaluation,
 )
@@ -185,6 +186,29 @@ class Unnamed(Attack):
         return images
 
 
+class Counted(EvaluationCallback):
+    """A measure of one's own, on the only set there is."""
+
+    def prepare(self, module, described):
+        self.seen = 0
+
+    def update(self, module, batch, logits):
+        self.seen += len(batch)
+
+    def compute(self):
+        return [self.share("seen", self.seen / 21, protocol={})]
+
+
+class Unprepared(Counted):
+    def __init__(self):
+        self.seen = 0
+
+
+def test_a_measure_of_ones_own_needs_no_set(network, data):
+    (found,) = evaluate(network, data, Counted(), **QUIET).results
+    assert (found.dataset, found.metric, found.value, found.count) == ("tensordataset", "seen", 1, 21)
+
+
 class Plain(Unnamed):
     norm, eps = "linf", 0.1
 
@@ -224,6 +248,8 @@ class NoAttack(Unnamed):
         ({"data": (torch.rand(4, 1, 8, 8), torch.zeros(4).long())}, r"fails on float32 images of shape \[4, 1, 8, 8\]"),
         ({"data": (torch.rand(0, 3, 8, 8), torch.zeros(0).long())}, "The data give no batch"),
         ({"data": torch.rand(4, 3, 8, 8)}, "one Tensor"),
+        ({"measures": [Unprepared()]}, r"let its __init__ begin with super\(\).__init__\(dataset\)"),
+        ({"data": [DataLoader([1]), DataLoader([1])]}, "The data are several: give loaders by name"),
         ({"data": "data/imagenet"}, "are the path data/imagenet: open it"),
         ({"data": {"image": torch.rand(4, 3, 8, 8), "label": torch.zeros(4)}}, "one Tensor"),
         ({"network": nn.Sequential(nn.Flatten(), nn.Linear(768, 8)).half()}, "a network that computes in float32"),

@@ -172,6 +172,7 @@ def test_limits_and_baselines(words, capsys):
         (["data", "derive", "scrambld"], "no command `data derive scrambld`: did you mean `data derive scrambled`?"),
         (["analyse", "smoothness"], "There is no command 'analyse': did you mean analyze?"),
         (["train"], "There is no command 'train': did you mean fit?"),
+        (["analyze", "smoothness", "--sigma", "8"], "sigma is 8.0, where 1 is black to white"),
         (["analyze", "inversion", "x", "--search.step", "2"], "there is no option 'step'; did you mean 'step_size' or"),
         (["analyze", "inversion", "x", "--network", "x.pth"], "In network: expected settings by name, got 'x.pth'"),
         (["data", "filter", "hard", "x", "y", "--networks", "{}", "--crop", "null"], "a whole number, got null."),
@@ -235,6 +236,7 @@ def test_faults_in_a_network_of_ones_own(words, tmp_path, monkeypatch, content, 
 def test_mistakes_in_python():
     from lit_robust.attacks import PGD
     from lit_robust.callbacks import AdversarialAccuracy
+    from lit_robust.data import ImageNetDataModule, RobustnessSuite
     from lit_robust.models import Network
     from lit_robust.modules import AdversarialModule, StandardModule
 
@@ -243,6 +245,7 @@ def test_mistakes_in_python():
         (lambda: StandardModule("torchvision/resnet18"), "The network is a str: give a Network, such as"),
         (lambda: Network(num_classes="10"), "num_classes is '10': give a whole number, 1 or more"),
         (lambda: AdversarialModule(tiny, attack="pgd"), "The attack is a str: give an object"),
+        (lambda: RobustnessSuite(ImageNetDataModule("x")), "A suite's members are a list of data modules"),
         (lambda: AdversarialAccuracy(PGD), "The attack is PGD itself: give an object"),
         (lambda: AdversarialAccuracy(PGD(), eps=0.03), "eps is 0.03: give a list of numbers"),
         (lambda: StandardModule(tiny).loss(torch.zeros(1, 2), torch.tensor([2])), "Labels are 2 to 2, of a network of"),
