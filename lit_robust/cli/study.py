@@ -1,8 +1,8 @@
 """What every ``lit-robust analyze`` command begins and ends with: the network, and the folder of what was found."""
 
 import csv
+import sys
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -76,7 +76,7 @@ class Study:
         """Return the network, to be studied: in evaluation mode, on the device."""
         self.random = self.network.weights is None and ":" not in self.network.name
         if self.random:
-            warnings.warn(f"{RANDOM}: give --network.weights.", stacklevel=2)
+            print(f"warning: {RANDOM}: give --network.weights.", file=sys.stderr)
         self.classifier = build_classifier(self.network).eval().to(self.device)
         for parameter in self.classifier.parameters():
             parameter.requires_grad_(False)
