@@ -88,6 +88,10 @@ class Images:
         """Return images, float ``[N, 3, H, W]`` in [0, 1], by their places."""
         return torch.stack([self[int(place)] for place in places]).float().div_(255)
 
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Return all images, float ``[N, 3, H, W]`` in [0, 1], and their classes, int64 ``[N]``."""
+        return self.take(np.arange(len(self))), torch.from_numpy(self.labels).long()
+
     def batches(self, size: int, what: str, workers: int = 0) -> Iterator[tuple[Numbers, Tensor]]:
         """Give all images in batches, with a progress bar.
 

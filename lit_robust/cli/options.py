@@ -5,8 +5,8 @@ import json
 import re
 import shlex
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin
 
 import docstring_parser
@@ -29,6 +29,21 @@ __all__ = ["Count", "Seed", "StrictParser", "call", "made", "read_words"]
 Made = TypeVar("Made")
 Settings = dict[str, Any]
 Function = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command.
+
+    Attributes:
+        parameter: its name, type, default and whether it is given by place.
+        text: its help.
+        group: the parameter of a dataclass that it is a field of; None for a parameter of its own.
+    """
+
+    parameter: inspect.Parameter
+    text: str
+    group: inspect.Parameter | None = None
 
 
 class StrictParser(ArgumentParser):
@@ -69,8 +84,9 @@ def call(
 
     What stands before the ``*`` of a signature is given by place, what stands behind it as ``--name``. A ``bool`` is a
     flag; a ``tuple`` is given as several words, a sequence in brackets; one entry of a mapping is changed by
-    ``--name.entry VALUE``. The parameter ``command`` is the command line, for the record; those before a ``/`` are no
-    options.
+    ``--name.entry VALUE``. A parameter of a dataclass is a group of options, its fields: the parameter's default is
+    theirs, and the function's docstring may say more of a field than the class's does. The parameter ``command`` is the
+    command line, for the record; those before a ``/`` are no options.
 
     Args:
         name: of the command, one or two words.
@@ -85,37 +101,64 @@ def call(
         UserError: a word is not one of the options, or a value does not fit.
     """
     read_words()
-    document = docstring_parser.parse(inspect.getdoc(function) or "")
-    about = document.description
+    about = docstring_parser.parse(inspect.getdoc(function) or "").description
     parser = StrictParser(prog=f"lit-robust {name}", description=about, exit_on_error=False)
+    options = {each: list(_options(each)) for each in (function, *more)}
     mappings: dict[str, Any] = {}
-    for each in (function, *more):
-        helps = {
-            entry.arg_name: entry.description for entry in docstring_parser.parse(inspect.getdoc(each) or "").params
-        }
-        for parameter in _options(each):
-            if parameter.name != "command":
-                _add(parser, parameter, helps[parameter.name] or "")
-            if get_origin(parameter.annotation) is Mapping and parameter.default is not parameter.empty:
-                mappings[parameter.name] = parameter.default
+    for option in (option for own in options.values() for option in own):
+        parameter = option.parameter
+        if parameter.name != "command":
+            _add(parser, option)
+        if get_origin(parameter.annotation) is Mapping and parameter.default is not parameter.empty:
+            mappings[parameter.name] = parameter.default
     try:
         found = vars(parser.parse_args(_whole_mappings(words, mappings)))
     except ArgumentError as error:
-        options = [option.name.replace("_", "-") for each in (function, *more) for option in _options(each)]
-        raise UserError(explain(error, options)) from error
+        names = [option.parameter.name.replace("_", "-") for own in options.values() for option in own]
+        raise UserError(explain(error, names)) from error
     found["command"] = shlex.join(["lit-robust", *name.split(), *words])
-    return [{option.name: found[option.name] for option in _options(each)} for each in (function, *more)]
+    return [_arguments(own, found) for own in options.values()]
 
 
-def _options(function: Function) -> list[inspect.Parameter]:
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return [parameter for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+def _options(function: Function) -> Iterator[Option]:
+    texts = _texts(function)
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind, default = parameter.annotation, parameter.default
+        if is_dataclass(kind) and isinstance(kind, type):
+            own = _texts(kind)
+            built = {one.name: one.default_factory() for one in fields(kind) if one.default_factory is not MISSING}
+            for field in inspect.signature(kind, eval_str=True).parameters.values():
+                name = field.name
+                given = getattr(default, name, built.get(name, field.default))
+                option = field.replace(kind=field.KEYWORD_ONLY, default=given)
+                yield Option(option, texts.get(name, own[name]), parameter)
+        elif parameter.kind is not parameter.POSITIONAL_ONLY:
+            yield Option(parameter, texts.get(parameter.name, ""))
 
 
-def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> None:
+def _texts(function: Function) -> dict[str, str]:
+    """Return what a docstring says of each parameter or field."""
+    document = docstring_parser.parse(inspect.getdoc(function) or "")
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in document.params}
+
+
+def _arguments(options: Sequence[Option], found: Settings) -> Settings:
+    """Return a function's arguments, of which a group is one."""
+    given: Settings = {}
+    groups: dict[str, Settings] = {}
+    for option in options:
+        name = option.parameter.name
+        where = given if option.group is None else groups.setdefault(option.group.name, {})
+        where[name] = found[name]
+    kinds = {option.group.name: option.group.annotation for option in options if option.group is not None}
+    return given | {name: kinds[name](**settings) for name, settings in groups.items()}
+
+
+def _add(parser: ArgumentParser, option: Option) -> None:
     """Add one option, or one word, to a parser."""
+    parameter = option.parameter
     kind, default = parameter.annotation, parameter.default
-    settings: dict[str, Any] = {"help": " ".join(text.split()).replace("%", "%%"), "type": kind}
+    settings: dict[str, Any] = {"help": option.text.replace("%", "%%"), "type": kind}
     if get_origin(kind) is tuple:
         settings |= {"type": get_args(kind)[0], "nargs": "+"}
     if kind is bool:
@@ -126,8 +169,8 @@ def _add(parser: ArgumentParser, parameter: inspect.Parameter, text: str) -> Non
         settings |= {"required": True}
     if parameter.kind is not parameter.KEYWORD_ONLY and default is not parameter.empty:
         settings |= {"nargs": "?"}
-    option = f"--{parameter.name.replace('_', '-')}"
-    names = ["-o", option] if option == "--output" else [option]
+    name = f"--{parameter.name.replace('_', '-')}"
+    names = ["-o", name] if name == "--output" else [name]
     parser.add_argument(*names if parameter.kind is parameter.KEYWORD_ONLY else [parameter.name], **settings)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from lit_robust.cli.options import Count, Seed
+from lit_robust.cli.studied import Studied
 
 AS_IT_IS: Mapping[str, Any] = {}
 
@@ -14,18 +15,12 @@ def analyze_jacobian(
     data: Path,
     *,
     command: str,
-    network: Mapping[str, Any] = AS_IT_IS,
     memory: Path | None = None,
     theta: float = 50,
-    output: Path = Path("runs/jacobian"),
-    split: str = "val",
-    resize: Count | None = 256,
-    crop: Count | None = 224,
-    images: Count = 256,
     of: Literal["probabilities", "logits"] = "probabilities",
     probes: Count | None = None,
-    batch: Count = 32,
     seed: Seed = 0,
+    studied: Studied = Studied(Path("runs/jacobian"), images=256),
 ) -> None:
     """Measure how strongly a network's answer changes with the image: the norm of its Jacobian at test images.
 
@@ -34,33 +29,21 @@ def analyze_jacobian(
     Args:
         data: folder of the set's shards, such as data/imagenet
         command: the command line
-        network: name, num_classes, weights, mean and std, as of --model.network; a .ckpt of `lit-robust fit` as weights
-            says the rest itself
         memory: folder of a memory of this network's features; null for the network alone
         theta: temperature of the retrieval, exp(theta times similarity)
-        output: folder for results.json and arrays
-        split: of the set
-        resize: shorter side first, pixels; null for none
-        crop: then the centre, pixels; null for none
-        images: how many, drawn once and for all
         of: probabilities, or logits
         probes: random directions that estimate the squared norm, a backward pass each; null for the exact norm, which
             takes one a class
-        batch: images at once
         seed: of the probes
+        studied: the network, and the images
     """
-    import numpy as np
-
-    from lit_robust.analysis.images import Images
     from lit_robust.analysis.jacobian import jacobian_study
-    from lit_robust.cli.study import Study, network_of
-    from lit_robust.data.loading.transforms import EvaluationCrop
     from lit_robust.memory import open_memory
     from lit_robust.memory.classifier import CacheClassifier, Retrieval, Transform
     from lit_robust.models import weights_digest
 
-    chosen = Images.open(data, split, EvaluationCrop(resize, crop), images)
-    study = Study("jacobian", output, command, network_of(network))
+    chosen = studied.open(data)
+    study = studied.begin("jacobian", command)
     classifier = study.build()
     protocol = {**chosen.protocol, "seed": seed, "memory": None}
     model: Any = classifier
@@ -72,8 +55,8 @@ def analyze_jacobian(
         model = CacheClassifier(classifier, about.layer, cast(Transform, about.transform))
         model.open(opened, Retrieval(theta=theta), study.device)
         protocol |= {"memory": about.count, "layer": about.layer, "theta": theta}
-    taken = chosen.take(np.arange(len(chosen)))
-    study.finish(jacobian_study(model, taken, of, probes, batch, seed, chosen.name, protocol, study.device))
+    taken, _ = chosen.whole()
+    study.finish(jacobian_study(model, taken, of, probes, studied.batch, seed, chosen.name, protocol, study.device))
 
 
 def analyze_perturbation_size(
@@ -127,14 +110,8 @@ def analyze_attribution(
     data: Path,
     *,
     command: str,
-    network: Mapping[str, Any] = AS_IT_IS,
-    output: Path = Path("runs/attribution"),
     layer: str | None = None,
-    split: str = "val",
-    resize: Count | None = 256,
-    crop: Count | None = 224,
-    images: Count = 64,
-    batch: Count = 16,
+    studied: Studied = Studied(Path("runs/attribution"), images=64, batch=16),
 ) -> None:
     """Show where in images a network sees their classes, by Captum's integrated gradients and Grad-CAM.
 
@@ -143,47 +120,29 @@ def analyze_attribution(
     Args:
         data: folder of the set's shards, such as data/imagenet
         command: the command line
-        network: name, num_classes, weights, mean and std, as of --model.network; a .ckpt of `lit-robust fit` as weights
-            says the rest itself
-        output: folder for results.json, arrays and pictures
         layer: of maps, for Grad-CAM, such as layer4; null leaves Grad-CAM out
-        split: of the set
-        resize: shorter side first, pixels; null for none
-        crop: then the centre, pixels; null for none
-        images: how many, drawn once and for all
-        batch: images at once
+        studied: the network, and the images
     """
-    import numpy as np
-    import torch
-
     from lit_robust.analysis.attribution import attribution_study
-    from lit_robust.analysis.images import Images
-    from lit_robust.cli.study import Study, network_of
-    from lit_robust.data.loading.transforms import EvaluationCrop
     from lit_robust.models.taps import layer_of
 
-    chosen = Images.open(data, split, EvaluationCrop(resize, crop), images)
-    study = Study("attribution", output, command, network_of(network))
+    chosen = studied.open(data)
+    study = studied.begin("attribution", command)
     classifier = study.build()
     mapped = None if layer is None else layer_of(classifier, layer)[0]
-    labels = torch.from_numpy(chosen.labels).long()
-    taken = chosen.take(np.arange(len(chosen)))
+    taken, labels = chosen.whole()
     protocol = {**chosen.protocol, "layer": layer}
-    study.finish(attribution_study(classifier, mapped, taken, labels, chosen.class_names, batch, chosen.name, protocol))
+    study.finish(
+        attribution_study(classifier, mapped, taken, labels, chosen.class_names, studied.batch, chosen.name, protocol)
+    )
 
 
 def analyze_fusion(
     data: Path,
     *,
     command: str,
-    network: Mapping[str, Any] = AS_IT_IS,
     robust: Mapping[str, Any] = AS_IT_IS,
-    output: Path = Path("runs/fusion"),
-    split: str = "val",
-    resize: Count | None = 256,
-    crop: Count | None = 224,
-    images: Count = 5000,
-    batch: Count = 64,
+    studied: Studied = Studied(Path("runs/fusion"), images=5000, batch=64),
 ) -> None:
     """Choose the weight of a standard network fused with a robust one, by accuracy on images that no test uses.
 
@@ -195,31 +154,22 @@ def analyze_fusion(
         network: the standard network: name, num_classes, weights, mean and std, as of --model.network; a .ckpt of
             `lit-robust fit` as weights says the rest itself
         robust: the robust network, likewise
-        output: folder for results.json
         split: of the set; best one that is held out for this
-        resize: shorter side first, pixels; null for none
-        crop: then the centre, pixels; null for none
-        images: how many, drawn once and for all
-        batch: images at once
+        studied: the network, and the images
     """
     from dataclasses import asdict
 
-    import numpy as np
-    import torch
-
     from lit_robust.analysis.fusing import fusion_study
-    from lit_robust.analysis.images import Images
-    from lit_robust.cli.study import Study, network_of
-    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.cli.study import network_of
     from lit_robust.models import build_classifier
 
-    chosen = Images.open(data, split, EvaluationCrop(resize, crop), images)
-    study = Study("fusion", output, command, network_of(network))
+    chosen = studied.open(data)
+    study = studied.begin("fusion", command)
     other = network_of(robust, "robust")
     second = build_classifier(other).eval().to(study.device)
-    labels, taken = torch.from_numpy(chosen.labels).long(), chosen.take(np.arange(len(chosen)))
+    taken, labels = chosen.whole()
     protocol = {**chosen.protocol, "robust": asdict(other)}
-    found = fusion_study(study.build(), second, taken, labels, batch, chosen.name, protocol)
+    found = fusion_study(study.build(), second, taken, labels, studied.batch, chosen.name, protocol)
     study.finish(found)
     best = next(one.value for one in found.results if one.metric == "best_fusion_weight")
     parts = {

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -192,6 +193,57 @@ def test_words_become_arguments(line, expected):
 def test_words_that_are_wrong(line, says):
     with pytest.raises(UserError, match=says.replace("[", r"\[").replace("?", r"\?")):
         call("do it", line.split(), example)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What several are told.
+
+    Attributes:
+        size: in pixels
+        split: of the set
+        network: by name
+    """
+
+    size: int
+    split: str = "val"
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+
+def grouped(folder: Path, *, group: Group = Group(3), own: int = 1):
+    """Do it.
+
+    Args:
+        folder: one
+        group: the set
+        own: option
+        split: of the pool
+    """
+
+
+def required(*, group: Group):
+    """Do it.
+
+    Args:
+        group: the set
+    """
+
+
+def test_the_fields_of_a_group_are_options(capsys):
+    assert call("do it", ["x"], grouped) == [{"folder": Path("x"), "group": Group(3), "own": 1}]
+    words = ["x", "--size", "4", "--own", "2", "--network.name", "a", "--network.num_classes", "5"]
+    own = Group(4, "val", {"name": "a", "num_classes": 5})
+    assert call("do it", words, grouped) == [{"folder": Path("x"), "group": own, "own": 2}]
+    with pytest.raises(SystemExit):
+        call("do it", ["--help"], grouped)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--size SIZE in pixels" in said
+    assert "of the pool" in said  # The function's word on a field is nearer than the class's.
+    assert "of the set" not in said
+    with pytest.raises(UserError, match="size"):
+        call("do it", [], required)
+    with pytest.raises(UserError, match="no option 'sizes'; did you mean 'size'"):
+        call("do it", ["--sizes", "1"], required)
 
 
 def test_settings_become_a_dataclass():

@@ -1,6 +1,7 @@
 """Orhan & Lake 2019, "Improving the robustness of ImageNet classifiers using elements of human visual cognition"."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,23 +21,77 @@ ATTACKS: Mapping[Protocol, Mapping[str, Any]] = {
 EPS = (0.01, 0.02, 0.04, 0.08, 0.1)
 RESNET18: Mapping[str, Any] = {"name": "torchvision/resnet18", "num_classes": 1000, "weights": "IMAGENET1K_V1"}
 LOWER = "layer4_bottleneck1_relu"
-CACHE, STANDARD = "imagenet/cache", "imagenet/standard"
+STANDARD = "imagenet/standard"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A backbone, its cache models, and the attack that they are measured under.
+
+    Attributes:
+        data: root of the sets
+        network: the backbone
+        theta: temperature of the retrieval, exp(theta times similarity); the callback ThetaSearch finds the best
+        protocol: corrected: untargeted PGD, of which every image counts; code: what the paper's code ran; text: what
+            its text says
+        eps: beside the attack's own, 0.06; of black to white
+        cache: recipe of the cache models
+    """
+
+    data: str = "data"
+    network: str = "torchvision/resnet50"
+    theta: float = 50
+    protocol: Protocol = "corrected"
+    eps: Sequence[float] = EPS
+    cache: str = "imagenet/cache"
+
+    def backbone(self, weights: str) -> list[str]:
+        """Return the words that name the data and the backbone with these weights."""
+        return ["--data.root", self.data, "--model.network.name", self.network, "--model.network.weights", weights]
+
+    def measures(
+        self,
+        output: Path,
+        name: str,
+        threat_models: Sequence[str],
+        surrogate: Mapping[str, Any] | None,
+        *more: Mapping[str, Any],
+    ) -> str:
+        """Write the overlay with clean accuracy, that under attack in each threat model, and further evaluations."""
+        callbacks = [part("callbacks.CleanAccuracy", {"dataset": "imagenet"})]
+        for threat_model in threat_models:
+            settings: dict[str, Any] = {
+                "threat_model": threat_model,
+                "attack": ATTACKS[self.protocol],
+                "eps": list(self.eps),
+                "dataset": "imagenet",
+            }
+            if threat_model == "black-box":
+                settings["surrogate"] = surrogate
+            callbacks.append(part("callbacks.AdversarialAccuracy", settings))
+        return overlay(output, name, {"trainer": {"callbacks": [*callbacks, *more]}})
+
+    def runs(
+        self, output: Path, name: str, overlays: Sequence[str], network: Sequence[str], keys: Sequence[str]
+    ) -> list[Run]:
+        """Return the run that builds a memory, and the one that tests the cache model which asks it."""
+        where = ["--model.memory", output / f"memory-{name}" / "memory", *keys]
+        tested = [*recipes(self.cache, *overlays), *network, *where, "--model.retrieval.theta", self.theta]
+        return [
+            run(f"memory-{name}", "fit", *recipes(self.cache), *network, *where),
+            run(f"cache-{name}", "test", *tested),
+        ]
 
 
 def cache_table_1(
     output: Path,
     /,
     *,
-    data: str = "data",
-    network: str = "torchvision/resnet50",
+    cached: Cached = Cached(),
     texture: str = "IMAGENET1K_V1",
     shape: str | None = "shape-resnet50.pth.tar",
     layer: str = LOWER,
-    theta: float = 50,
-    protocol: Protocol = "corrected",
-    eps: Sequence[float] = EPS,
     surrogate: Mapping[str, Any] = RESNET18,
-    cache: str = CACHE,
     backbone: str = STANDARD,
 ) -> list[Run]:
     """Orhan & Lake 2019, Table 1 and Figure 5: two backbones and their cache models, clean and attacked at six eps.
@@ -45,28 +100,22 @@ def cache_table_1(
 
     Args:
         output: folder of the runs
-        data: root of the sets
-        network: the backbone
+        cached: the backbone, its cache models and the attack
         texture: weights of the ResNet-50, a library's entry or a file
         shape: weights of Geirhos et al.'s Shape-ResNet-50; null leaves it out
         layer: of the keys
-        theta: temperature of the retrieval, exp(theta times similarity); the callback ThetaSearch finds the best
-        protocol: corrected: untargeted PGD, of which every image counts; code: what the paper's code ran; text: what
-            its text says
-        eps: beside the attack's own, 0.06; of black to white
         surrogate: network that a black-box attack sees: name, num_classes, weights, mean, std
-        cache: recipe of the cache models
         backbone: recipe of a backbone on the same images
     """
-    bare = _overlay(output, "backbone", protocol, eps, ["white-box", "black-box"], surrogate)
-    whole = _overlay(output, "memory", protocol, eps, ["gray-box", "black-box", "white-box"], surrogate)
+    bare = cached.measures(output, "backbone", ["white-box", "black-box"], surrogate)
+    whole = cached.measures(output, "memory", ["gray-box", "black-box", "white-box"], surrogate)
     runs = []
     for name, weights in {"texture": texture, "shape": shape}.items():
         if weights is not None:
-            net = _network(data, network, weights)
+            net = cached.backbone(weights)
             runs += [
                 run(f"backbone-{name}", "test", *recipes(backbone, bare), *net),
-                *_cache(output, name, cache, [whole], net, ["--model.layer", layer], theta),
+                *cached.runs(output, name, [whole], net, ["--model.layer", layer]),
             ]
     return runs
 
@@ -75,18 +124,13 @@ def cache_table_2(
     output: Path,
     /,
     *,
-    data: str = "data",
-    network: str = "torchvision/resnet50",
+    cached: Cached = Cached(),
     texture: str = "IMAGENET1K_V1",
     layer: str = LOWER,
-    theta: float = 50,
     k: Count = 50,
     quarter: Count = 512,
     eighth: Count = 256,
     on: Literal["raw", "unit"] = "raw",
-    protocol: Protocol = "corrected",
-    eps: Sequence[float] = EPS,
-    cache: str = CACHE,
 ) -> list[Run]:
     """Orhan & Lake 2019, Table 2 and Figure 4: retrieval, dimensions and size of the memory, clean and gray-box.
 
@@ -94,27 +138,21 @@ def cache_table_2(
 
     Args:
         output: folder of the runs
-        data: root of the sets
-        network: the backbone
+        cached: the backbone, its cache models and the attack
         texture: weights of the ResNet-50, a library's entry or a file
         layer: of the keys
-        theta: temperature of the retrieval, exp(theta times similarity)
         k: neighbours
         quarter: dimensions, a quarter of the layer's
         eighth: dimensions, an eighth of the layer's
         on: vectors as the network gives them, or of unit length, are clustered and projected
-        protocol: corrected: untargeted PGD, of which every image counts; code: what the paper's code ran; text: what
-            its text says
-        eps: beside the attack's own, 0.06; of black to white
-        cache: recipe of the cache models
     """
-    tested = recipes(cache, _overlay(output, "memory", protocol, eps, ["gray-box"], None))
-    net, keys = _network(data, network, texture), ["--model.layer", layer]
+    tested = recipes(cached.cache, cached.measures(output, "memory", ["gray-box"], None))
+    net, keys = cached.backbone(texture), ["--model.layer", layer]
     nearest = ["--model.retrieval.kind", "nearest", "--model.retrieval.k", k]
     whole = output / "memory" / "memory"
 
     def ask(name: str, memory: str, *retrieval: object) -> Run:
-        where = ["--model.memory", output / memory / "memory", *keys, "--model.retrieval.theta", theta]
+        where = ["--model.memory", output / memory / "memory", *keys, "--model.retrieval.theta", cached.theta]
         return run(name, "test", *tested, *net, *where, *retrieval)
 
     def smaller(name: str, how: str, *options: object) -> Run:
@@ -122,7 +160,7 @@ def cache_table_2(
         return run(f"memory-{name}", "memory", how, whole, made, *options, "--on", on)
 
     runs = [
-        run("memory", "fit", *recipes(cache), *net, "--model.memory", whole, *keys),
+        run("memory", "fit", *recipes(cached.cache), *net, "--model.memory", whole, *keys),
         ask("continuous", "memory"),
         ask("nearest", "memory", *nearest),
     ]
@@ -142,17 +180,12 @@ def cache_figure_2(
     output: Path,
     /,
     *,
-    data: str = "data",
-    network: str = "torchvision/resnet50",
+    cached: Cached = Cached(),
     weights: str = "IMAGENET1K_V1",
     last: str = "fc",
     pooled: str = "avgpool",
     lower: str = LOWER,
-    theta: float = 50,
-    protocol: Protocol = "corrected",
-    eps: Sequence[float] = EPS,
     surrogate: Mapping[str, Any] = RESNET18,
-    cache: str = CACHE,
     backbone: str = STANDARD,
 ) -> list[Run]:
     """Orhan & Lake 2019, Figures 2 and 3: which layer gives the keys, under three threat models at six eps.
@@ -162,23 +195,17 @@ def cache_figure_2(
 
     Args:
         output: folder of the runs
-        data: root of the sets
-        network: the backbone
+        cached: the backbone, its cache models and the attack
         weights: of the backbone, a library's entry or a file
         last: the layer of logits
         pooled: the layer of pooled features
         lower: the lower layer
-        theta: temperature of the retrieval, exp(theta times similarity)
-        protocol: corrected: untargeted PGD, of which every image counts; code: what the paper's code ran; text: what
-            its text says
-        eps: beside the attack's own, 0.06; of black to white
         surrogate: network that a black-box attack sees: name, num_classes, weights, mean, std
-        cache: recipe of the cache models
         backbone: recipe of a backbone on the same images
     """
-    bare = _overlay(output, "backbone", protocol, eps, ["white-box", "black-box"], surrogate)
-    whole = _overlay(output, "memory", protocol, eps, ["gray-box", "black-box", "white-box"], surrogate)
-    net = _network(data, network, weights)
+    bare = cached.measures(output, "backbone", ["white-box", "black-box"], surrogate)
+    whole = cached.measures(output, "memory", ["gray-box", "black-box", "white-box"], surrogate)
+    net = cached.backbone(weights)
     layers = [
         ("fc", last, "softmax"),
         ("fc-logits", last, "none"),
@@ -188,7 +215,7 @@ def cache_figure_2(
     runs = [run("backbone", "test", *recipes(backbone, bare), *net)]
     for name, layer, transform in layers:
         keys = ["--model.layer", layer, "--model.transform", transform]
-        runs += _cache(output, name, cache, [whole], net, keys, theta)
+        runs += cached.runs(output, name, [whole], net, keys)
     return runs
 
 
@@ -196,21 +223,16 @@ def cache_table_4(
     output: Path,
     /,
     *,
-    data: str = "data",
-    network: str = "torchvision/resnet50",
+    cached: Cached = Cached(),
     texture: str = "IMAGENET1K_V1",
     shape: str | None = "shape-resnet50.pth.tar",
     layer: str = LOWER,
     last: str = "fc",
-    theta: float = 50,
     corrupted: str = "imagenet-c",
     baseline: str | None = "imagenet-c",
     resize: Count | None = 256,
     crop: Count | None = 224,
     workers: int = 8,
-    protocol: Protocol = "corrected",
-    eps: Sequence[float] = EPS,
-    cache: str = CACHE,
     backbone: str = STANDARD,
 ) -> list[Run]:
     """Orhan & Lake 2019, Tables 3 and 4: corruption errors of two backbones and of their cache models.
@@ -220,22 +242,17 @@ def cache_table_4(
 
     Args:
         output: folder of the runs
+        cached: the backbone, its cache models and the attack
         data: root of the sets imagenet/ and imagenet-c/
-        network: the backbone
         texture: weights of the ResNet-50, a library's entry or a file
         shape: weights of Geirhos et al.'s Shape-ResNet-50; null leaves it out
         layer: of the keys of Table 4
         last: the layer of logits, of the keys of Table 3
-        theta: temperature of the retrieval, exp(theta times similarity)
         corrupted: folder of the corrupted images
         baseline: whose errors are 1: AlexNet's; null for accuracies alone
         resize: shorter side of ImageNet's images first, pixels, never of ImageNet-C's; null for none
         crop: then the centre, pixels; null for none
         workers: processes a rank
-        protocol: corrected: untargeted PGD, of which every image counts; code: what the paper's code ran; text: what
-            its text says
-        eps: beside the attack's own, 0.06; of black to white
-        cache: recipe of the cache models
         backbone: recipe of a backbone on the same images
     """
     clean = {"evaluation": {"resize": resize, "crop": crop}, "num_workers": workers}
@@ -246,61 +263,16 @@ def cache_table_4(
     sets = overlay(output, "sets", {"data": part("data.RobustnessSuite", {"members": members})})
     errors = {"dataset": corrupted, "baseline": baseline, "clean": "imagenet"}
     measure = part("callbacks.CorruptionEvaluation", errors)
-    bare = _overlay(output, "backbone", protocol, eps, ["white-box"], None, measure)
-    whole = _overlay(output, "memory", protocol, eps, ["gray-box"], None, measure)
+    bare = cached.measures(output, "backbone", ["white-box"], None, measure)
+    whole = cached.measures(output, "memory", ["gray-box"], None, measure)
     runs = []
     for name, weights in {"texture": texture, "shape": shape}.items():
         if weights is not None:
-            net = _network(data, network, weights)
+            net = cached.backbone(weights)
             probabilities = ["--model.layer", last, "--model.transform", "softmax"]
             runs += [
                 run(f"backbone-{name}", "test", *recipes(backbone, bare, sets), *net),
-                *_cache(output, f"{name}-fc", cache, [whole, sets], net, probabilities, theta),
-                *_cache(output, name, cache, [whole, sets], net, ["--model.layer", layer], theta),
+                *cached.runs(output, f"{name}-fc", [whole, sets], net, probabilities),
+                *cached.runs(output, name, [whole, sets], net, ["--model.layer", layer]),
             ]
     return runs
-
-
-def _overlay(
-    output: Path,
-    name: str,
-    protocol: Protocol,
-    eps: Sequence[float],
-    threat_models: Sequence[str],
-    surrogate: Mapping[str, Any] | None,
-    *more: Mapping[str, Any],
-) -> str:
-    """Write the overlay with clean accuracy, that under attack in each threat model, and further evaluations."""
-    callbacks = [part("callbacks.CleanAccuracy", {"dataset": "imagenet"})]
-    for threat_model in threat_models:
-        settings: dict[str, Any] = {
-            "threat_model": threat_model,
-            "attack": ATTACKS[protocol],
-            "eps": list(eps),
-            "dataset": "imagenet",
-        }
-        if threat_model == "black-box":
-            settings["surrogate"] = surrogate
-        callbacks.append(part("callbacks.AdversarialAccuracy", settings))
-    return overlay(output, name, {"trainer": {"callbacks": [*callbacks, *more]}})
-
-
-def _network(data: str, network: str, weights: str) -> list[str]:
-    return ["--data.root", data, "--model.network.name", network, "--model.network.weights", weights]
-
-
-def _cache(
-    output: Path,
-    name: str,
-    cache: str,
-    overlays: Sequence[str],
-    network: Sequence[str],
-    keys: Sequence[str],
-    theta: float,
-) -> list[Run]:
-    """Return the run that builds a memory, and the one that tests the cache model which asks it."""
-    where = ["--model.memory", output / f"memory-{name}" / "memory", *keys]
-    return [
-        run(f"memory-{name}", "fit", *recipes(cache), *network, *where),
-        run(f"cache-{name}", "test", *recipes(cache, *overlays), *network, *where, "--model.retrieval.theta", theta),
-    ]
