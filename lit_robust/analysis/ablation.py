@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.analysis.estimates import mean_of, rank_correlation
 from lit_robust.analysis.images import Conflict
 from lit_robust.analysis.outcome import Outcome, grid
 from lit_robust.analysis.pictures import scatter
@@ -30,6 +29,7 @@ from lit_robust.analysis.smoothness import total_variation
 from lit_robust.core.files import write_tensors
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
+from lit_robust.metrics.intervals import mean_of, rank_correlation
 from lit_robust.metrics.shape_bias import Aggregation, category_probabilities
 from lit_robust.models import Classifier
 from lit_robust.models.taps import as_maps, channel_axis, layout_of, outputs

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome
 from lit_robust.analysis.pictures import heat, labelled_grid
 from lit_robust.attacks.attack import check_range, frozen
 from lit_robust.core.errors import UserError, check_count
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
+from lit_robust.metrics.intervals import mean_of
 
 
 def _captum() -> Any:

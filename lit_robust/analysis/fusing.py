@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_robust.analysis.estimates import Estimate, share_of
 from lit_robust.analysis.inversion import in_batches
 from lit_robust.analysis.outcome import Outcome
 from lit_robust.core.results import Result
+from lit_robust.metrics.intervals import Estimate, share_of
 from lit_robust.models.fusion import WEIGHTS, best_weight, fused, more_confident
 
 

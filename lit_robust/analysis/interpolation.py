@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.analysis.ascent import Match, Settings, relative_distance
-from lit_robust.analysis.estimates import mean_of, share_of
 from lit_robust.analysis.inversion import Measured, Work, ascend_all, in_batches
 from lit_robust.analysis.representation import Representation
 from lit_robust.core.errors import UserError, check_count
+from lit_robust.metrics.intervals import mean_of, share_of
 
 
 @dataclass(frozen=True)

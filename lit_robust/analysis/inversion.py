@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lit_robust.analysis.ascent import Ascent, Match, Objective, Settings, ascend, relative_distance
-from lit_robust.analysis.estimates import Estimate, mean_of, share_of
 from lit_robust.analysis.representation import Representation
 from lit_robust.attacks.attack import clean_logits, frozen
 from lit_robust.core.errors import UserError
+from lit_robust.metrics.intervals import Estimate, mean_of, share_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome
 from lit_robust.attacks.attack import Model, check_range, frozen
 from lit_robust.attacks.norms import Generators, draw_normal
@@ -19,6 +18,7 @@ from lit_robust.core.logits import logits_of
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
 from lit_robust.core.seeds import stream_seed
+from lit_robust.metrics.intervals import mean_of
 
 Of = Literal["probabilities", "logits"]
 

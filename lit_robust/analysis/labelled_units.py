@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lit_robust.analysis.concepts import Concepts
 from lit_robust.analysis.dissection import Denominator, Dissection
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.outcome import Outcome, grid
 from lit_robust.analysis.quantiles import UpperQuantile
 from lit_robust.analysis.upsampling import Axis, masks
 from lit_robust.core.errors import DataError
 from lit_robust.core.precision import full_precision
 from lit_robust.core.results import Result
+from lit_robust.metrics.intervals import mean_of
 from lit_robust.models import Classifier
 from lit_robust.models.taps import as_maps, layout_of, outputs
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.images import Images
 from lit_robust.analysis.outcome import Outcome
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result
 from lit_robust.data.loading.transforms import EvaluationCrop, centre_crop, resize
+from lit_robust.metrics.intervals import mean_of
 
 
 def normalised_size(corrupted: Tensor, clean: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.analysis.ascent import Settings, noise_starts
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.interpolation import interpolate, path_measures
 from lit_robust.analysis.inversion import (
     Inversions,
@@ -35,6 +34,7 @@ from lit_robust.analysis.visualisation import (
     visualise,
 )
 from lit_robust.core.results import Result
+from lit_robust.metrics.intervals import mean_of
 
 Starts = Literal["noise", "images"]
 SHOWN = 8  # columns of a picture

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_robust.analysis.estimates import centred_ranks
 from lit_robust.analysis.images import Numbers
 from lit_robust.core.errors import UserError
 from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import stream_seed
+from lit_robust.metrics.intervals import centred_ranks
 from lit_robust.models import Classifier
 from lit_robust.models.taps import as_maps, layout_of, named_layers, outputs
 
@@ -210,7 +210,7 @@ def matched_filters(one: Tensor, other: Tensor, one_to_one: bool = False) -> Mat
     correlation = ranks[0] @ ranks[1].T
     usable = ~correlation.isnan()
     if one_to_one:
-        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped] # sklearn brings it.
+        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
         rows, columns = usable.any(1).nonzero()[:, 0], usable.any(0).nonzero()[:, 0]
         found = linear_sum_assignment(correlation[rows][:, columns].numpy(), maximize=True)

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.images import Images
 from lit_robust.analysis.outcome import Outcome, Picture, grid
 from lit_robust.analysis.pictures import scatter
@@ -19,6 +18,7 @@ from lit_robust.analysis.smoothness import (
     weighted_mean,
 )
 from lit_robust.core.results import Result
+from lit_robust.metrics.intervals import mean_of
 from lit_robust.models import Classifier
 from lit_robust.models.taps import named_layers
 

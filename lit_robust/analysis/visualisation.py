@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_robust.analysis.ascent import Maximise, Settings, is_highest
-from lit_robust.analysis.estimates import mean_of
 from lit_robust.analysis.inversion import Measured, Work, ascend_all, in_batches
 from lit_robust.analysis.representation import Representation
 from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.seeds import stream_seed
+from lit_robust.metrics.intervals import mean_of
 
 Rule = Literal["text", "code"]
 

@@ -1,14 +1,18 @@
-"""95 % intervals: Wilson's for fractions of images, the bootstrap's for measures that are no fraction.
+"""95 % intervals: Wilson's for fractions of images, Student's for means, the bootstrap's for other measures.
 
 Bootstrap draws are seeded by name and take samples in an order of their own values, so that an interval does not
 depend on batches, ranks or the order of reading.
 """
 
 from collections.abc import Iterator
-from math import isfinite, sqrt
+from dataclasses import dataclass
+from math import atanh, isfinite, nan, sqrt, tanh
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]
+from torch import Tensor
 
 from lit_robust.core.seeds import stream_seed
 
@@ -39,6 +43,86 @@ def wilson(right: float, count: int) -> Interval | None:
     half = NORMAL / (1 + square / count) * sqrt(share * (1 - share) / count + square / (4 * count**2))
     # At the ends the bound is exact, and rounding would miss it.
     return (0.0 if right == 0 else centre - half), (1.0 if right == count else centre + half)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What some images say of all such images.
+
+    Attributes:
+        value: a mean or a share; NaN where there is no image.
+        interval: 95 %; None of fewer than two images.
+        count: of images.
+    """
+
+    value: float
+    interval: Interval | None
+    count: int
+
+
+def share_of(truths: Tensor) -> Estimate:
+    """Return the share of true ones among ``[N]`` bool with Wilson's interval.
+
+    Example:
+        >>> import torch
+        >>> [round(end, 3) for end in share_of(torch.tensor([True, False])).interval]
+        [0.095, 0.905]
+    """
+    count, right = len(truths), int(truths.sum())
+    return Estimate(right / count if count else nan, wilson(right, count), count)
+
+
+def mean_of(values: Tensor) -> Estimate:
+    """Return the mean of one value an image with Student's interval; values that are NaN are left out.
+
+    Args:
+        values: ``[N]``.
+
+    Example:
+        >>> import torch
+        >>> found = mean_of(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> found.value, [round(end, 2) for end in found.interval]
+        (2.5, [0.45, 4.55])
+    """
+    kept = values.double()
+    kept = kept[~kept.isnan()]
+    count = len(kept)
+    if not count:
+        return Estimate(nan, None, 0)
+    mean = float(kept.mean())
+    if count == 1 or not isfinite(mean):
+        return Estimate(mean, None, count)
+    reach = float(stdtrit(count - 1, 0.975)) * float(kept.std()) / sqrt(count)
+    return Estimate(mean, (mean - reach, mean + reach), count)
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> Estimate:
+    """Return Spearman's rank correlation of values ``[N]`` with others, with the interval of Fieller et al. (1957).
+
+    Example:
+        >>> import torch
+        >>> found = rank_correlation(torch.arange(9.0), torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 8, 7]))
+        >>> round(found.value, 3), [round(end, 2) for end in found.interval]
+        (0.983, [0.92, 1.0])
+    """
+    count = len(one)
+    if count < 2:
+        return Estimate(nan, None, count)
+    value = float((centred_ranks(one[None]) * centred_ranks(other[None])).sum())
+    if count < 4 or not abs(value) < 1:  # Also where one of the two is constant.
+        return Estimate(value, None, count)
+    reach, middle = NORMAL * sqrt(1.06 / (count - 3)), atanh(value)
+    return Estimate(value, (tanh(middle - reach), tanh(middle + reach)), count)
+
+
+def centred_ranks(values: Tensor) -> Tensor:
+    """Return average ranks of each row, centred and of unit length; NaN for a constant row."""
+    ordered = values.sort(1).values.contiguous()
+    low = torch.searchsorted(ordered, values.contiguous(), side="left")
+    high = torch.searchsorted(ordered, values.contiguous(), side="right")
+    ranks: Tensor = (low + high - 1).double() / 2
+    ranks = ranks - ranks.mean(1, keepdim=True)
+    return ranks / ranks.square().sum(1, keepdim=True).sqrt()
 
 
 def paired_interval(gained: int, lost: int, count: int) -> Interval:

@@ -1,13 +1,25 @@
 """Intervals against closed forms and SciPy; draws against the measures themselves; coverage by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.stats import binomtest
 
 from lit_robust.metrics import area_under_roc, average_precision, error_consistency, false_positive_rate
 from lit_robust.metrics.calibration import Calibration
-from lit_robust.metrics.intervals import NORMAL, paired_interval, resamples, spread, wilson
+from lit_robust.metrics.intervals import (
+    NORMAL,
+    mean_of,
+    paired_interval,
+    rank_correlation,
+    resamples,
+    share_of,
+    spread,
+    wilson,
+)
 from lit_robust.metrics.resampling import calibration_draws, consistency_draws, corruption_draws, ranking_draws
 
 
@@ -185,3 +197,34 @@ def test_ninety_five_of_a_hundred_intervals_hold_the_truth():
         low, high = spread(measured(confidence, correct), draws)
         held += low <= truth <= high
     assert 0.90 <= held / sets <= 0.99
+
+
+def test_the_mean_and_its_interval():
+    values = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    found = mean_of(torch.cat([values, torch.tensor([math.nan])]))
+    low, high = stats.t.interval(0.95, 19, values.double().mean(), stats.sem(values.double()))
+    assert found.count == 20
+    assert found.interval == pytest.approx((low, high), rel=1e-9)
+    assert mean_of(values[:1]).interval is None
+    assert math.isnan(mean_of(values[:0]).value)
+
+
+@pytest.mark.parametrize(("right", "of"), [(0, 5), (5, 5), (3, 7), (50, 64)])
+def test_a_share_has_wilsons_interval(right, of):
+    found = share_of(torch.arange(of) < right)
+    expected = stats.binomtest(right, of).proportion_ci(0.95, "wilson")
+    assert found.value == pytest.approx(right / of)
+    assert found.interval == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_the_rank_correlation_and_its_interval():
+    torch.manual_seed(0)
+    one = torch.randn(60).mul(3).round()  # Ties.
+    other = one + torch.randn(60)
+    found = rank_correlation(one, other)
+    assert found.value == pytest.approx(stats.spearmanr(one, other).statistic)
+    reach = stats.norm.ppf(0.975) * math.sqrt(1.06 / 57)
+    ends = [math.tanh(math.atanh(found.value) + sign * reach) for sign in (-1, 1)]
+    assert found.interval == pytest.approx(ends)
+    assert math.isnan(rank_correlation(one, torch.zeros(60)).value)
+    assert rank_correlation(one, one).interval is None or rank_correlation(one, one).value == pytest.approx(1)
