@@ -74,16 +74,16 @@ def run_derive(name: str, words: Sequence[str]) -> None:
     Raises:
         UserError: an option is wrong, or the output holds another set.
     """
-    from lit_robust.data.loading.splits import Reading, open_table
-    from lit_robust.data.loading.transforms import EvaluationCrop
-    from lit_robust.data.packing.derivation import Derivation
-    from lit_robust.data.packing.deriving import derive
-
     kind = stimulus_class(name)
     settings, given = call(f"data derive {name}", words, kind, common)
     output: Path = given["output"]
     if output.resolve().name in PUBLISHED:
         raise UserError(f"{output} would pass for the published {output.resolve().name}: choose another name.")
+    from lit_robust.data.loading.splits import Reading, open_table
+    from lit_robust.data.loading.transforms import EvaluationCrop
+    from lit_robust.data.packing.derivation import Derivation
+    from lit_robust.data.packing.deriving import derive
+
     one = Derivation(
         source=open_table(given["source"], given["split"], Reading()),
         folder=output,

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lit_robust.core.errors import UserError
 from lit_robust.core.seeds import stream_seed
 from lit_robust.stimuli.corruption_names import ALL_CORRUPTIONS, SEVERITIES
-from lit_robust.stimuli.corruptions import FrostPictures, corrupt
 from lit_robust.stimuli.stimulus import Origin, Stimulus, check_images, check_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lit_robust.stimuli.corruptions import FrostPictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +44,10 @@ class Corrupted(Stimulus):
             raise UserError(f"Severity {self.severity} does not exist: choose 1 to 5.")
 
     @cached_property
-    def pictures(self) -> FrostPictures | None:
+    def pictures(self) -> "FrostPictures | None":
         """The pictures of frost; None where it is drawn."""
+        from lit_robust.stimuli.corruptions import FrostPictures
+
         return None if self.frost is None else FrostPictures(self.frost)
 
     @property
@@ -52,14 +56,16 @@ class Corrupted(Stimulus):
         digest = None if self.pictures is None else frost_digest(self.pictures)
         return {"corruption": self.corruption, "severity": self.severity, "seed": self.seed, "frost": digest}
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor]":
         """Corrupt each image; see `Stimulus.make`."""
+        from lit_robust.stimuli.corruptions import corrupt
+
         check_images(images, origins)
         seeds = [stream_seed(self.seed, "corruption", origin.number) for origin in origins]
         return list(corrupt(images, self.corruption, self.severity, seeds, self.pictures))
 
 
-def frost_digest(frost: FrostPictures) -> str:
+def frost_digest(frost: "FrostPictures") -> str:
     """Return sha256, in hexadecimal, over the pixels of frost pictures, wherever they lie."""
     digest = hashlib.sha256()
     for picture in frost.pictures:

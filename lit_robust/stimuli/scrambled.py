@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lit_robust.core.errors import UserError, check_choice
 from lit_robust.core.seeds import key_seed
 from lit_robust.stimuli.stimulus import Origin, Stimulus, check_images, check_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Permutation = Literal["random", "derangement", "fixed-212"]
 PERMUTATIONS: tuple[Permutation, ...] = ("random", "derangement", "fixed-212")
 LARGEST_GRID = 1000
 
 
-def scramble(images: Tensor, orders: NDArray[np.int64]) -> Tensor:
+def scramble(images: "Tensor", orders: NDArray[np.int64]) -> "Tensor":
     """Put the patches of square grids into other orders.
 
     Args:
@@ -31,9 +32,12 @@ def scramble(images: Tensor, orders: NDArray[np.int64]) -> Tensor:
     Raises:
         UserError: a side is not divisible by p.
 
+    >>> import torch
     >>> scramble(torch.tensor([[[[1, 2], [3, 4]]]]), np.array([[3, 2, 1, 0]])).tolist()
     [[[[4, 3], [2, 1]]]]
     """
+    import torch
+
     count, channels, height, width = images.shape
     grid = round(orders.shape[1] ** 0.5)
     if height % grid or width % grid:
@@ -93,7 +97,7 @@ class Scrambled(Stimulus):
         if self.grid == 1 and self.permutation == "derangement":
             raise UserError("One patch has no other place: give a grid of at least 2, or another permutation.")
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor]":
         """Scramble each image; see `Stimulus.make`."""
         check_images(images, origins)
         seeds = [key_seed(self.seed, "scrambled", origin.key) for origin in origins]

@@ -1,4 +1,7 @@
-"""What makes a derived set of images from a set of images: the contract of all stimuli."""
+"""What makes a derived set of images from a set of images: the contract of all stimuli.
+
+Their fields are a command's options. So that its help comes at once, what works on tensors imports torch itself.
+"""
 
 import hashlib
 import json
@@ -6,14 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lit_robust.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Origin:
     number: int
     label: int
     rank: int = 0
-    crop: Callable[[NDArray[np.uint8]], Tensor] | None = None
+    crop: "Callable[[NDArray[np.uint8]], Tensor] | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Stimulus(ABC):
     ranked: ClassVar[bool] = False
 
     @abstractmethod
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor | None]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor | None]":
         """Return for each image what is made of it, uint8 ``[3, H, W]``, or None where nothing can be.
 
         Args:
@@ -108,8 +112,10 @@ def check_seed(seed: int) -> None:
         raise UserError(f"seed is {seed}: give 0 or more.")
 
 
-def check_images(images: Tensor, origins: Sequence[Origin]) -> None:
+def check_images(images: "Tensor", origins: Sequence[Origin]) -> None:
     """Raise a UserError unless images are uint8 ``[B, 3, H, W]`` with an origin each."""
+    import torch
+
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise UserError(f"Images are {images.dtype} {list(images.shape)}: stimuli need uint8 of [B, 3, H, W].")
     if len(images) != len(origins):

@@ -5,21 +5,22 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from lit_robust.core.errors import UserError, check_choice
 from lit_robust.stimuli.stimulus import Origin, Stimulus, check_images
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rule = Literal["threshold", "otsu", "potrace"]
 RULES: tuple[Rule, ...] = ("threshold", "otsu", "potrace")
 
 
-def black_and_white(images: Tensor, threshold: Tensor | float = 0.5) -> Tensor:
+def black_and_white(images: "Tensor", threshold: "Tensor | float" = 0.5) -> "Tensor":
     """Make pixels white where the mean of their channels is above a threshold, black elsewhere.
 
     At 0.5 that is potrace's rule (its blacklevel of bitmaps: white where R + G + B > 0.5 * 3 * 255).
@@ -31,12 +32,14 @@ def black_and_white(images: Tensor, threshold: Tensor | float = 0.5) -> Tensor:
     Returns:
         uint8 ``[B, 3, H, W]`` of 0 and 255.
     """
+    import torch
+
     limit = torch.as_tensor(threshold, dtype=torch.float64, device=images.device).reshape(-1, 1, 1, 1) * 765
     white = images.sum(1, keepdim=True, dtype=torch.int64) > limit
     return (white * 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
-def otsu_threshold(images: Tensor) -> Tensor:
+def otsu_threshold(images: "Tensor") -> "Tensor":
     """Return the threshold of Otsu 1979, by which dark and bright pixels differ most, for each image.
 
     Args:
@@ -45,6 +48,8 @@ def otsu_threshold(images: Tensor) -> Tensor:
     Returns:
         float64 ``[B]``, of the mean of the channels, from 0 to 1; an image of one value has that value.
     """
+    import torch
+
     sums = images.sum(1, dtype=torch.int64).flatten(1)
     levels = torch.arange(766, dtype=torch.float64, device=images.device)
     found = []
@@ -60,7 +65,7 @@ def otsu_threshold(images: Tensor) -> Tensor:
     return torch.stack(found) / 765
 
 
-def traced(image: Tensor) -> Tensor:
+def traced(image: "Tensor") -> "Tensor":
     """Return an image in black and white as potrace draws it, and librsvg renders what it drew (Geirhos et al. 2019).
 
     Specks of at most 2 px go, and outlines become curves. Chen et al. 2020 write ``rsvg-convert image.svg >
@@ -76,6 +81,8 @@ def traced(image: Tensor) -> Tensor:
     Raises:
         UserError: the programs are not installed, or fail.
     """
+    import torch
+
     height, width = image.shape[1:]
     bitmap = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(bitmap, "BMP")
@@ -123,7 +130,7 @@ class BlackAndWhite(Stimulus):
         """``black-and-white`` by the threshold; ``black-and-white-potrace`` and ``-otsu`` are other sets."""
         return self.kind if self.rule == "threshold" else f"{self.kind}-{self.rule}"
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor]":
         """Make each image black and white; see `Stimulus.make`."""
         check_images(images, origins)
         if self.rule == "potrace":
@@ -131,7 +138,7 @@ class BlackAndWhite(Stimulus):
         return list(black_and_white(images, otsu_threshold(images) if self.rule == "otsu" else 0.5))
 
 
-def edges(image: Tensor, sigma: float = 0.4, low: float = 0.35, high: float = 0.9) -> Tensor:
+def edges(image: "Tensor", sigma: float = 0.4, low: float = 0.35, high: float = 0.9) -> "Tensor":
     """Return Canny's edges of the grey image, black on white.
 
     Args:
@@ -146,6 +153,8 @@ def edges(image: Tensor, sigma: float = 0.4, low: float = 0.35, high: float = 0.
     Raises:
         UserError: scikit-image is not installed.
     """
+    import torch
+
     try:
         from skimage.color import rgb2gray
         from skimage.feature import canny
@@ -178,13 +187,13 @@ class Edges(Stimulus):
                 "high."
             )
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor]":
         """Draw the edges of each image; see `Stimulus.make`."""
         check_images(images, origins)
         return [edges(image, self.sigma, self.low, self.high) for image in images]
 
 
-def silhouette(figure: Tensor) -> Tensor:
+def silhouette(figure: "Tensor") -> "Tensor":
     """Return a black figure on white ground.
 
     Args:
@@ -193,4 +202,6 @@ def silhouette(figure: Tensor) -> Tensor:
     Returns:
         uint8 ``[3, H, W]`` of 0 and 255.
     """
+    import torch
+
     return (~figure * 255).to(torch.uint8).expand(3, -1, -1).clone()

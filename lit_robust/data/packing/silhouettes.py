@@ -5,21 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from lit_robust.core.errors import DataError, UserError, check_choice
 from lit_robust.core.files import file_sha256
 from lit_robust.core.seeds import stream_seed
-from lit_robust.models.weights import load_weights
 from lit_robust.reference import imagenet_categories
 from lit_robust.shards import decode_rgb
 from lit_robust.stimuli.figures import CLASS_NAMES, figure_mask
 from lit_robust.stimuli.stimulus import Origin, Stimulus, check_images, check_seed
 from lit_robust.stimuli.textureless import silhouette
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class MaskSilhouettes(Stimulus):
     def _file(self, key: str) -> Path | None:
         return self.files.get(key, self.files.get(key.rsplit("/", 1)[-1]))
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor | None]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor | None]":
         """Return the silhouette of each image; see `Stimulus.make`.
 
         Raises:
@@ -71,7 +71,9 @@ class MaskSilhouettes(Stimulus):
         check_images(images, origins)
         return [self._made(image, origin) for image, origin in zip(images, origins, strict=True)]
 
-    def _made(self, image: Tensor, origin: Origin) -> Tensor | None:
+    def _made(self, image: "Tensor", origin: Origin) -> "Tensor | None":
+        import torch
+
         file = self._file(origin.key)
         if file is None:
             return None
@@ -103,12 +105,14 @@ class ToySilhouettes(Stimulus):
     def __post_init__(self) -> None:
         check_seed(self.seed)
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor]":
         """Return the silhouette of each figure; see `Stimulus.make`.
 
         Raises:
             DataError: an image is not one of the toy data.
         """
+        import torch
+
         check_images(images, origins)
         height, width = images.shape[2:]
         made = []
@@ -154,9 +158,11 @@ class DetectedSilhouettes(Stimulus):
             raise UserError(f"score is {self.score}: give 0 to 1.")
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> "nn.Module":
         """The detector, with its weights, strictly."""
         from torchvision.models import detection
+
+        from lit_robust.models.weights import load_weights
 
         build = getattr(detection, self.detector)
         network: nn.Module = build(weights=None, weights_backbone=None, num_classes=COCO_CLASSES)
@@ -190,8 +196,10 @@ class DetectedSilhouettes(Stimulus):
         """Return whether an image's class is of one of the 16 categories."""
         return label in self.numbers
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor | None]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor | None]":
         """Return the silhouette of each image; see `Stimulus.make`."""
+        import torch
+
         check_images(images, origins)
         with torch.inference_mode():
             found = self.network(list(images.to(self.device).float() / 255))
@@ -202,7 +210,7 @@ class DetectedSilhouettes(Stimulus):
         return made
 
 
-def union_of_instances(found: Mapping[str, Tensor], wanted: int, score: float) -> Tensor | None:
+def union_of_instances(found: "Mapping[str, Tensor]", wanted: int, score: float) -> "Tensor | None":
     """Return where the instances of a class are; None where there is none.
 
     Args:

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lit_robust.core.errors import DataError, UserError, check_choice
-from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import key_seed
-from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.data.packing.encode import is_picture
-from lit_robust.data.packing.transfers import AdaInNetworks, FeedForward, MagentaNetworks
 from lit_robust.shards import decode_rgb
 from lit_robust.stimuli.stimulus import Origin, Stimulus, check_images, check_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lit_robust.data.packing.transfers import FeedForward
 
 Choice = Literal["key", "stylized-imagenet"]
 PUBLISHED_SEED = 49809  # Of rgeirhos/Stylized-ImageNet, ``code/stylize_imagenet.py``.
@@ -79,7 +79,7 @@ class FeedForwardStyle(Stimulus):
 
     @property
     @abstractmethod
-    def networks(self) -> FeedForward:
+    def networks(self) -> "FeedForward":
         """What transfers the style."""
 
     @cached_property
@@ -93,7 +93,7 @@ class FeedForwardStyle(Stimulus):
         return found
 
     @cached_property
-    def _known(self) -> dict[int, Tensor]:
+    def _known(self) -> "dict[int, Tensor]":
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class FeedForwardStyle(Stimulus):
         random = np.random.Generator(np.random.PCG64(key_seed(self.seed, "style", origin.key)))
         return int(random.integers(len(self.pictures)))
 
-    def style(self, number: int) -> Tensor:
+    def style(self, number: int) -> "Tensor":
         """Return the style of a picture, computed once, alone: so it does not depend on the batch it is first used in.
 
         Raises:
@@ -136,12 +136,18 @@ class FeedForwardStyle(Stimulus):
                 pixels = decode_rgb(file.read_bytes(), file, FORMATS)
             except OSError as error:
                 raise DataError(f"{file} cannot be read ({error.strerror}): replace or remove it.") from error
+            from lit_robust.data.loading.transforms import EvaluationCrop
+
             picture = EvaluationCrop(self.style_size, self.style_size)(pixels)
             self._known[number] = self.networks.style(picture[None])[0]
         return self._known[number]
 
-    def make(self, images: Tensor, origins: Sequence[Origin]) -> Sequence[Tensor]:
+    def make(self, images: "Tensor", origins: Sequence[Origin]) -> "Sequence[Tensor]":
         """Stylise each image; see `Stimulus.make`."""
+        import torch
+
+        from lit_robust.core.precision import full_precision
+
         check_images(images, origins)
         if not origins:
             return []
@@ -180,8 +186,10 @@ class Stylised(FeedForwardStyle):
             raise UserError(f"alpha is {self.alpha}: give 0 to 1.")
 
     @cached_property
-    def networks(self) -> FeedForward:
+    def networks(self) -> "FeedForward":
         """Encoder and decoder."""
+        from lit_robust.data.packing.transfers import AdaInNetworks
+
         return AdaInNetworks(vgg=self.vgg, decoder=self.decoder, alpha=self.alpha, device=self.device)
 
 
@@ -201,6 +209,8 @@ class StylisedByMagenta(FeedForwardStyle):
     kind: ClassVar[str] = "stylised-magenta"
 
     @cached_property
-    def networks(self) -> FeedForward:
+    def networks(self) -> "FeedForward":
         """Predictor and transformer."""
+        from lit_robust.data.packing.transfers import MagentaNetworks
+
         return MagentaNetworks(device=self.device)
