@@ -46,8 +46,8 @@ class Outcome:
         for name, rows in self.tables.items():
             write_table(folder / f"{name}.csv", rows)
         for name, pixels in self.pictures.items():
-            with atomic_path(folder / "pictures" / f"{name}.png") as beside:
-                Image.fromarray(pixels).save(beside, format="PNG")
+            with atomic_path(folder / "pictures" / f"{name}.png") as temporary:
+                Image.fromarray(pixels).save(temporary, format="PNG")
         told = [name for name in self.pictures if name in self.captions]
         return [
             Example(kind, kind, number, {"image": f"pictures/{name}.png"}, {"image": self.captions[name]})

@@ -53,7 +53,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             UserError: the disk is full, or the folder cannot be written.
         """
         # Into a file of Python's, whose error names a full disk; torch's own says only that a position is unexpected.
-        with atomic_path(Path(path)) as beside, beside.open("wb") as file:
+        with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
             torch.save(checkpoint, file)
 
 

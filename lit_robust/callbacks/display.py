@@ -113,8 +113,8 @@ def write_shown(shown: Sequence[Shown], folder: Path) -> None:
     for number, one in enumerate(shown):
         names = [f"{number}-{place}.png" for place in range(len(one.images))]
         for name, image in zip(names, one.images, strict=True):
-            with atomic_path(folder / name) as beside:
-                Image.fromarray(image).save(beside, format="PNG")
+            with atomic_path(folder / name) as temporary:
+                Image.fromarray(image).save(temporary, format="PNG")
         entries.append({**asdict(replace(one, images=())), "images": names})
     write_text(folder / FILE, json.dumps(entries))
 

@@ -293,13 +293,13 @@ class EvaluationCallback(Callback, ABC):
             return
         self.check(trainer)
         sets: Mapping[str, EvaluationSet] = data.evaluation_sets
-        self.followed = [
+        self.tested_sets = [
             CountedSet.start(restricted(sets[name], trainer), list(sets).index(name), pl_module.device)
             for name in self.sets
             if name in sets
         ]
-        self._describe([one.described for one in self.followed])
-        self.last_number = max(one.number for one in self.followed)
+        self._describe([one.described for one in self.tested_sets])
+        self.last_number = max(one.number for one in self.tested_sets)
         self.prepare(pl_module, self.described)
 
     def check(self, trainer: Trainer) -> None:
@@ -345,7 +345,7 @@ class EvaluationCallback(Callback, ABC):
         """Hand the valid part of its sets' batches, and the set's name, to ``update_from``."""
         if self.left_out or self.finished:
             return
-        for one in self.followed:
+        for one in self.tested_sets:
             if dataloader_idx == one.number:
                 taken = as_batch(batch, one.came)
                 answers = logits_of_step(outputs, pl_module, taken)
@@ -365,7 +365,7 @@ class EvaluationCallback(Callback, ABC):
 
     def _finish(self, trainer: Trainer) -> None:
         """Check the counts over all ranks, then compute, show and keep the results."""
-        self._describe([one.as_seen(trainer) for one in self.followed])
+        self._describe([one.as_seen(trainer) for one in self.tested_sets])
         self.results = self.compute()
         is_partial = bool(self.results) and all(result.protocol.get("partial") for result in self.results)
         with displaying(is_partial) as self.shown:

@@ -101,7 +101,7 @@ def write_part(folder: Path, rank: int, number: int, columns: Mapping[str, Tenso
 def write_manifest(kept: KeptSet, names: Iterable[str] | None) -> None:
     """Write the names of the samples, one a line, and then the file that says the set is whole."""
     if names is not None:
-        with atomic_path(kept.folder / NAMES) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
+        with atomic_path(kept.folder / NAMES) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{name}\n" for name in names)
     described = kept.described
     content = {
@@ -303,5 +303,5 @@ class PredictionFile(Callback):
         if trainer.is_global_zero:
             rows = sorted(row for part in parts for row in part)
             path = Path(trainer.default_root_dir) / PREDICTIONS
-            with atomic_path(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([CSV_COLUMNS, *rows])

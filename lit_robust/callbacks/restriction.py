@@ -43,7 +43,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Found:
+class Remaining:
     """The samples of a set that a list means.
 
     Attributes:
@@ -124,7 +124,7 @@ def image_name(key: str) -> str:
     return key.rsplit("/", 1)[-1].split(".")[0]
 
 
-def find_by_name(listed: Selection, described: EvaluationSet, key: Callable[[int], str]) -> Found:
+def find_by_name(listed: Selection, described: EvaluationSet, key: Callable[[int], str]) -> Remaining:
     """Find the images of a list in a set of other shards, in each of its cells where it has some.
 
     A derived set, of whose source some images could not be made, may lack them; no other set may.
@@ -163,7 +163,7 @@ def find_by_name(listed: Selection, described: EvaluationSet, key: Callable[[int
             )
     if not numbers:
         raise DataError(f"The set {described.name} has none of the listed images: restrict a set of the same images.")
-    return Found(tuple(numbers), "name", tuple(shows))
+    return Remaining(tuple(numbers), "name", tuple(shows))
 
 
 class SampleRestriction(Callback):
@@ -184,14 +184,14 @@ class SampleRestriction(Callback):
             raise UserError("SampleRestriction has no files: name those that CorrectSamples wrote.")
         self.files = [Path(file) for file in files]
         self.dataset = dataset
-        self._found: tuple[str, Found] | None = None
+        self._found: tuple[str, Remaining] | None = None
 
     @cached_property
     def selection(self) -> Selection:
         """The samples that remain."""
         return intersection([read_selection(file) for file in self.files])
 
-    def found(self, described: EvaluationSet, data: Any) -> Found:
+    def found(self, described: EvaluationSet, data: Any) -> Remaining:
         """Return which samples of a set remain.
 
         Args:
@@ -208,9 +208,9 @@ class SampleRestriction(Callback):
             self._found = digest, self._find(described, digest, data)
         return self._found[1]
 
-    def _find(self, described: EvaluationSet, digest: str, data: Any) -> Found:
+    def _find(self, described: EvaluationSet, digest: str, data: Any) -> Remaining:
         if (self.selection.samples_sha256, self.selection.count) == (digest, described.count):
-            return Found(self.selection.numbers, "number")
+            return Remaining(self.selection.numbers, "number")
         if not self.selection.names:
             raise UserError(
                 f"{self.files[0]} lists samples of another set of {self.selection.count}, not of the {described.count} "

@@ -70,8 +70,8 @@ class Gallery:
         for number, (images, _) in self.kept.items():
             files[number] = {role: f"{FOLDER}/{prefix}-{number}-{role}.png" for role in images}
             for role, image in images.items() if trainer.is_global_zero else ():
-                with atomic_path(Path(trainer.default_root_dir) / files[number][role]) as beside:
-                    Image.fromarray(image).save(beside, format="PNG")
+                with atomic_path(Path(trainer.default_root_dir) / files[number][role]) as temporary:
+                    Image.fromarray(image).save(temporary, format="PNG")
         return files
 
 

@@ -157,8 +157,8 @@ def _judged(one: "ConflictSet", judge: Any, categories: str, least: float, devic
         raise UserError(f"least is {least}: give a share from 0 to 1.")
     known = read_categories(categories)
     names = list(known)
-    if strange := sorted({*one.images[0], *one.images[1]} - known.keys()):
-        raise UserError(f"The judge's categories lack {', '.join(strange)}: rename the folders, or give --categories.")
+    if unknown := sorted({*one.images[0], *one.images[1]} - known.keys()):
+        raise UserError(f"The judge's categories lack {', '.join(unknown)}: rename the folders, or give --categories.")
     network = build_classifier(judge).eval().to(device)
     metric = ShapeBias(known).to(device)
     used = [sorted({(p.shape, p.content) for p in one.pairs}), sorted({(p.texture, p.pattern) for p in one.pairs})]

@@ -212,13 +212,13 @@ def _suggest(name: str, options: Sequence[str]) -> str:
     deep = [option for option in options if "." in option and f"_{option.replace('.', '_')}".endswith(end)]
     if not level and deep:
         return _did_you_mean(sorted(deep, key=len)[:3])
-    beside = [option for option in options if option.rpartition(".")[0] == level]
-    lasts = {option.rpartition(".")[2]: option for option in beside}
+    siblings = [option for option in options if option.rpartition(".")[0] == level]
+    lasts = {option.rpartition(".")[2]: option for option in siblings}
     if near := [lasts[last] for last in _near(name.rpartition(".")[2], list(lasts))]:
         return _did_you_mean(near)
-    if not beside and (near := _near(name, options)):
+    if not siblings and (near := _near(name, options)):
         return _did_you_mean(near)
-    known = beside or [option for option in options if "." not in option]
+    known = siblings or [option for option in options if "." not in option]
     return f"choose one of {', '.join(known)}." if known else "there are none."
 
 

@@ -330,7 +330,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
         words: the command and its options.
         command: the whole command line, kept with the results.
     """
-    # Lightning 2.6.6 calls three names that jsonargparse 4.49 deprecates (Lightning issue 21900): theirs to mend.
+    # Lightning 2.6.6 calls three names that jsonargparse 4.49 deprecates (Lightning issue 21900): theirs to fix.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     # The words are handed on explicitly, so that a test or the demo may call in the same process.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended to run from within Python")

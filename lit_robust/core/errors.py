@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and what its sentences share."""
+"""The one exception that means "the user can correct this", and what its sentences share."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,7 +6,7 @@ from numbers import Integral
 
 
 class UserError(Exception):
-    """A mistake a user can mend: one sentence that names the value and the fix.
+    """A mistake a user can correct: one sentence that names the value and the fix.
 
     The command line prints the sentence alone, without a traceback, and exits with code 2.
     """

@@ -46,16 +46,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
-        beside = Path(name)
+        temporary = Path(name)
         try:
-            yield beside
+            yield temporary
             # mkstemp makes files only their owner may read; shared data must follow the umask instead.
-            beside.chmod(0o666 & ~UMASK)
-            with beside.open("rb") as file:
+            temporary.chmod(0o666 & ~UMASK)
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -131,8 +131,8 @@ def size_shown(count: int) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, all of it or nothing."""
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -180,8 +180,8 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping
     from safetensors.torch import save
 
     content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, dict(metadata or {}) or None)
-    with atomic_path(path) as beside:
-        beside.write_bytes(content)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextmanager

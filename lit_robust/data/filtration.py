@@ -225,10 +225,10 @@ def _labels(pool: TableSplit, filtering: FilterNetwork) -> Tensor:
     classes = torch.tensor(filtering.classes)
     place = torch.searchsorted(classes, given).clamp(max=len(classes) - 1)
     known = classes[place] == given
-    strange = given[~known & (given >= 0)]
-    if len(strange):
+    unknown = given[~known & (given >= 0)]
+    if len(unknown):
         raise UserError(
-            f"The pool {pool.where} has an image of class {int(strange[0])}, which is not one of the {len(classes)} "
+            f"The pool {pool.where} has an image of class {int(unknown[0])}, which is not one of the {len(classes)} "
             "classes: leave that class out of the pool, or name it, too."
         )
     return torch.where(known, place, -1)

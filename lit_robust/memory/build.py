@@ -188,18 +188,18 @@ def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) ->
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{part.name}.", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{part.name}.", dir=folder.parent))
         try:
             check_room(folder, manifest.count, manifest.dimensions, manifest.key_type)
-            make_array(beside / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
-            save_array(beside / LABELS, np.sort(labels.astype(np.int64)))
+            make_array(temporary / KEYS, (manifest.count, manifest.dimensions), manifest.key_type)
+            save_array(temporary / LABELS, np.sort(labels.astype(np.int64)))
             for name in (KEYS, LABELS):
-                (beside / name).chmod(0o666 & ~UMASK)
-            manifest.save(beside)
-            beside.chmod(0o777 & ~UMASK)
-            beside.replace(part)
+                (temporary / name).chmod(0o666 & ~UMASK)
+            manifest.save(temporary)
+            temporary.chmod(0o777 & ~UMASK)
+            temporary.replace(part)
         except BaseException:
-            shutil.rmtree(beside)
+            shutil.rmtree(temporary)
             raise
     except OSError as error:
         fix = "free some space, or choose another folder" if error.errno in FULL else "choose one that can be written"

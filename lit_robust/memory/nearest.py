@@ -224,8 +224,8 @@ def build_index(memory: Memory, factory: str, seed: int) -> Path:
         ) from error
     file = index_file(memory.folder, factory)
     try:
-        with atomic_path(file) as beside:
-            faiss.write_index(index, str(beside))
+        with atomic_path(file) as temporary:
+            faiss.write_index(index, str(temporary))
     except RuntimeError as error:
         raise UserError(f"Faiss cannot write {file} ({faiss_reason(error)}): free some space.") from error
     note = IndexNote(factory, memory.manifest.keys_sha256, file_sha256(file), version_of_faiss())

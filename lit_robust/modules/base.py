@@ -288,15 +288,15 @@ class ClassifierModule(LightningModule, ABC):
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(LIGHTNING_PREFIX)
         }
-        beside = sorted(
+        others = sorted(
             name
             for name in checkpoint["state_dict"].keys() ^ self.state_dict().keys()
             if not name.startswith(LIGHTNING_PREFIX)
         )
-        if beside and self.strict_loading:
+        if others and self.strict_loading:
             raise UserError(
-                f"The checkpoint and {type(self).__name__} differ in {len(beside)} tensors beside the network's (first "
-                f"{beside[0]}): use the module that wrote it, or save it with this one's alone."
+                f"The checkpoint and {type(self).__name__} differ in {len(others)} tensors beside the network's (first "
+                f"{others[0]}): use the module that wrote it, or save it with this one's alone."
             )
         kept = checkpoint.get("hyper_parameters", {}).get("network") or {}
         for key, own in (("mean", self.network.mean), ("std", self.network.std)):

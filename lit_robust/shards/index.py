@@ -63,7 +63,7 @@ def save_arrays(path: Path, meta: Mapping[str, Any], arrays: Arrays) -> None:
         entries[name] = {"dtype": array.dtype.newbyteorder("<").str, "place": place, "count": len(array)}
         place = _aligned(place + array.nbytes)
     header = json.dumps({"meta": meta, "arrays": entries}).encode()
-    with atomic_path(path) as beside, beside.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(MAGIC + bytes(DIGEST) + len(header).to_bytes(8, "little") + header)
         begin = _aligned(file.tell())
         for name, array in arrays.items():
@@ -71,7 +71,7 @@ def save_arrays(path: Path, meta: Mapping[str, Any], arrays: Arrays) -> None:
             file.write(np.ascontiguousarray(array, dtype=entries[name]["dtype"]).data)
         file.truncate(begin + place)
         file.flush()
-        digest = hashlib.sha256(np.memmap(beside, np.uint8, "r")[len(MAGIC) + DIGEST :].data).digest()
+        digest = hashlib.sha256(np.memmap(temporary, np.uint8, "r")[len(MAGIC) + DIGEST :].data).digest()
         file.seek(len(MAGIC))
         file.write(digest)
 

@@ -196,8 +196,8 @@ class ShardWriter:
         return self.folder / shard_name(self.stem, len(self._lengths))
 
     def _begin_shard(self) -> BinaryIO:
-        beside = self._stack.enter_context(atomic_path(self._path()))
-        self._file = self._stack.enter_context(beside.open("wb"))
+        temporary = self._stack.enter_context(atomic_path(self._path()))
+        self._file = self._stack.enter_context(temporary.open("wb"))
         return self._file
 
     def _append(self, file: BinaryIO, content: bytes) -> None:

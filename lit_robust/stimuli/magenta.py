@@ -101,8 +101,8 @@ def read_graph(content: bytes, where: str) -> Graph:
             elif number == 12:
                 graph.output = _text(value, 1)
         graph.inputs = [name for name in graph.inputs if name not in graph.constants]
-        if strange := {node.kind for node in graph.nodes} - OPERATIONS.keys():
-            raise ValueError(f"it has the operations {', '.join(sorted(strange))}")
+        if unknown := {node.kind for node in graph.nodes} - OPERATIONS.keys():
+            raise ValueError(f"it has the operations {', '.join(sorted(unknown))}")
     except (ValueError, IndexError, KeyError, TypeError, RuntimeError, struct.error) as error:
         raise DataError(f"{where} is not one of Magenta's networks ({error}): install the package again.") from error
     return graph

@@ -106,5 +106,5 @@ def _write_one(output: Path, seed: int, number: int, size: int, covered: NDArray
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    with atomic_path(path) as beside:
-        Image.fromarray(pixels).save(beside, format="PNG")
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

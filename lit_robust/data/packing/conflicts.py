@@ -220,8 +220,8 @@ class ConflictSet:
         textures = torch.stack([self.texture(pair.texture, pair.pattern) for pair in pairs])
         made = self.transfer.transfer(contents, textures, [pair.name for pair in pairs])
         for pair, image in zip(pairs, made, strict=True):
-            with atomic_path(self.path(pair)) as beside:
-                beside.write_bytes(encode(image, "png"))
+            with atomic_path(self.path(pair)) as temporary:
+                temporary.write_bytes(encode(image, "png"))
         report(len(pairs))
 
     def content(self, category: str, number: int) -> Tensor:

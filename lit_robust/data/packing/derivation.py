@@ -143,7 +143,7 @@ class Derivation:
             except (OSError, ValueError) as error:
                 raise DataError(f"{mark} cannot be read ({error}): remove it and {self.stem}-*.tar.") from error
         else:
-            begun = self.mark if not there and not self._strangers(info) else {}
+            begun = self.mark if not there and not self._foreign_tars(info) else {}
         if begun != json.loads(json.dumps(self.mark)):
             raise UserError(f"{self.folder} is of other images or settings: choose another output, or remove it.")
         wanted = None if entry is None else set(entry["filenames"])
@@ -154,7 +154,7 @@ class Derivation:
             if not self.path(place).is_file() and (wanted is None or self.path(place).name in wanted)
         ]
 
-    def _strangers(self, info: dict[str, Any]) -> bool:
+    def _foreign_tars(self, info: dict[str, Any]) -> bool:
         """Return whether tars lie in the folder that are of no split of its info file."""
         named = {name for entry in info.get("splits", {}).values() for name in entry.get("filenames", ())}
         return any(file.name not in named for file in self.folder.glob("*.tar"))
@@ -189,7 +189,7 @@ class Derivation:
         """
         numbers = self.chosen(place)
         try:
-            with atomic_path(self.path(place)) as beside, beside.open("wb") as file:
+            with atomic_path(self.path(place)) as temporary, temporary.open("wb") as file:
                 for begin in range(0, len(numbers), BATCH):
                     batch = numbers[begin : begin + BATCH]
                     for number, image in zip(batch, self.encoded(batch), strict=True):

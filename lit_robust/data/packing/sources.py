@@ -267,8 +267,8 @@ def _decompress(source: Path, opener: Opener, plain: Path) -> None:
             progress.update(len(chunk))
     check_space(plain.parent, size, f"The decompressed bytes of {source}")
     with (
-        atomic_path(plain) as beside,
-        beside.open("wb") as file,
+        atomic_path(plain) as temporary,
+        temporary.open("wb") as file,
         tqdm(desc=f"decompressing {source.name}", total=size, unit="B", unit_scale=True, delay=2) as progress,
     ):
         for chunk in _chunks(source, opener):

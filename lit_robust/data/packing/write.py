@@ -278,7 +278,7 @@ class Packer:
                 pool.shutdown(cancel_futures=True)
 
     def _write_shard(self, plan: PackingPlan, shard: Shard, stop: Event) -> None:
-        with atomic_path(plan.folder / shard.name) as beside, beside.open("wb") as file:
+        with atomic_path(plan.folder / shard.name) as temporary, temporary.open("wb") as file:
             for image in shard.images:
                 if stop.is_set():
                     raise _StoppedError

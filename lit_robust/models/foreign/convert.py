@@ -95,13 +95,13 @@ def convert(
         },
     }
     wrote = _write(tensors, digest, metadata, output)
-    beside = output.with_suffix(".provenance.json")
+    origin = output.with_suffix(".provenance.json")
     checked = f"which fit {network}" if network is not None else "not checked against a network, for want of --network"
     # The record of a file that was there tells where it came from; this source may be a copy that knows less.
-    if not wrote and beside.is_file() and digest in beside.read_text(encoding="utf-8", errors="replace"):
-        return f"Left {output} and its {beside.name} as they are: they hold these {len(tensors)} tensors, {checked}."
-    write_text(beside, json.dumps(record, indent=2) + "\n")
-    return f"Wrote {output if wrote else beside}: {len(tensors)} tensors from a {weights.form}, {checked}."
+    if not wrote and origin.is_file() and digest in origin.read_text(encoding="utf-8", errors="replace"):
+        return f"Left {output} and its {origin.name} as they are: they hold these {len(tensors)} tensors, {checked}."
+    write_text(origin, json.dumps(record, indent=2) + "\n")
+    return f"Wrote {output if wrote else origin}: {len(tensors)} tensors from a {weights.form}, {checked}."
 
 
 def _single_precision(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

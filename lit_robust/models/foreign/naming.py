@@ -54,7 +54,7 @@ class Naming:
         tensors: by the names so far.
         rules: what was done, a sentence each, in order.
         dropped: names of the file's tensors that were left out, by the reason.
-        beside: names of the file's tensors that are not the network's.
+        outside: names of the file's tensors that are not the network's.
         normaliser: mean and standard deviation, ``[3]`` each, that the file holds as tensors.
         prefix: what stood before the names of the network, and was taken off.
         form: whose wrapping was recognised, for a person; empty where none was.
@@ -64,7 +64,7 @@ class Naming:
     tensors: dict[str, Tensor]
     rules: list[str] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
-    beside: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     normaliser: tuple[Tensor, Tensor] | None = None
     prefix: str = ""
     form: str = ""
@@ -121,7 +121,7 @@ def plain_names(tensors: Mapping[str, Tensor], own: Collection[str] = ()) -> lis
         copies = tuple(other for other in whole if other != prefix)
         nested = [name for name in found.tensors if name not in own and (prefix + name).startswith(copies)]
         found.tensors = {name: tensor for name, tensor in found.tensors.items() if name not in nested}
-        found.beside += [prefix + name for name in nested]
+        found.outside += [prefix + name for name in nested]
         if found.tensors.keys() == set(own):
             _judge_what_is_beside(found, start.tensors, channels, copies)
             fitting.append(found)
@@ -210,8 +210,8 @@ def _judge_what_is_beside(
         channels: means and deviations in it, each with its partner.
         copies: prefixes of other copies of the network.
     """
-    again = [name for name in naming.beside if name.startswith(copies)]
-    rest = [name for name in naming.beside if name not in again]
+    again = [name for name in naming.outside if name.startswith(copies)]
+    rest = [name for name in naming.outside if name not in again]
     for name in rest:
         if NORMALISER.search(name) and name not in channels:
             raise UserError(f"{name} is not a mean or deviation of three channels: save the network's own state dict.")
@@ -224,7 +224,7 @@ def _judge_what_is_beside(
     if values:
         naming.normaliser = values[0][0].float(), values[0][1].float()
     if values or again:
-        by_attacker = any(part in ("attacker", "normalizer") for name in naming.beside for part in name.split("."))
+        by_attacker = any(part in ("attacker", "normalizer") for name in naming.outside for part in name.split("."))
         naming.form = FROM_ATTACKER if by_attacker else FROM_NORMALISED if values else ""
     reasons = {
         "normaliser; the network's own does its work": [name for name in rest if name in channels],

@@ -102,8 +102,8 @@ def read_weights(file: Path, own: Collection[str] = (), copy: str = "averaged") 
     check_plain(file, state)
     if others := [name for name, entry in state.items() if not isinstance(entry, Tensor)]:
         notes.append(f"these entries among the tensors are not tensors, and were left out: {', '.join(others)}")
-    if beside := naming.dropped.get("beside the network"):
-        notes.append(f"{len(beside)} tensors stand beside the network and were left: {_first(beside)}")
+    if left := naming.dropped.get("beside the network"):
+        notes.append(f"{len(left)} tensors stand beside the network and were left: {_first(left)}")
     if totals := naming.dropped.get(TOTALS):
         notes.append(f"{len(totals)} {TOTALS}, as a profiler leaves them, were left out: {_first(totals)}")
     # A loss or a single layer can be averaged, too; what trains a network has at least its size.
