@@ -86,18 +86,6 @@ def more_confident(standard: Tensor, robust: Tensor) -> Tensor:
     return robust.amax(1) > standard.amax(1)
 
 
-def accuracy_by_weight(standard: Tensor, robust: Tensor, labels: Tensor) -> dict[float, int]:
-    """Count the images that the fused network gets right, for each weight of ``WEIGHTS``.
-
-    Args:
-        standard: logits ``[N, num_classes]`` of validation images, which no test uses.
-        robust: likewise.
-        labels: int64 ``[N]``.
-    """
-    ours, theirs = F.log_softmax(standard.float(), 1), F.log_softmax(robust.float(), 1)
-    return {weight: int((fused(ours, theirs, weight).argmax(1) == labels).sum()) for weight in WEIGHTS}
-
-
 def best_weight(counts: Mapping[float, int]) -> float:
     """Return the weight of most right answers; of a tie the middle one, the lower of two."""
     best = sorted(weight for weight, count in counts.items() if count == max(counts.values()))

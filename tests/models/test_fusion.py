@@ -7,7 +7,7 @@ from torch import nn
 from lit_robust.attacks import PGD
 from lit_robust.core.errors import UserError
 from lit_robust.models import Network, build_classifier
-from lit_robust.models.fusion import Fusion, accuracy_by_weight, best_weight, fused
+from lit_robust.models.fusion import WEIGHTS, Fusion, best_weight, fused
 
 IMAGES = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 PART = {"name": "lit_robust/resnet_tiny"}
@@ -72,7 +72,7 @@ def test_the_weight_of_most_right_answers_is_chosen():
     labels = torch.tensor([0, 0, 1])
     standard = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1]]).log()
     robust = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.02, 0.98]]).log()
-    counts = accuracy_by_weight(standard, robust, labels)
+    counts = {one: int((fused(standard, robust, one).argmax(1) == labels).sum()) for one in WEIGHTS}
     # Image 2 is right where .9w + .3(1-w) > .5, w > 1/3; image 3 where .1w + .98(1-w) > .5, w < .545.
     assert [weight for weight, count in counts.items() if count == 3] == [0.35, 0.4, 0.45, 0.5]
     assert best_weight(counts) == 0.4
