@@ -77,11 +77,12 @@ def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> 
     unit, top, left = (above[:, :, 1:] | above[:, :, :-1]).nonzero(as_tuple=True)
     first_row, of_row = (part.to(maps.device) for part in _gaps(axis, maps.shape[1], size[0]))
     first_column, of_column = (part.to(maps.device) for part in _gaps(axis, maps.shape[2], size[1]))
-    corner = [padded[unit, top + down, left + right, None] for down, right in ((0, 0), (1, 0), (0, 1), (1, 1))]
-    west = torch.lerp(corner[0], corner[1], of_row[top])
-    east = torch.lerp(corner[2], corner[3], of_row[top])
-    gap, line = (torch.maximum(west, east) > limits[unit, None]).nonzero(as_tuple=True)
-    west, east, row = west[gap, line], east[gap, line], first_row[top[gap]] + line
+    flat, wide = padded.flatten(), padded.shape[2]
+    corner = (unit * padded.shape[1] + top) * wide + left
+    west, east = (torch.lerp(flat[at, None], flat[at + wide, None], of_row[top]) for at in (corner, corner + 1))
+    active = (torch.maximum(west, east) > limits[unit, None]).flatten().nonzero()[:, 0]
+    gap = active // west.shape[1]
+    west, east, row = west.flatten()[active], east.flatten()[active], first_row[top[gap]] + active % west.shape[1]
     unit, left = unit[gap], left[gap]
     lines = torch.arange(len(unit), device=maps.device)
     for part in torch.split(lines, max(AT_ONCE // of_column.shape[1], 1)):
