@@ -160,8 +160,8 @@ def map_variation(
     return {name: MapVariation(sums[name][0] / count, sums[name][1] / count, differences[name]) for name in layers}
 
 
-def gradient_roughness(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Return TV(g) / ||g||_1 of each image's gradient g of the cross entropy, ``[B]``; NaN where it is zero.
+def loss_gradients(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's gradient of the cross entropy, float32 ``[B, 3, H, W]``.
 
     Args:
         classifier: in evaluation mode.
@@ -172,7 +172,12 @@ def gradient_roughness(classifier: Classifier, images: Tensor, labels: Tensor) -
         start = images.detach().requires_grad_()
         loss = functional.cross_entropy(classifier(start), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, start)
-    gradient = gradient.double()
+    return gradient
+
+
+def gradient_roughness(gradients: Tensor) -> Tensor:
+    """Return TV(g) / ||g||_1 of gradients ``[B, 3, H, W]``, float64 ``[B]``; NaN where one is zero."""
+    gradient = gradients.double()
     return total_variation(gradient).sum(1) / gradient.abs().sum((1, 2, 3))
 
 

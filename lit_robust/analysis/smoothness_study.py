@@ -1,6 +1,6 @@
 """The study of smoothness: weights, maps for clean and noisy images, gradients, and the filters of two networks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lit_robust.analysis.images import Images
 from lit_robust.analysis.outcome import Outcome, Picture, grid
-from lit_robust.analysis.pictures import scatter
+from lit_robust.analysis.pictures import labelled_grid, scatter
 from lit_robust.analysis.smoothness import (
     MapVariation,
     gradient_roughness,
+    loss_gradients,
     map_variation,
     matched_filters,
     weight_variation,
@@ -123,7 +124,7 @@ def smoothness_study(
         ]
         pictures["noise"] = scatter({layer: (one.clean, one.noisy) for layer, one in found.items()}, diagonal=True)
         captions["noise"] = "total variation of each channel: noisy images over clean ones, a panel a layer"
-        rough = torch.cat(list(_roughness(classifier, images, batch)))
+        rough, shown = _gradients(classifier, images, batch)
         mean = mean_of(rough)
         told = {**images.protocol, "of": "the cross entropy's gradient, TV / L1"}
         facets = {"measure": "gradient_tv_of_l1"}
@@ -132,16 +133,24 @@ def smoothness_study(
         )
         results.append(one_result)
         arrays["gradients"] = rough
+        pictures["gradients"] = labelled_grid(shown)
+        captions["gradients"] = "the gradient of the loss with respect to the image; grey is 0, each on its own scale"
     if other is not None:
         results += _matches(classifier, other, arrays)
     return Outcome(results, arrays, tables, pictures, captions)
 
 
-def _roughness(classifier: Classifier, images: Images, batch: int) -> Iterator[Tensor]:
-    labels = torch.from_numpy(images.labels)
+def _gradients(classifier: Classifier, images: Images, batch: int, most: int = 8) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return how rough the gradients of all images are, ``[N]``, and the first images with theirs, to be shown."""
+    labels, device = torch.from_numpy(images.labels), classifier.mean.device
+    rough, shown = [], {"image": torch.zeros(0), "gradient": torch.zeros(0)}
     for places, pixels in images.batches(batch, "gradients"):
-        device = classifier.mean.device
-        yield gradient_roughness(classifier, pixels.to(device), labels[places].to(device)).cpu()
+        gradients = loss_gradients(classifier, pixels.to(device), labels[places].to(device)).cpu()
+        rough.append(gradient_roughness(gradients))
+        largest = gradients.abs().amax((1, 2, 3), keepdim=True)
+        grey = 0.5 + gradients / (2 * torch.where(largest > 0, largest, 1.0))
+        shown = {name: torch.cat([shown[name], one])[:most] for name, one in (("image", pixels), ("gradient", grey))}
+    return torch.cat(rough), shown
 
 
 def _matches(classifier: Classifier, other: Classifier, arrays: dict[str, Tensor]) -> list[Result]:
