@@ -7,6 +7,7 @@ from lit_robust.callbacks.display import shape_image, wandb_loggers
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images, log_table
 from lit_robust.callbacks.sample_images import Gallery, coming, to_uint8
 from lit_robust.core.batch import Batch, EvaluationSet
+from lit_robust.core.errors import UserError
 from lit_robust.core.results import Example, Result
 from lit_robust.metrics import ShapeBias, shape_bias
 from lit_robust.metrics.shape_bias import Aggregation
@@ -31,7 +32,15 @@ class ShapeBiasEvaluation(EvaluationCallback):
         self.number_of_examples = examples
 
     def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
-        """Set the counts to zero."""
+        """Set the counts to zero.
+
+        Raises:
+            UserError: the set's images have no texture of another category.
+        """
+        if described.groups or "number_of_categories" in described.protocol:
+            raise UserError(
+                f"{self.dataset} shows one cue, not two in conflict: evaluate the shape bias on cue-conflict."
+            )
         self.metric = ShapeBias(described.categories, self.aggregation).to(module.device)
         self.gallery = Gallery.among(coming(module.trainer, self.dataset), self.number_of_examples)
 

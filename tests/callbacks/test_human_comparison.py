@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from lit_robust.callbacks import HumanComparison, ResultsFile
+from lit_robust.callbacks import HumanComparison, ResultsFile, ShapeBiasEvaluation
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
 from lit_robust.data import EvaluationCrop, HumanStimuliDataModule
@@ -132,6 +132,14 @@ def test_all_measures_are_those_of_a_loop(root, tmp_path):
     assert {name: (one.value, one.interval) for name, one in again.items()} == {
         name: (one.value, one.interval) for name, one in found.items()
     }
+
+
+def test_one_cue_has_no_bias(root, tmp_path):
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, callbacks=[ShapeBiasEvaluation("contrast")]
+    )
+    with pytest.raises(UserError, match="contrast shows one cue, not two in conflict"):
+        trainer.test(module(), data(root), verbose=False)
 
 
 def test_networks_alone_are_not_people(root, tmp_path):

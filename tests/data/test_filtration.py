@@ -291,19 +291,19 @@ def test_two_ranks_write_the_bytes_of_one(pool, tmp_path):
     where, common = str(tmp_path / "pool"), ["--networks", NETWORKS, "--resize", "null", "--crop", "8"]
     common += ["--most-confidence", "1", "--workers", "0", "--batch-size", "4"]
     for kind in ("hard", "transfer"):
-        assert main(["data", "filter", kind, where, str(tmp_path / f"{kind}-1"), *common]) == 0
-        assert in_two_ranks(["data", "filter", kind, where, str(tmp_path / f"{kind}-2"), *common]) == [0, 0]
+        assert main(["data", "filter", kind, where, str(tmp_path / "1" / kind), *common]) == 0
+        assert in_two_ranks(["data", "filter", kind, where, str(tmp_path / "2" / kind), *common]) == [0, 0]
     names = ["filtration.json", "review.html", "_info.json"]
-    names += [file.name for file in (tmp_path / "hard-1").glob("*.tar")]
+    names += [file.name for file in (tmp_path / "1" / "hard").glob("*.tar")]
     assert len(names) > 3
     for name in names:
-        assert (tmp_path / "hard-1" / name).read_bytes() == (tmp_path / "hard-2" / name).read_bytes(), name
-    one, two = (json.loads((tmp_path / f"transfer-{n}" / "results.json").read_text())["results"] for n in (1, 2))
+        assert (tmp_path / "1" / "hard" / name).read_bytes() == (tmp_path / "2" / "hard" / name).read_bytes(), name
+    one, two = (json.loads((tmp_path / n / "transfer" / "results.json").read_text())["results"] for n in "12")
     assert one == two
     # More ranks than batches: the second one has nothing to ask.
     assert in_two_ranks(["data", "filter", "hard", where, str(tmp_path / "one"), *common[:-1], "64"]) == [0, 0]
     found, whole = (
-        json.loads((tmp_path / name / "filtration.json").read_text())["images"] for name in ("one", "hard-1")
+        json.loads((tmp_path / name / "filtration.json").read_text())["images"] for name in ("one", "1/hard")
     )
     assert [image["key"] for image in found] == [image["key"] for image in whole]
 
