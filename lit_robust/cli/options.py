@@ -181,9 +181,10 @@ def made(kind: type[Made], option: str, settings: Mapping[str, Any]) -> Made:
         UserError: a setting is not one of the class's, or its value does not fit.
     """
     parser = StrictParser(exit_on_error=False)
-    parser.add_argument(f"--{option}", type=kind)
+    name = option.replace("-", "_")  # As the parser does; a user's name for a network may have either.
+    parser.add_argument(f"--{name}", type=kind)
     try:
-        return cast(Made, parser.instantiate_classes(parser.parse_object({option: dict(settings)}))[option])
+        return cast(Made, parser.instantiate_classes(parser.parse_object({name: dict(settings)}))[name])
     except ArgumentError as error:
         raise UserError(explain(error, [one.name for one in fields(kind)])) from error  # type: ignore[arg-type]
 

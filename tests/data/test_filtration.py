@@ -315,20 +315,20 @@ def test_transfer_between_networks_by_command(pool, tmp_path, capsys):
     # The second network sees red and green exchanged, so that it errs elsewhere.
     two = (
         NETWORKS[:-1]
-        + ", b: {name: 'tests.data.test_filtration:exchanged', num_classes: 3, mean: [0, 0, 0], std: [1, 1, 1]}}"
+        + ", b-1: {name: 'tests.data.test_filtration:exchanged', num_classes: 3, mean: [0, 0, 0], std: [1, 1, 1]}}"
     )
     words = ["data", "filter", "transfer", str(tmp_path / "pool"), str(tmp_path / "out"), "--networks", two]
     assert main([*words, "--resize", "null", "--crop", "8", "--most-confidence", "1", "--workers", "0"]) == 0
     assert "a: " in capsys.readouterr().out
     found = {one.metric: one for one in RunResults.load(tmp_path / "out").results}
-    assert found["top1_a_fools_a"].value == found["top1_b_fools_b"].value == 0  # By construction.
+    assert found["top1_a_fools_a"].value == found["top1_b-1_fools_b-1"].value == 0  # By construction.
     labels = pool.table.label
     answers = [ask(FilterNetwork("", one), pool, FilterCrops(None, 8), num_workers=0) for one in (network(), other())]
     left = hard_images(labels, answers[:1], 1.0, 15)[-1].left
     right = (answers[1].predicted.numpy() == labels)[left].mean()
-    one = found["top1_a_fools_b"]
+    one = found["top1_a_fools_b-1"]
     assert (one.value, one.count) == (pytest.approx(right), len(left))
-    assert (one.facets["filter"], one.facets["tested"]) == ("a", "b")
+    assert (one.facets["filter"], one.facets["tested"]) == ("a", "b-1")
     assert one.interval[0] <= one.value <= one.interval[1]
 
 
