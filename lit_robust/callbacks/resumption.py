@@ -81,6 +81,7 @@ class Resumption(Callback):
     def _identity(self, trainer: Trainer, module: LightningModule) -> str:
         """Return a digest of all that a result depends on."""
         sets = [restricted(described, trainer) for described in trainer.datamodule.evaluation_sets.values()]  # type: ignore[attr-defined]
+        missing = getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
         told = [
             lit_robust.__version__,
             self.settings,
@@ -88,7 +89,7 @@ class Resumption(Callback):
             str(trainer.precision),  # What `auto` in the settings means differs between machines.
             description(module),
             [[one.name, one.count, one.protocol] for one in sets],
-            [evaluation.inputs_sha256 for evaluation in _evaluations(trainer)],
+            [evaluation.inputs_sha256 for evaluation in _evaluations(trainer) if not evaluation.lacks(missing)],
         ]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 

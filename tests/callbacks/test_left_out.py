@@ -75,6 +75,16 @@ def test_broken_images_and_missing_sets_are_counted_and_named(settings, tmp_path
     assert list(found.run["missing_sets"]) == ["cue-conflict"]
 
 
+def test_files_of_a_set_that_is_left_out_are_not_needed(settings, tmp_path):
+    absent = {"dataset": "cue-conflict", "decisions": str(tmp_path / "absent")}
+    settings["trainer"]["callbacks"] += [
+        {"class_path": "lit_robust.callbacks.ErrorConsistencyEvaluation", "init_args": absent},
+    ]
+    assert run(settings, tmp_path) == 0
+    left_out = RunResults.load(tmp_path / "run").run["left_out"]
+    assert "ErrorConsistencyEvaluation on cue-conflict" in left_out
+
+
 def test_what_needs_a_missing_set_is_named_and_its_own_set_not_read(settings, tmp_path, monkeypatch, caplog):
     """ImageNet-O's known images are ImageNet's, which are not there."""
     root = tmp_path / "others"
