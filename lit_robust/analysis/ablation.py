@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lit_robust.analysis.images import Conflict
 from lit_robust.analysis.outcome import Outcome, grid
-from lit_robust.analysis.pictures import scatter
+from lit_robust.analysis.pictures import Points, scatter
 from lit_robust.analysis.replay import pooled_head, record
 from lit_robust.analysis.smoothness import total_variation
 from lit_robust.core.files import write_tensors
@@ -212,9 +212,10 @@ def scores_study(
                 values = torch.tensor([row[kind] for row in kept])
                 results.append(_mean(kind, values, told, {"category": category}))
     arrays = {f"{kind} {layer}": t for kind in ("shape", "texture") for layer, t in getattr(scores, kind).items()}
+    ways = {"texture": (scores.texture, "Texture score"), "map TV": (exciting.variation, "total variation of its map")}
     panels = {
-        f"{layer}: {words}": (across, scores.texture[layer] if up == "texture" else exciting.variation[layer])
-        for words, up in (("Texture over Shape", "texture"), ("map TV over Shape", "map_tv"))
+        f"{layer}, {way}": Points(across, up[layer], ("Shape score of a unit", name))
+        for way, (up, name) in ways.items()
         for layer, across in scores.shape.items()
     }
     pictures = {"scores": scatter(panels), **exciting.pictures}

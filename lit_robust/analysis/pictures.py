@@ -1,6 +1,7 @@
 """Grids of images with a word for each row and each column."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,11 +41,26 @@ def labelled_grid(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> ND
     return np.asarray(picture)
 
 
-def scatter(panels: Mapping[str, tuple[Tensor, Tensor]], diagonal: bool = False) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Points:
+    """Points of one panel.
+
+    Attributes:
+        across: where they lie from left to right, ``[N]``.
+        up: where they lie from below, ``[N]``.
+        names: what the two axes show.
+    """
+
+    across: Tensor
+    up: Tensor
+    names: tuple[str, str]
+
+
+def scatter(panels: Mapping[str, Points], diagonal: bool = False) -> NDArray[np.uint8]:
     """Return a panel of points under each name, at most five in a row.
 
     Args:
-        panels: name to where the points lie, across and up, ``[N]`` each.
+        panels: name to points.
         diagonal: whether a line shows where both are equal.
 
     Returns:
@@ -56,14 +72,14 @@ def scatter(panels: Mapping[str, tuple[Tensor, Tensor]], diagonal: bool = False)
     columns = min(len(panels), 5)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * rows), layout="constrained")
-    for axes, (name, (across, up)) in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False
-    ):
+    for axes, (name, points) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
         if diagonal:
-            most = float(torch.cat([across, up]).max())
+            most = float(torch.cat([points.across, points.up]).max())
             axes.plot([0, most], [0, most], color="0.6", linewidth=0.8)
-        axes.scatter(across.numpy(), up.numpy(), s=5, alpha=0.5)
+        axes.scatter(points.across.numpy(), points.up.numpy(), s=5, alpha=0.5)
         axes.set_title(name, fontsize=8)
+        axes.set_xlabel(points.names[0], fontsize=7)
+        axes.set_ylabel(points.names[1], fontsize=7)
         axes.tick_params(labelsize=6)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_robust.analysis.images import Images
 from lit_robust.analysis.outcome import Outcome, Picture, grid
-from lit_robust.analysis.pictures import labelled_grid, scatter
+from lit_robust.analysis.pictures import Points, labelled_grid, scatter
 from lit_robust.analysis.smoothness import (
     MapVariation,
     gradient_roughness,
@@ -122,7 +122,9 @@ def smoothness_study(
             for layer, one in found.items()
             for unit in range(len(one.clean))
         ]
-        pictures["noise"] = scatter({layer: (one.clean, one.noisy) for layer, one in found.items()}, diagonal=True)
+        names = ("clean images", "noisy images")
+        panels = {layer: Points(one.clean, one.noisy, names) for layer, one in found.items()}
+        pictures["noise"] = scatter(panels, diagonal=True)
         captions["noise"] = "total variation of each channel: noisy images over clean ones, a panel a layer"
         rough, shown = _gradients(classifier, images, batch)
         mean = mean_of(rough)
