@@ -10,7 +10,7 @@ from tiny_families import FAMILIES
 
 from lit_robust.analysis.attribution import integrated_gradients
 from lit_robust.analysis.jacobian import jacobian_norm
-from lit_robust.analysis.smoothness import gradient_roughness
+from lit_robust.analysis.smoothness import gradient_roughness, loss_gradients
 from lit_robust.attacks import PGD
 from lit_robust.callbacks import AdversarialAccuracy, CalibrationEvaluation, CleanAccuracy, ResultsFile
 from lit_robust.core.results import RunResults
@@ -95,7 +95,7 @@ def test_a_family_goes_all_the_way(family, toy, tmp_path):
 
     model, images = module.model.eval(), IMAGES[..., :size, :size]
     assert bool((jacobian_norm(model, images) > 0).all())
-    assert bool((gradient_roughness(model, images, LABELS) > 0).all())
+    assert bool((gradient_roughness(loss_gradients(model, images, LABELS)) > 0).all())
     shares = integrated_gradients(model, images, LABELS, steps=24).sum((1, 2, 3))
     with torch.no_grad():
         gain = (model(images) - model(torch.zeros_like(images))).gather(1, LABELS[:, None])[:, 0]

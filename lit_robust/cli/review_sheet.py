@@ -1,5 +1,6 @@
 """The review sheet of a filtered set: its images, what the first filter network said, and where it looked."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def write_review(
         if heat_layer is not None:
             heat = _heat(first, heat_layer, pixels.contiguous()[None].float() / 255, about["predicted"][0])
         shown.append(Reviewed(about["key"], _image(pixels), heat, _lines(about, names)))
-    command = f"lit-robust data filter apply {folder} decisions.json OUTPUT --split {split}"
+    command = f"lit-robust data filter apply {shlex.quote(str(folder))} decisions.json OUTPUT --split {split}"
     write_text(folder / "review.html", sheet(folder.name, opened.protocol["shards_sha256"], shown, command))
 
 

@@ -128,7 +128,7 @@ def test_a_class_too_high_for_the_network_is_named_where_nobody_says_how_many_th
         write(tmp_path / place, "val", [0, 10**13], num_classes=None)
     data = ready(module(tmp_path, **cells, **SMALL))
     with pytest.raises(
-        UserError, match=r"has 10000000000000/00001 in class 10000000000000: set .* or correct that class"
+        UserError, match=r"has 10000000000000/00001 in class 10000000000000: give .* or correct that class"
     ):
         data.check_classes(1000)
 
