@@ -28,29 +28,6 @@ def pytest_addoption(parser):
         metavar="N",
         help=f"damaged inputs that each fuzz test tries ({FUZZ_ATTEMPTS}); with it, what became of them is printed",
     )
-    parser.addoption(
-        "--autocast",
-        choices=["bf16"],
-        default=None,
-        help="run the tests of attacks and of modules under autocast, but for those that are marked fp32 with a reason",
-    )
-
-
-AUTOCAST_ROOMS = ("attacks", "modules")
-
-
-@pytest.fixture(autouse=True)
-def asked_precision(request):
-    """Autocast around the tests of the rooms that compute in it, where `--autocast` asks for it."""
-    if request.config.getoption("--autocast") is None or request.path.parent.name not in AUTOCAST_ROOMS:
-        yield
-        return
-    if marked := request.node.get_closest_marker("fp32"):
-        pytest.skip(f"fp32: {marked.args[0]}")
-    import torch
-
-    with torch.autocast("cpu", torch.bfloat16):
-        yield
 
 
 @pytest.fixture

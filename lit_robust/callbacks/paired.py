@@ -62,11 +62,7 @@ def paired_differences(first: Path, second: Path) -> list[Difference]:
             f"{first} and {second} kept predictions of no set in common: test both on the same sets, with "
             "KeepPredictions."
         )
-    return [_difference(name, kept[0][name], kept[1][name]) for name in names]
-
-
-def _difference(name: str, first: KeptSet, second: KeptSet) -> Difference:
-    return _compared(name, first, second.described, *_right(second))
+    return [_compared(name, kept[0][name], kept[1][name].described, *_right(kept[1][name])) for name in names]
 
 
 def _compared(name: str, first: KeptSet, described: EvaluationSet, others: Tensor, other: Tensor) -> Difference:

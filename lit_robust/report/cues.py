@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from lit_robust.core.results import Example, Result
+from lit_robust.report.differences import DIFFERENCE
 from lit_robust.report.gallery import CUE_EXAMPLES, says
 from lit_robust.report.html import named
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.runs import Run, read_picture
 from lit_robust.report.titles import interval_text, metric_title, value_text
 
-DIFFERENCE = "top1_difference"
 # What a stimulus takes from an image, by how its name begins; those of none of them are not shown here.
 CUES: Mapping[str, Sequence[str]] = {
     "Shape destroyed, texture kept": ("scrambled",),
