@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Tests run beside each other on few cores, where two threads each would only wait for each other; and a test that forks
+# Tests run in parallel on few cores, where two threads each would only wait for each other; and a test that forks
 # would wait for ever for those of its parent.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -76,7 +76,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real():
-    """The folder of real images and weights beside the repository, where there is one."""
+    """The folder of real images and weights next to the repository, where there is one."""
     if not REAL.is_dir():
         pytest.skip("needs the real images and weights of shared/real, which are not part of the repository")
     return REAL

@@ -42,8 +42,8 @@ def line_of(file: Path, name: str) -> str:
         if isinstance(target, ast.Name) and target.id == name:
             after = tree.body[place + 1] if place + 1 < len(tree.body) else None
             told = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            beside = lines[node.lineno - 1].partition("# ")[2]
-            return _first_line(str(told) or beside or ast.get_docstring(tree), f"{file}: {name}")
+            comment = lines[node.lineno - 1].partition("# ")[2]
+            return _first_line(str(told) or comment or ast.get_docstring(tree), f"{file}: {name}")
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
             return line_of(_file(str(node.module)), name)

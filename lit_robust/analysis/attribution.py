@@ -1,6 +1,6 @@
 """Where in an image a network sees a class: Grad-CAM and integrated gradients, computed by Captum.
 
-Hendrycks et al. 2021, Figure 6, has Grad-CAM (Selvaraju et al. 2017) beside natural adversarial examples.
+Hendrycks et al. 2021, Figure 6, has Grad-CAM (Selvaraju et al. 2017) of natural adversarial examples.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""From one image to another through the representation, beside the mean of their pixels (Engstrom et al. 2019, A.5)."""
+"""From one image to another through the representation, with the mean of their pixels (Engstrom et al. 2019, A.5)."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ def interpolate(
     """
     check_count("points", points, 2)
     if first.shape != second.shape:
-        raise UserError(f"{list(first.shape)} and {list(second.shape)} are no pairs: give as many images of one size.")
+        raise UserError(f"{list(first.shape)} and {list(second.shape)} are not pairs: give as many images of one size.")
     ends = torch.stack([in_batches(represent, images, work.batch) for images in (first, second)], 1)
     # float32 of exact fractions: the ends are the images themselves.
     parts = torch.linspace(0, 1, points)

@@ -1,4 +1,4 @@
-"""Inverting a representation, from noise or other images, near them or anywhere; and numbers beside the pictures.
+"""Inverting a representation, from noise or other images, near them or anywhere; and numbers with the pictures.
 
 Engstrom et al. 2019, "Adversarial robustness as a prior for learned representations", sections 4.1 and A.5.
 """
@@ -138,7 +138,7 @@ def invert(
 
 
 class Measured(NamedTuple):
-    """One number beside the pictures.
+    """One number with the pictures.
 
     Attributes:
         measure: its name in results.
@@ -206,8 +206,8 @@ def start_invariance(first: Inversions, second: Inversions) -> Tensor:
 def second_opinion(judge: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Tensor:
     """Tell for each image whether another network gives it the label, bool ``[N]``.
 
-    The network that was inverted is no judge: it calls nearly all of its inversions by the targets' classes, robust or
-    not.
+    The network that was inverted is not a judge: robust or not, it calls nearly all of its inversions by the targets'
+    classes.
 
     Args:
         judge: images in [0, 1] to logits; better one that saw neither network's training.

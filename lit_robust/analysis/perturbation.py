@@ -1,4 +1,4 @@
-"""How large corruptions are beside adversarial perturbations (Orhan & Lake 2019, section 4.3)."""
+"""How large corruptions are against adversarial perturbations (Orhan & Lake 2019, section 4.3)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -179,9 +179,7 @@ def penultimate(network: Classifier, images: Tensor) -> Tensor:
         for handle in handles:
             handle.remove()
     if not given:
-        raise UserError(
-            "The network has no linear layer, so what is its penultimate one is not to be told: name a layer."
-        )
+        raise UserError("The network has no linear layer, so its penultimate layer is unknown: name a layer.")
     if given[-1].ndim != 2:
         raise UserError(f"The network's last linear layer is given {list(given[-1].shape)}: name a layer of vectors.")
     return given[-1].float()

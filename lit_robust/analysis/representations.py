@@ -197,7 +197,7 @@ def interpolation_study(subject: Subject, points: int, settings: Settings) -> Ou
         subject.results("interpolation", measured, settings),
         arrays,
         pictures={"interpolation": labelled_grid(rows, [f"{part:.2f}" for part in torch.linspace(0, 1, points)])},
-        captions={"interpolation": "From image to image through the representation, beside the mean of their pixels"},
+        captions={"interpolation": "From image to image through the representation, with the mean of their pixels"},
     )
 
 
@@ -208,7 +208,7 @@ def _last(images: Tensor) -> tuple[int, int, int]:
 def visualisation_study(
     subject: Subject, units: Sequence[int], count: int, per_unit: int, settings: Settings
 ) -> Outcome:
-    """Raise units from images and from noise, beside the images that excite them most (Figures 7 and 8).
+    """Raise units from images and from noise, next to the images that excite them most (Figures 7 and 8).
 
     Args:
         subject: network, images, judge.

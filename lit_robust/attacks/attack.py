@@ -177,7 +177,7 @@ def check_attack(attack: object) -> None:
     if lacks := [name for name in ("norm", "eps") if not hasattr(attack, name)]:
         raise UserError(f"The attack {type(attack).__name__} has no {lacks[0]}: give it a norm and an eps.")
     if not is_dataclass(attack):
-        raise UserError(f"The attack {type(attack).__name__} is no dataclass: write @dataclass(frozen=True) above it.")
+        raise UserError(f"{type(attack).__name__} is not a dataclass: write @dataclass(frozen=True) above it.")
 
 
 def _plain(value: object) -> object:

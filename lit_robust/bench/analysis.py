@@ -1,4 +1,4 @@
-"""Ablation and dissection beside the ways of their peers, on the same images, with the same answers."""
+"""Ablation and dissection against the ways of their peers, on the same images, with the same answers."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""`lit-robust bench attacks`: PGD, and sweeps over eps, beside Foolbox and torchattacks."""
+"""`lit-robust bench attacks`: PGD, and sweeps over eps, against Foolbox and torchattacks."""
 
 import copy
 import importlib

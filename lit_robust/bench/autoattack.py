@@ -1,4 +1,4 @@
-"""`lit-robust bench autoattack`: the cascade beside its authors' own code, in time and in verdicts."""
+"""`lit-robust bench autoattack`: the cascade against its authors' own code, in time and in verdicts."""
 
 import copy
 import importlib

@@ -1,4 +1,4 @@
-"""`lit-robust bench corruptions`: how fast images are corrupted, beside imagecorruptions."""
+"""`lit-robust bench corruptions`: how fast images are corrupted, against imagecorruptions."""
 
 import importlib.util
 import sys

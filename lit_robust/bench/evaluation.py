@@ -1,4 +1,4 @@
-"""`lit-robust bench evaluation`: what all measures of a suite cost beside the bare forward pass over the same batches.
+"""`lit-robust bench evaluation`: what all measures of a suite cost against the bare forward pass over the same batches.
 
 Attacks are left out: they are passes of their own, which `bench attacks` times.
 """
@@ -222,7 +222,7 @@ class RandomSets(LightningDataModule):
         return {name: self._described(name) for name in SETS}
 
     def _described(self, name: str) -> EvaluationSet:
-        told: Mapping[str, dict[str, Any]] = {
+        arguments: Mapping[str, dict[str, Any]] = {
             "imagenet": {},
             "imagenet-c": {"groups": CELLS},
             "imagenet-a": {"classes": imagenet_subset("imagenet-a")},
@@ -232,7 +232,7 @@ class RandomSets(LightningDataModule):
             },
             "cue-conflict": {"categories": imagenet_categories()},
         }
-        return EvaluationSet(name, self.subject.batch * self.subject.batches, {}, **told[name])
+        return EvaluationSet(name, self.subject.batch * self.subject.batches, {}, **arguments[name])
 
     def _batch(self, name: str, number: int) -> Batch:
         described, device = self.evaluation_sets[name], self.images.device

@@ -1,4 +1,4 @@
-"""`lit-robust bench inversion`: inverting representations, beside MadryLab/robustness's attacker with a custom loss."""
+"""`lit-robust bench inversion`: inversions, against MadryLab/robustness's attacker with a custom loss."""
 
 import copy
 import time
@@ -22,7 +22,7 @@ PACKAGES = ("torch", "torchvision")
 def bench_inversion(spec: Network, size: int, batch: int, steps: int, rounds: int) -> str:
     """Time the steps of an inversion, ours and the peer's, in turn; return the table.
 
-    All contenders invert the same targets from the same noise, and how near they come stands beside. The gradient of
+    All contenders invert the same targets from the same noise, and each gets its distance reached. The gradient of
     the last ReLU is left as it is, for the peer has its own way past it in its own networks alone.
 
     Args:

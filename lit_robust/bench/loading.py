@@ -1,4 +1,4 @@
-"""`lit-robust bench data`: how fast images are loaded, beside what others use, and what a worker costs."""
+"""`lit-robust bench data`: how fast images are loaded, against what others use, and what a worker costs."""
 
 import gc
 import multiprocessing

@@ -1,4 +1,4 @@
-"""`lit-robust bench memory`: asking beside the bare product and Faiss, building beside the forward passes."""
+"""`lit-robust bench memory`: asking against the bare product and Faiss, building against the forward passes."""
 
 import os
 import shutil
@@ -206,7 +206,7 @@ IMAGES, IMAGE_BATCH, SIZE = 256, 32, 224  # What the backbone gets: images, of t
 
 
 def bench_writing(labels: NDArray[np.int64], dimensions: int, folder: Path, rounds: int) -> str:
-    """Time writing a memory of ready features, beside writing as many bytes to one file, and return the table.
+    """Time writing a memory of ready features, against writing as many bytes to one file, and return the table.
 
     Args:
         labels: ascending, ``[K]``.
@@ -263,7 +263,7 @@ def bench_writing(labels: NDArray[np.int64], dimensions: int, folder: Path, roun
 
 
 def bench_building(network: str, folder: Path, rounds: int) -> str:
-    """Time building a memory of random images, beside the backbone's bare forward passes, and return the table.
+    """Time building a memory of random images, against the backbone's bare forward passes, and return the table.
 
     Args:
         network: the backbone, such as ``torchvision/resnet18``, with random weights.
@@ -299,7 +299,7 @@ def _build(network: str, layer: str, images: "RandomTrainingImages", folder: Pat
             enable_checkpointing=False,
             callbacks=[clock],
         )
-        with redirect_stdout(StringIO()):  # Where a memory lies that is gone in a moment is no news.
+        with redirect_stdout(StringIO()):  # The place of a memory that lasts a moment does not matter.
             trainer.fit(module, images)
     return IMAGES / clock.seconds
 

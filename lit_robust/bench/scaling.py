@@ -66,7 +66,7 @@ def simulate(costs: Costs, processes: int, batches: int = SIMULATED) -> float:
 
     Args:
         costs: of a batch.
-        processes: each on a core of its own, beside the main one's.
+        processes: each on a core of its own, besides the main one's.
         batches: how many.
     """
     made, taken = [0.0] * batches, [0.0] * batches

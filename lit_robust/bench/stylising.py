@@ -1,4 +1,4 @@
-"""`lit-robust bench stylising`: images stylised by AdaIN, beside the script that Stylized-ImageNet was made with."""
+"""`lit-robust bench stylising`: images stylised by AdaIN, against the script that Stylized-ImageNet was made with."""
 
 import io
 import tempfile

@@ -45,7 +45,7 @@ class Rates:
     Attributes:
         scored: forward passes in fp32.
         stepped: attack steps, each one forward and one backward pass, in the attack's precision.
-        loaded: images loaded, beside both.
+        loaded: images loaded, next to both.
     """
 
     scored: float
@@ -152,6 +152,6 @@ def _table(network: str, size: int, here: Rates, there: Rates, operations: float
             f"Here: {here.scored:.3g} passes/s and {here.stepped:.3g} steps/s as measured. H200, assumed: a pass is "
             f"{operations / 1e9:.2f} Gflop, at {100 * SHARE_FP32:.0f} % of {H200_FP32 / 1e12:.0f} Tflop/s in fp32 and "
             f"{100 * SHARE_BF16:.0f} % of {H200_BF16 / 1e12:.0f} in bf16. Both: 12 processes load {DECODED:,.0f} "
-            "images/s beside the work.",
+            "images/s next to the work.",
         ]
     )

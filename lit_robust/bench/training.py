@@ -1,4 +1,4 @@
-"""`lit-robust bench training`: a step of each training scheme beside a standard step and MadryLab's recipe."""
+"""`lit-robust bench training`: a step of each training scheme against a standard step and MadryLab's recipe."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def bench_training(
     steps.clear()
     if device.type == "cuda":
         torch.cuda.empty_cache()  # The next processes need the room.
-        lines += ["", "Where it says fp32, convolutions are in TF32, as torch has them unless it is told otherwise."]
+        lines += ["", "Where it says fp32, convolutions are in TF32, as is torch's default."]
     peaks = {scheme: peak_memory(build_step, (scheme, subject)) for scheme in ("standard", "madry")}
     lines += [
         "",

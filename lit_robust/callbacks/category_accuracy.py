@@ -25,7 +25,7 @@ class CategoryAccuracy(EvaluationCallback):
     By two rules: ``class``, where the most probable of all classes is one of the category's, as Chen, Agarwal & Nguyen
     2020 score silhouettes; and ``mean``, where of all categories its classes' mean probability is the highest, as
     Geirhos et al. 2019 decide. By the first, chance favours large categories: of ImageNet's 1,000 classes 109 are dogs,
-    and one is a knife. So each category's value stands beside the whole. Images of no category are not counted.
+    and one is a knife. So each category's value is given with the whole. Images of no category are not counted.
 
     Args:
         dataset: name of the test loader, with classes as labels.

@@ -40,7 +40,7 @@ WAIT = b"\nSaving after this batch, and after a validation that is due; Ctrl-C a
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and moves it there.
+    """Writes a checkpoint next to its place, and moves it there.
 
     Lightning's own writes it into the folder for temporary files first (fsspec's transaction); where that is another
     disk, as on most clusters, the move is a copy, and a job killed in it has lost its last checkpoint.
@@ -95,7 +95,7 @@ def newest_checkpoint(folders: Sequence[Path]) -> Path | None:
 def check_folder(root: Path, folders: Sequence[Path], checkpoint: str | None) -> None:
     """Refuse to train where another run's checkpoints or results lie, which the new ones would not replace.
 
-    Lightning would write ``last-v1.ckpt`` beside the other run's ``last.ckpt``.
+    Lightning would write ``last-v1.ckpt`` next to the other run's ``last.ckpt``.
 
     Args:
         root: the run's folder.

@@ -252,17 +252,17 @@ def of_its_cells(metric: str, corruption: str | None, protocol: Mapping[str, Any
         >>> of_its_cells("mce", None, {"cells": ["fog/1", "spatter/1"], "extra_shards_sha256": "ab"})
         {'cells': ['fog/1']}
     """
-    told = dict(protocol)
-    extra, absent = told.pop("extra_shards_sha256", None), told.pop("lacking_cells", None)
-    benchmark = benchmark_of(cell.split("/")[0] for cell in told.get("cells", ()))
+    part = dict(protocol)
+    extra, absent = part.pop("extra_shards_sha256", None), part.pop("lacking_cells", None)
+    benchmark = benchmark_of(cell.split("/")[0] for cell in part.get("cells", ()))
     is_extra = metric == EXTRA_MEAN or (corruption is not None and corruption not in benchmark)
     if is_extra and extra is not None:
-        told["shards_sha256"] = extra
-    if "cells" in told:
-        told["cells"] = [cell for cell in told["cells"] if (cell.split("/")[0] not in benchmark) is is_extra]
+        part["shards_sha256"] = extra
+    if "cells" in part:
+        part["cells"] = [cell for cell in part["cells"] if (cell.split("/")[0] not in benchmark) is is_extra]
     if absent is not None and metric == TESTED_MEAN:
-        told["restricted"] = "; ".join([*([str(told["restricted"])] if "restricted" in told else []), absent])
-    return told
+        part["restricted"] = "; ".join([*([str(part["restricted"])] if "restricted" in part else []), absent])
+    return part
 
 
 def _counted(metric: str, facets: Mapping[str, Any], counts: dict[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""What an evaluation gives to loggers beside numbers: images, tables, curves, and the results file in a W&B run."""
+"""What an evaluation gives to loggers besides numbers: images, tables, curves, and the results file in a W&B run."""
 
 import json
 import re
@@ -108,7 +108,7 @@ def _log_curve(logger: WandbLogger, shown: Shown) -> None:
 
 
 def write_shown(shown: Sequence[Shown], folder: Path) -> None:
-    """Write what was shown as ``shown.json``, with its images as PNG files beside it."""
+    """Write what was shown as ``shown.json``, with its images as PNG files next to it."""
     entries = []
     for number, one in enumerate(shown):
         names = [f"{number}-{place}.png" for place in range(len(one.images))]

@@ -95,7 +95,7 @@ def decided_categories(
         stems: of the test set's samples, in their order.
         categories: name to number.
         not_seen: for images without a decision.
-        other: for decisions that are no category, such as ``na``.
+        other: for decisions that are not a category, such as ``na``.
     """
     return [categories.get(decisions[stem], other) if stem in decisions else not_seen for stem in stems]
 
@@ -181,15 +181,17 @@ class ErrorConsistencyEvaluation(EvaluationCallback):
             trials = int(table.sum())
             agreed = {"agreement": int(table.trace()) / trials if trials else None}
             stem = re.sub(r"\W+", "_", name)
-            facets, told = {"measure": "error_consistency", "observer": name}, {**protocol, **agreed}
+            facets, own_protocol = {"measure": "error_consistency", "observer": name}, {**protocol, **agreed}
             draws = consistency_draws(table, f"error consistency with {name} on {self.dataset}")
             metric = f"error_consistency_{stem}"
-            results.append(self.resampled(metric, value, told, draws, trials, facets, bounds=(-1.0, 1.0)))
+            results.append(self.resampled(metric, value, own_protocol, draws, trials, facets, bounds=(-1.0, 1.0)))
         people = [place for place, name in enumerate(self.observers) if name.startswith(HUMAN)]
         if people:
             mean = sum(values[place] for place in people) / len(people)
-            told = {**protocol, "observers": len(people)}
+            own_protocol = {**protocol, "observers": len(people)}
             trials = int(counts[people].sum())
             facets = {"measure": "error_consistency", "variant": "humans"}
-            results.append(self.result("error_consistency_humans", mean, "fraction", told, trials, facets=facets))
+            results.append(
+                self.result("error_consistency_humans", mean, "fraction", own_protocol, trials, facets=facets)
+            )
         return results

@@ -107,16 +107,16 @@ def left_out(first: EvaluationSet, second: EvaluationSet) -> dict[str, Any]:
         ({'broken_images': 3}, {})
     """
     own, other = first.protocol, second.protocol
-    told: dict[str, Any] = {}
+    joined: dict[str, Any] = {}
     for name in ("restricted", "skipped"):
         if name in other:
             words = [str(own[name])] if name in own else []
-            told[name] = "; ".join([*words, f"of {second.name} {other[name]}"])
+            joined[name] = "; ".join([*words, f"of {second.name} {other[name]}"])
     if "broken_images" in other:
-        told["broken_images"] = own.get("broken_images", 0) + other["broken_images"]
+        joined["broken_images"] = own.get("broken_images", 0) + other["broken_images"]
     if other.get("partial"):
-        told["partial"] = True
-    return told
+        joined["partial"] = True
+    return joined
 
 
 Found = tuple[list[Result], list[Example], list[Shown]]
@@ -174,7 +174,7 @@ class EvaluationCallback(Callback, ABC):
 
     @property
     def inputs_sha256(self) -> str:
-        """Digest of files that its results depend on beside settings, network and data; empty where there are none."""
+        """Digest of files that its results depend on besides settings, network and data; empty where there are none."""
         return ""
 
     def update_from(self, dataset: str, module: LightningModule, batch: Batch, logits: Tensor) -> None:
@@ -245,8 +245,8 @@ class EvaluationCallback(Callback, ABC):
         """
         base = (self.described.count if count is None else count) if of is None else of
         interval = wilson(float(value) * base, base)
-        told = {**protocol, "interval": WILSON}
-        return self.result(metric, value, "fraction", told, count, interval, facets, warnings)
+        whole = {**protocol, "interval": WILSON}
+        return self.result(metric, value, "fraction", whole, count, interval, facets, warnings)
 
     def resampled(
         self,
@@ -272,8 +272,8 @@ class EvaluationCallback(Callback, ABC):
             bounds: what the measure cannot leave.
         """
         interval = None if draws is None else spread(float(value), draws, bounds)
-        told = {**protocol, **({} if interval is None else {"interval": BOOTSTRAP})}
-        return self.result(metric, value, "fraction", told, count, interval, facets, warnings)
+        whole = {**protocol, **({} if interval is None else {"interval": BOOTSTRAP})}
+        return self.result(metric, value, "fraction", whole, count, interval, facets, warnings)
 
     def lacks(self, missing: Mapping[str, str]) -> str:
         """Return why there is nothing to evaluate; empty where there is.

@@ -75,17 +75,19 @@ class HumanComparison(ErrorConsistencyEvaluation):
         names = list(self.described.groups) or ["0"]
         counting = human_conditions(self.dataset, in_mean=True) or names
         chosen = [place for place, name in enumerate(names) if name in counting]
-        told = {
+        settings = {
             "aggregation": self.aggregation,
             "decisions": self.decisions.name,
             "decisions_sha256": self.digest,
             "number_of_people": len(decided),
         }
         if len(names) == 1:
-            return self._over(right, observed, conditions, [0], told)
-        results = self._over(right, observed, conditions, chosen, {**told, "conditions": [names[n] for n in chosen]})
+            return self._over(right, observed, conditions, [0], settings)
+        results = self._over(
+            right, observed, conditions, chosen, {**settings, "conditions": [names[n] for n in chosen]}
+        )
         for place, name in enumerate(names):
-            results += self._over(right, observed, conditions, [place], told, name)
+            results += self._over(right, observed, conditions, [place], settings, name)
         return results
 
     def _over(
@@ -94,7 +96,7 @@ class HumanComparison(ErrorConsistencyEvaluation):
         observed: Tensor,
         conditions: Tensor,
         chosen: list[int],
-        told: Mapping[str, Any],
+        settings: Mapping[str, Any],
         condition: str = "",
     ) -> list[Result]:
         """Return the measures over some conditions; of a single one by its name."""
@@ -108,7 +110,7 @@ class HumanComparison(ErrorConsistencyEvaluation):
         people = float((observed == 1).sum() / (observed >= 0).sum())
         between = closeness(pairs_of(observed, numbers, count)).means() if len(observed) > 1 else {}
         humans = {"accuracy": people, **{name: float(value) for name, value in between.items()}}
-        protocol = {**told, "humans": humans}
+        protocol = {**settings, "humans": humans}
         suffix = "_" + re.sub(r"\W+", "_", condition) if condition else ""
         axes = {"condition": condition} if condition else {}
         accuracy = "accuracy_among_categories"

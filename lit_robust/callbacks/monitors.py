@@ -71,7 +71,7 @@ class OverfittingMonitor(Callback):
         self.stop = stop
         self.best = 0.0
         self.collapsed = False
-        self.told: set[str] = set()
+        self.warned: set[str] = set()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -86,8 +86,8 @@ class OverfittingMonitor(Callback):
         with trainer.precision_plugin.forward_context():
             result = self.attack(pl_module.get_submodule("model"), images, labels, generator=generator)
         for sentence in result.flags.sentences():
-            if sentence not in self.told:
-                self.told.add(sentence)
+            if sentence not in self.warned:
+                self.warned.add(sentence)
                 rank_zero_warn(f"Accuracy under the monitor's attack may be too high. {sentence}")
         accuracy = float(trainer.strategy.reduce((~result.success).float().mean(), reduce_op="mean"))
         pl_module.log("train/monitored_adversarial_accuracy", accuracy, batch_size=len(images))

@@ -153,10 +153,10 @@ class OodEvaluation(EvaluationCallback):
             curve = {"precision_recall": [[round(value, 6) for value in point] for point in computed["curve"].tolist()]}
             end = "" if score == PUBLISHED else f"_{score}"
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
-                told = {**protocol, **extra}
+                own_protocol = {**protocol, **extra}
                 facets = {"measure": name, "score": score}
                 images = positives + negatives
-                result = self.resampled(f"{name}{end}", computed[name], told, draws.get(name), images, facets)
+                result = self.resampled(f"{name}{end}", computed[name], own_protocol, draws.get(name), images, facets)
                 results.append(result if self.known is None else self._with_known(result, negatives))
         return results
 
@@ -166,14 +166,14 @@ class OodEvaluation(EvaluationCallback):
         known = self.described_sets[self.known]
         classes = {name: known.protocol[name] for name in ("num_classes",) if name in known.protocol}
         facts = {name: value for name, value in known.protocol.items() if name not in LIMITS}
-        told = {**result.protocol, **classes, "in_distribution": {"count": count, **facts}}
-        told |= left_out(self.described, known)
-        if "full_count" in told:
-            told["full_count"] += count
+        own_protocol = {**result.protocol, **classes, "in_distribution": {"count": count, **facts}}
+        own_protocol |= left_out(self.described, known)
+        if "full_count" in own_protocol:
+            own_protocol["full_count"] += count
         if known.protocol.get("partial"):
             # How many images of those classes the whole set has, nobody counted.
-            told.pop("full_count", None)
-        return replace(result, protocol=told)
+            own_protocol.pop("full_count", None)
+        return replace(result, protocol=own_protocol)
 
     def illustrate(self, trainer: Trainer) -> list[Example]:
         """Log the precision-recall curve of each score."""

@@ -104,8 +104,10 @@ def paired_results(first: Path, second: Path) -> list[Result]:
     protocols = {one.described.name: one.described.protocol for one in read_kept(second)}
     found = []
     for one in paired_differences(first, second):
-        told = {**protocols[one.dataset], "less": {"run": first.resolve().name, "top1": one.first}}
-        found.append(Result(one.dataset, "top1_difference", one.value, "fraction", one.count, told, one.interval))
+        own_protocol = {**protocols[one.dataset], "less": {"run": first.resolve().name, "top1": one.first}}
+        found.append(
+            Result(one.dataset, "top1_difference", one.value, "fraction", one.count, own_protocol, one.interval)
+        )
     return found
 
 

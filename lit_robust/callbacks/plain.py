@@ -101,8 +101,8 @@ def describes(module: nn.Module) -> bool:
 def description(module: LightningModule) -> dict[str, Any]:
     """Return what a module under test says of its network; of the user's own, what can be seen of it."""
     if describes(module):
-        told: dict[str, Any] = cast(Any, module).describe()
-        return told
+        described: dict[str, Any] = cast(Any, module).describe()
+        return described
     return {
         "module": f"{type(module).__module__}.{type(module).__qualname__}",
         "network": type(module).__qualname__,

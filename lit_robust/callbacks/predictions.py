@@ -254,7 +254,7 @@ class KeepPredictions(EvaluationCallback):
         data = data_of(trainer)
         try:
             name = sample_keys(data, self.dataset)
-        except UserError:  # A set without names is no mistake here: the samples' numbers tell them apart.
+        except UserError:  # A set without names is not a mistake here: the samples' numbers tell them apart.
             return None
         # A restriction leaves each sample its number among all.
         return map(name, range(data.evaluation_sets[self.dataset].count))

@@ -206,7 +206,7 @@ def recompute(run: Path, output: Path, choices: Choices, command: str) -> Path:
 
 
 def check_is_of_the_run(kept: KeptSet, tested: RunResults, run: Path) -> None:
-    """Raise a UserError where kept predictions and the results beside them are of different networks."""
+    """Raise a UserError where kept predictions and the results next to them are of different networks."""
     own, other = (model.get("weights_sha256") for model in (kept.model, tested.model))
     if None not in (own, other) and own != other:
         raise UserError(

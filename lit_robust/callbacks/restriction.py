@@ -224,8 +224,8 @@ class SampleRestriction(Callback):
         parts = [str(described.protocol["restricted"])] if "restricted" in described.protocol else []
         files = ", ".join(file.name if len(self.files) == 1 else str(file) for file in self.files)
         parts.append(f"{len(found.numbers)} of {described.count} images, those in {files}, found by {found.matched_by}")
-        told = hashlib.sha256(json.dumps(found.numbers).encode()).hexdigest()
-        protocol = {**described.protocol, "restricted": "; ".join(parts), "samples_sha256": told}
+        digest = hashlib.sha256(json.dumps(found.numbers).encode()).hexdigest()
+        protocol = {**described.protocol, "restricted": "; ".join(parts), "samples_sha256": digest}
         return replace(described, count=len(found.numbers), protocol=protocol)
 
     def check(self, trainer: Trainer) -> None:

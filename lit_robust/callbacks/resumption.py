@@ -82,7 +82,7 @@ class Resumption(Callback):
         """Return a digest of all that a result depends on."""
         sets = [restricted(described, trainer) for described in trainer.datamodule.evaluation_sets.values()]  # type: ignore[attr-defined]
         missing = getattr(trainer.datamodule, "missing_sets", {})  # type: ignore[attr-defined]
-        told = [
+        settings = [
             lit_robust.__version__,
             self.settings,
             trainer.world_size,
@@ -91,7 +91,7 @@ class Resumption(Callback):
             [[one.name, one.count, one.protocol] for one in sets],
             [evaluation.inputs_sha256 for evaluation in _evaluations(trainer) if not evaluation.lacks(missing)],
         ]
-        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
     def _read(self) -> dict[str, Found]:
         """Return label of each finished evaluation to what it found; what is of another test is removed."""

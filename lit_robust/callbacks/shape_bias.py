@@ -72,10 +72,10 @@ class ShapeBiasEvaluation(EvaluationCallback):
         if same:
             results.append(self.share("accuracy_without_conflict", right / same, protocol, same))
         for name, row in zip(self.metric.categories, self.counts, strict=True):
-            told = {**protocol, "shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
+            own_protocol = {**protocol, "shape_decisions": int(row[0]), "texture_decisions": int(row[1])}
             counted, facets = int(row[:3].sum()), {"measure": "shape_bias", "category": name}
             bias = shape_bias(row[0], row[1])
-            results.append(self.share(f"shape_bias_{name}", bias, told, counted, facets, of=int(row[:2].sum())))
+            results.append(self.share(f"shape_bias_{name}", bias, own_protocol, counted, facets, of=int(row[:2].sum())))
         return results
 
     def illustrate(self, trainer: Trainer) -> list[Example]:

@@ -1,4 +1,4 @@
-"""``lit-robust bench ...``: this suite beside its peers, in one run; a typed function each, as in ``commands``."""
+"""``lit-robust bench ...``: this suite against its peers, in one run; a typed function each, as in ``commands``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ SMALL: Mapping[str, Any] = {"name": "torchvision/resnet18"}
 
 
 def bench_data(folder: Path, *, split: str = "val", images: Count = 1600, rounds: Count = 5) -> None:
-    """Time loading from shards beside torchvision's and webdataset's, and weigh a worker process.
+    """Time loading from shards against torchvision's and webdataset's, and weigh a worker process.
 
     Args:
         folder: shards of one set, such as data/sample/imagenet
@@ -34,7 +34,7 @@ def bench_corruptions(
     severity: Count = 3,
     threads: Count = 1,
 ) -> None:
-    """Time the 19 corruptions beside imagecorruptions.
+    """Time the 19 corruptions against imagecorruptions.
 
     Args:
         folder: shards of one set, such as data/sample/imagenet
@@ -63,7 +63,7 @@ def bench_attacks(
     rounds: Count = 3,
     precision: Precision = "auto",
 ) -> None:
-    """Time PGD, and a sweep over eps, beside Foolbox and torchattacks, with all their accuracies.
+    """Time PGD, and a sweep over eps, against Foolbox and torchattacks, with all their accuracies.
 
     Args:
         folder: shards of one set, such as data/sample/imagenet
@@ -100,7 +100,7 @@ def bench_autoattack(
     images: Count = 128,
     batch: Count = 32,
 ) -> None:
-    """Time AutoAttack in fp32 and in bf16 beside its authors' code, and compare all verdicts.
+    """Time AutoAttack in fp32 and in bf16 against its authors' code, and compare all verdicts.
 
     An image that withstands costs some 10,000 passes, so a robust network of usual size takes hours on a processor.
 
@@ -133,7 +133,7 @@ def bench_inversion(
     steps: Count = 10,
     rounds: Count = 3,
 ) -> None:
-    """Time the steps of an inversion beside MadryLab's attacker with a custom loss.
+    """Time the steps of an inversion against MadryLab's attacker with a custom loss.
 
     Args:
         network: name, num_classes, weights, mean and std, as of --model.network
@@ -151,7 +151,7 @@ def bench_inversion(
 def bench_stylising(
     folder: Path, *, split: str = "val", images: Count = 32, styles: Count = 2, rounds: Count = 3
 ) -> None:
-    """Time stylising by AdaIN beside the script that Stylized-ImageNet was made with.
+    """Time stylising by AdaIN against the script that Stylized-ImageNet was made with.
 
     Args:
         folder: shards of one set, such as data/sample/imagenet
@@ -175,7 +175,7 @@ def bench_training(
     rounds: Count = 3,
     precision: Precision = "auto",
 ) -> None:
-    """Time a step of each training scheme beside MadryLab's recipe, and weigh its peak memory.
+    """Time a step of each training scheme against MadryLab's recipe, and weigh its peak memory.
 
     Args:
         network: torchvision/<name> or timm/<name>
@@ -204,7 +204,7 @@ def bench_memory(
     rounds: Count = 5,
     folder: Path = Path(),
 ) -> None:
-    """Time retrieval from a memory of random keys beside the bare matrix product, the plain expression and Faiss.
+    """Time retrieval from a memory of random keys against the bare matrix product, the plain expression and Faiss.
 
     It weighs the memory, and times building one, too.
 
@@ -256,7 +256,7 @@ def bench_evaluation(
     batches: Count = 2,
     rounds: Count = 5,
 ) -> None:
-    """Time passes with all measures of a suite beside bare forward passes over the same batches, and weigh them.
+    """Time passes with all measures of a suite against bare forward passes over the same batches, and weigh them.
 
     Attacks are left out.
 
@@ -337,7 +337,7 @@ def bench_analysis(
     dissected: Count = 48,
     rounds: Count = 1,
 ) -> None:
-    """Time ablations beside Captum's LayerFeatureAblation and dissections beside NetDissect-Lite's way; weigh these.
+    """Time ablations against Captum's LayerFeatureAblation and dissections against NetDissect-Lite's way; weigh these.
 
     Ablated are all stages' units for every image. A study also leaves out images that cannot count, which is not timed.
 

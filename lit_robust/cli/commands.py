@@ -1,4 +1,4 @@
-"""The commands beside Lightning's: a typed function each, whose signature and docstring are its options and its help.
+"""The commands besides Lightning's: a typed function each, whose signature and docstring are its options and its help.
 
 What stands before the ``*`` is given by place; a parameter ``command`` gets the command line. The rooms are imported
 where they are used, so that help, reports and work on shards need no torch.
@@ -151,7 +151,7 @@ def data_verify(
 
     Args:
         path: folder of one set, or a folder with sets below it
-        quick: read headers and labels alone, and compare no digests of whole shards
+        quick: read headers and labels alone, and do not compare digests of whole shards
         decode: decode every image, too
         workers: processes that decode
         label: where classes come from: auto (cls, or the json field that the info file names), cls, json:FIELD, or
@@ -242,7 +242,7 @@ def convert(
 ) -> None:
     """Read another lab's checkpoint without running anything in it, and write safetensors that any network here takes.
 
-    A provenance file stands beside them. Such checkpoints can be named as weights directly, too.
+    A provenance file stands next to them. Such checkpoints can be named as weights directly, too.
 
     Args:
         source: the checkpoint

@@ -180,10 +180,10 @@ def _judged(one: "ConflictSet", judge: Any, categories: str, least: float, devic
     shares = [said[what]["recognised"] / said[what]["count"] for what in ("contents", "textures")]
     said["weak"] = min(shares) < least
     write_text(one.folder / "gate.json", json.dumps(said, indent=1) + "\n")
-    told = ", ".join(f"{said[what]['recognised']} of {said[what]['count']} {what}" for what in ("contents", "textures"))
+    seen = ", ".join(f"{said[what]['recognised']} of {said[what]['count']} {what}" for what in ("contents", "textures"))
     weak = f" That is less than {least:.0%} of one kind: the set is weak." if said["weak"] else ""
     decided_as = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{judge.name} recognises {told}.{weak} It decides {decided_as}."
+    return f"{judge.name} recognises {seen}.{weak} It decides {decided_as}."
 
 
 def _decisions(network: "Classifier", metric: "ShapeBias", images: "Sequence[Tensor]", device: str) -> list[int]:

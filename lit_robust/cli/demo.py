@@ -40,7 +40,7 @@ def run_demo(output: Path, seed: int) -> None:
     data, measures = output / "data", config("toy/measures/all")
     made_by = f"{lit_robust.__version__} {seed}"
     if not steps.begin(data, "data", made_by):
-        # Half a drawing is no use: `data toy` refuses to add to it.
+        # Half a drawing is useless: `data toy` refuses to add to it.
         shutil.rmtree(data)
         steps.begin(data, "data", made_by)
         print(f'\n$ lit-robust data toy {data} --seed {seed} --severities "{SEVERITIES}"', flush=True)

@@ -36,7 +36,7 @@ def data_filter_hard(
     """Keep the images of a labelled pool that every network gets wrong, as ImageNet-A was made.
 
     The same command again goes on where a killed one was; `torchrun --nproc-per-node 4 -m lit_robust data filter ...`
-    shares the pool among processes. A review sheet is written beside the shards.
+    shares the pool among processes. A review sheet is written next to the shards.
 
     Args:
         pool: folder of shards with labels; images that a network was trained on filter themselves away

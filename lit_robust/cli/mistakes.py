@@ -37,7 +37,7 @@ def explain(error: BaseException | None, options: Sequence[str] = ()) -> str | N
         if isinstance(error, UserError):
             return str(error)
         if isinstance(error, pickle.UnpicklingError):
-            return "A checkpoint holds Python objects beside tensors and plain values: load one that was saved here."
+            return "A checkpoint holds Python objects besides tensors and plain values: load one that was saved here."
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, *FULL):
             return refused_write(error.filename or "a file", error)
         # Named, not imported: neither library may be loaded for the sake of its errors.

@@ -86,7 +86,7 @@ def call(
     flag; a ``tuple`` is given as several words, a sequence in brackets; one entry of a mapping is changed by
     ``--name.entry VALUE``. A parameter of a dataclass is a group of options, its fields: the parameter's default is
     theirs, and the function's docstring may say more of a field than the class's does. The parameter ``command`` is the
-    command line, for the record; those before a ``/`` are no options.
+    command line, for the record; those before a ``/`` are not options.
 
     Args:
         name: of the command, one or two words.

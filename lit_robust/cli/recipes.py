@@ -16,7 +16,7 @@ SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def folder() -> Path:
-    """Return the folder of the recipes: beside the package in a clone, inside it where a wheel was installed.
+    """Return the folder of the recipes: next to the package in a clone, inside it where a wheel was installed.
 
     Raises:
         UserError: there is none.

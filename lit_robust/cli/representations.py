@@ -91,7 +91,7 @@ def analyze_interpolation(
     studied: Studied = Studied(Path("runs/interpolation"), images=16),
     how: Search = Search(INVERSION),
 ) -> None:
-    """Go from image to image through the representation, beside the mean of their pixels (section A.5, Figure 12).
+    """Go from image to image through the representation, with the mean of their pixels (section A.5, Figure 12).
 
     Args:
         data: folder of the set's shards, such as data/imagenet

@@ -28,7 +28,7 @@ def write_review(
     cuts: FilterCrops,
     heat_layer: str | None,
 ) -> None:
-    """Write ``review.html`` beside the shards of a filtered set.
+    """Write ``review.html`` next to the shards of a filtered set.
 
     Args:
         folder: of the set.

@@ -1,4 +1,4 @@
-"""``lit-robust fit --help``: what a person changes, in one screen, with a recipe's own values beside it."""
+"""``lit-robust fit --help``: what a person changes, in one screen, with a recipe's own values next to it."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -118,8 +118,8 @@ def trainer_help(words: Sequence[str]) -> str:
     groups = {**NETWORK, **({"fit": TRAINING, "test": TESTING}.get(command, {})), **RUN}
     lines = [f"usage: lit-robust {command} -c RECIPE [-c OVERLAY ...] [OPTIONS]", "", ABOUT[command], ""]
     for title, options in groups.items():
-        told = [_line(option, recipe) for option in options if not recipe or _applies(option, recipe)]
-        lines += [f"{title}:", *told] if told else []
+        shown = [_line(option, recipe) for option in options if not recipe or _applies(option, recipe)]
+        lines += [f"{title}:", *shown] if shown else []
     if command == "test" and (names := _evaluations(recipe)):
         lines += wrap(f"NAME is one of: {', '.join(names)}", 100, initial_indent="  ", subsequent_indent="    ")
     example = _at(recipe, ("model", "class_path")) or "lit_robust.modules.AdversarialModule"
@@ -137,8 +137,8 @@ def trainer_help(words: Sequence[str]) -> str:
 def _line(option: Option, recipe: Mapping[str, Any]) -> str:
     name, about, place = option
     value = _value(recipe, place)
-    told = f"  [{value}]" if value else ""
-    return f"  {name:<{WIDTH}}{about}{told}".rstrip()
+    default = f"  [{value}]" if value else ""
+    return f"  {name:<{WIDTH}}{about}{default}".rstrip()
 
 
 def _applies(option: Option, recipe: Mapping[str, Any]) -> bool:

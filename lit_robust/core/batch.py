@@ -151,7 +151,7 @@ def image_and_label(given: Any) -> tuple[Any, Any]:
     """Return the two parts of a batch, or of a sample, that any loader or data set gave.
 
     Raises:
-        UserError: they are not to be told.
+        UserError: they cannot be recognised.
     """
     if isinstance(given, Mapping):
         image, label = (next((name for name in names if name in given), None) for names in (IMAGES, LABELS))
@@ -163,7 +163,7 @@ def image_and_label(given: Any) -> tuple[Any, Any]:
     if isinstance(given, list | tuple) and len(given) >= 2:
         return given[0], given[1]
     raise UserError(
-        f"A batch is a {type(given).__name__}, in which images and labels are not to be told: let the loader give "
+        f"A batch is a {type(given).__name__}, in which images and labels cannot be recognised: let the loader give "
         "(image, label), or a dict of both."
     )
 
@@ -214,7 +214,7 @@ class EvaluationSet:
         class_names: what to call each class where a person reads; empty where nobody said.
         classes: the classes that a decision is taken among, ascending; empty for all of the network's.
         groups: what to call each of a batch's groups, such as ``fog/3``; empty for a set without groups.
-        warnings: sentences that stand beside every value measured on it.
+        warnings: sentences that stand next to every value measured on it.
     """
 
     name: str

@@ -32,7 +32,7 @@ os.umask(UMASK)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; move it into place when the block ends without error.
+    """Yield a temporary path next to ``path``; move it into place when the block ends without error.
 
     Parent folders are made. On an error nothing is left behind, and an older file stays as it was.
 
@@ -148,7 +148,7 @@ def open_regular(path: Path) -> int:
     """Return a descriptor for reading a regular file; opening a named pipe would wait for ever, a device has no end.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -161,7 +161,7 @@ def read_regular(path: Path) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read()
@@ -252,7 +252,7 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a regular file's content, in hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, or is not a regular file.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,7 +58,7 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
     cannot be traced keep their norms, and a compiled network is left alone.
 
     Args:
-        model: frozen by the caller, in eval mode; a callable that is no module is left alone.
+        model: frozen by the caller, in eval mode; a callable that is not a module is left alone.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     if not isinstance(model, nn.Module) or any(_is_compiled(module) for module in modules):

@@ -64,7 +64,7 @@ def bf16_gain() -> float:
     """Return how many times as fast a convolution is in bfloat16 as in fp32 on this processor; below 1 it is slower.
 
     Measured once in about 0.2 s, and kept in ``lit-robust/bf16.json`` of the user's cache folder. It belongs to the
-    processor, torch's version, and what oneDNN, which computes it, is told to leave unused.
+    processor, torch's version, and what oneDNN, which computes it, is set to leave unused.
     """
     key = " / ".join([read_processor().name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", "all")])
     file = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / FILE  # noqa: PTH111 - no home

@@ -16,7 +16,7 @@ def in_fast_layout(model: Callable[[Tensor], Any], device_type: str) -> Callable
     without convolutions.
 
     Args:
-        model: images ``[B, C, H, W]`` to anything; a callable that is no module is left alone.
+        model: images ``[B, C, H, W]`` to anything; a callable that is not a module is left alone.
         device_type: ``cpu`` or ``cuda``.
     """
     if not isinstance(model, nn.Module) or not (device_type == "cpu" or torch.is_autocast_enabled(device_type)):

@@ -28,7 +28,7 @@ def logits_of(output: Any) -> Tensor:
     logits = _first(output)
     if logits is None:
         raise UserError(
-            f"The network returns {_described(output)}, in which its logits are not to be told: wrap it in a module "
+            f"The network returns {_described(output)}, in which its logits cannot be recognised: wrap it in a module "
             "whose forward returns the logits alone."
         )
     if logits.ndim != 2:
@@ -83,7 +83,7 @@ def fitting(images: Tensor) -> Iterator[None]:
 class SomeClasses(nn.Module):
     """The logits of some of a network's classes and no others, so that every loss and every answer is among these.
 
-    The others are left out, not set to minus infinity, of which margins and ratios of logits are no numbers. Classes
+    The others are left out, not set to minus infinity, as margins and ratios of logits are then not numbers. Classes
     get new numbers, their places among the chosen ones.
 
     Args:

@@ -161,7 +161,7 @@ class RunResults:
             {
                 **{name: getattr(result, name) for name in ("dataset", "metric", "value", "unit", "count")},
                 **dict(zip(("low", "high"), result.interval or (math.nan, math.nan), strict=True)),
-                **{"unit_number" if name == "unit" else name: told for name, told in result.facets.items()},
+                **{"unit_number" if name == "unit" else name: value for name, value in result.facets.items()},
                 "warnings": "; ".join(result.warnings),
             }
             for result in self.results
@@ -260,10 +260,10 @@ def _result(entry: Mapping[str, Any], file: Path) -> Result:
     for name, settings in (("protocol", result.protocol), ("facets", result.facets)):
         _check(name, settings, isinstance(settings, dict), "an object", place)
         _check_plain(settings, f"The {name} of {place}")
-    for name, told in result.facets.items():
-        number = _is_number(told) and (FACETS.get(name) is not int or isinstance(told, int))
-        fits = _is_word(told) if FACETS.get(name) is str else number or (name not in FACETS and _is_word(told))
-        _check(f"facet {short(name)}", told, fits, "what that axis is", place)
+    for name, facet in result.facets.items():
+        number = _is_number(facet) and (FACETS.get(name) is not int or isinstance(facet, int))
+        fits = _is_word(facet) if FACETS.get(name) is str else number or (name not in FACETS and _is_word(facet))
+        _check(f"facet {short(name)}", facet, fits, "what that axis is", place)
     return replace(
         result,
         value=math.nan if undefined else float(value),
@@ -285,17 +285,17 @@ def _example(entry: Mapping[str, Any], file: Path) -> Example:
     return example
 
 
-def _check(name: str, told: Any, fits: bool, must: str, place: str) -> None:
+def _check(name: str, value: Any, fits: bool, must: str, place: str) -> None:
     if not fits:
-        raise UserError(f"{place} has the {name} {short(told)}, which is not {must}: {WRITE_AGAIN}.")
+        raise UserError(f"{place} has the {name} {short(value)}, which is not {must}: {WRITE_AGAIN}.")
 
 
-def _is_word(told: Any) -> bool:
-    return isinstance(told, str) and told.isprintable()
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
 
 
-def _is_number(told: Any) -> bool:
-    return isinstance(told, int | float) and not isinstance(told, bool) and abs(told) < LARGEST
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _check_plain(settings: Any, place: str, depth: int = 0) -> None:
@@ -316,8 +316,8 @@ def _check_plain(settings: Any, place: str, depth: int = 0) -> None:
 def _from_schema_1(result: Result) -> Result:
     """Return a result of schema 1, which had warnings in the protocol and axes in the metric's name, as one of 2."""
     protocol = dict(result.protocol)
-    told = protocol.pop("warnings", [])
-    warnings = tuple(map(str, told)) if isinstance(told, list) else (str(told),)
+    given = protocol.pop("warnings", [])
+    warnings = tuple(map(str, given)) if isinstance(given, list) else (str(given),)
     return replace(
         result,
         protocol=protocol,

@@ -23,7 +23,7 @@ class CueConflictDataModule(SingleSetDataModule):
     apply.
 
     Attributes:
-        categories: which classes of the network make up a category: ``shards`` as written beside the shards,
+        categories: which classes of the network make up a category: ``shards`` as written next to the shards,
             ``imagenet`` the 16 categories in 1,000 classes, or a JSON file ``{"category": [classes], ...}``.
         evaluation: resize and crop; none by default, as the images are 224 px already.
     """

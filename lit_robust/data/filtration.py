@@ -174,7 +174,7 @@ def ask(
         batch_size: images at a time, each with all of its crops.
         num_workers: processes that decode.
         file: where answers are kept, so that the same call goes on after a kill; null to keep nothing. Of several
-            ranks each has its own beside it.
+            ranks each has its own next to it.
         rank: of this process, in torch's process group.
         world: how many processes share the pool; all get all answers.
 

@@ -50,8 +50,13 @@ class RobustnessSuite(RobustDataModule):
         names = [member.name for member in members]
         if repeated := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"Two members of the suite name a test set {repeated!r}: give one another name.")
-        told = {"root": root, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
-        given = {name: value for name, value in told.items() if value is not None}
+        shared = {
+            "root": root,
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "num_workers": num_workers,
+        }
+        given = {name: value for name, value in shared.items() if value is not None}
         self.members = [_told(member, given) if given else member for member in members]
         self.missing = missing
         self._missing: dict[str, str] = {}

@@ -166,7 +166,7 @@ def check_place(folder: Path) -> None:
         )
     for around in folder.resolve().parents:
         if (around / FILE_NAME).is_file():
-            raise UserError(f"{folder} would lie inside the memory {around}: name a folder beside it.")
+            raise UserError(f"{folder} would lie inside the memory {around}: name a folder next to it.")
 
 
 def begin_memory(folder: Path, manifest: Manifest, labels: NDArray[np.int64]) -> None:

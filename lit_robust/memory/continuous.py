@@ -22,7 +22,7 @@ FLOOR = -1e4
 
 CHUNK_KEYS = 4096  # Of 2,048 numbers these are 32 MiB in fp32; the similarities of 256 queries to them 4 MiB.
 CHUNK_KEYS_ON_GPU = 16384  # Wide enough for a matrix product to fill the device.
-CHUNK_CLASSES = 64  # More would make the product that sums over classes matter beside the one of the similarities.
+CHUNK_CLASSES = 64  # More would make the product that sums over classes matter next to the one of the similarities.
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class _ClassLogSums(torch.autograd.Function):
                 # The derivative of a class's log-sum is the mean of its keys, each weighted by its share of the sum.
                 shares = products(part, queries[block])
                 whole = sums[chunk.classes, block]
-                # A class that was lost beside its neighbours has no sum to have a share of.
+                # A class that was lost next to its neighbours has no sum to have a share of.
                 whole = whole.masked_fill(whole == -torch.inf, torch.inf)
                 shares.sub_(whole.index_select(0, chunk.local)).exp_()
                 shares.mul_(outer[chunk.classes, block].index_select(0, chunk.local))

@@ -164,7 +164,7 @@ def neighbour_log_sums(
     found: Tensor = _ProductsWithRows.apply(queries.float(), keys, rows)
     exponents = (theta * found).masked_fill(~there, -torch.inf)
     classes = labels[rows]
-    # Each class is shifted by its own highest, so that none is lost beside another that is far more likely.
+    # Each class is shifted by its own highest, so that none is lost next to another that is far more likely.
     highest = exponents.new_full((len(rows), num_classes), -torch.inf)
     highest = highest.scatter_reduce(1, classes, exponents.detach(), "amax")
     shifts = torch.where(there, highest.gather(1, classes), 0.0)
@@ -176,7 +176,7 @@ def neighbour_log_sums(
 
 @dataclass(frozen=True)
 class IndexNote:
-    """What is known of an index beside it, in a file of the same name that ends in .json.
+    """What is known of an index besides itself, in a file of the same name that ends in .json.
 
     Attributes:
         factory: Faiss's own description, such as ``IVF1024,Flat``, ``HNSW32`` or ``IVF1024,PQ64``.

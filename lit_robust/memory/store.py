@@ -29,7 +29,7 @@ PIECE = 1 << 26  # Bytes that are hashed in one go, by as many threads as there 
 LONGEST_HEADER = 10_000  # Bytes, as NumPy has it; ours have 4,096 at most.
 KeyType = Literal["float32", "float16"]
 # What a field of the file must be, where no constructor would say so.
-OWN_DIGEST = "manifest_sha256"  # Of all other fields of the file, which it stands beside.
+OWN_DIGEST = "manifest_sha256"  # Digest of all other fields of the file.
 OBJECTS = ("backbone", "images")
 TEXTS = ("layer", "transform", "version", "keys_sha256", "labels_sha256", "norms_sha256", "projection_sha256")
 COUNTS = ("count", "dimensions", "num_classes")
@@ -74,7 +74,7 @@ class Manifest:
 
     @property
     def projects(self) -> bool:
-        """Whether the keys were projected on principal components, which lie beside them."""
+        """Whether the keys were projected on principal components, which lie next to them."""
         return any(step["kind"] == "components" for step in self.compression)
 
     def save(self, folder: Path) -> None:
@@ -172,7 +172,7 @@ def as_text(value: Any) -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the object that a JSON file beside a memory holds, all its numbers finite and all its text Unicode.
+    """Return the object that a JSON file next to a memory holds, all its numbers finite and all its text Unicode.
 
     Raises:
         OSError: it cannot be read, or is not a regular file.

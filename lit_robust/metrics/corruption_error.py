@@ -117,7 +117,7 @@ def relative_corruption_error(
 
 def _unit(value: float, what: str) -> float:
     if value == 0:
-        raise UserError(f"The baseline's {what} is 0, and no error can be told in units of it: give another baseline.")
+        raise UserError(f"The baseline's {what} is 0, and no error can be divided by it: give another baseline.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap draws of measures that are no fraction: areas under curves, calibration, means over corruptions, kappa.
+"""Bootstrap draws of measures that are not fractions: areas under curves, calibration, means over corruptions, kappa.
 
 Each gives, for samples that come once each, what the measure's own function gives; see ``intervals`` for the seeds.
 """

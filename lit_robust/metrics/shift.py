@@ -107,7 +107,7 @@ class Transfer:
 
 
 def transfer(labels: Numbers, correct: Numbers, chosen: Sequence[int]) -> Transfer:
-    """Return how a network does on some images of a pool, beside as many of the same classes.
+    """Return how a network does on some images of a pool, and on as many of the same classes.
 
     Args:
         labels: ``[N]`` whole numbers, of the whole pool.

@@ -185,7 +185,7 @@ class AugMix:
         width: chains that are mixed.
         depth: operations in a chain; null draws 1 to 3.
         alpha: chains are weighted by Dirichlet(alpha, ...), and their mixture against the image by Beta(alpha, alpha).
-        consistency: weight of the Jensen-Shannon divergence of the three answers, beside the cross-entropy.
+        consistency: weight of the Jensen-Shannon divergence of the three answers, added to the cross-entropy.
     """
 
     severity: float = 1.0

@@ -158,7 +158,7 @@ class ClassifierModule(LightningModule, ABC):
         A data module of ours gives such batches by itself.
 
         Raises:
-            UserError: it is no batch of images and labels, or the first one's images are not in [0, 1].
+            UserError: it is not a batch of images and labels, or the first one's images are not in [0, 1].
         """
         if isinstance(batch, Batch):
             return batch
@@ -295,8 +295,8 @@ class ClassifierModule(LightningModule, ABC):
         )
         if others and self.strict_loading:
             raise UserError(
-                f"The checkpoint and {type(self).__name__} differ in {len(others)} tensors beside the network's (first "
-                f"{others[0]}): use the module that wrote it, or save it with this one's alone."
+                f"The checkpoint and {type(self).__name__} differ in {len(others)} tensors besides the network's "
+                f"(first {others[0]}): use the module that wrote it, or save it with this one's alone."
             )
         kept = checkpoint.get("hyper_parameters", {}).get("network") or {}
         for key, own in (("mean", self.network.mean), ("std", self.network.std)):
@@ -361,7 +361,7 @@ def read_hyperparameters(file: Path) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"The checkpoint {file} holds Python objects beside tensors and plain values, which are never run here: "
+            f"The checkpoint {file} holds Python objects besides tensors and plain values, which are never run here: "
             "give it as --model.network.weights."
         ) from error
     except Exception as error:  # torch refuses an archive that is not its own in several ways.

@@ -97,7 +97,7 @@ class CacheModule(ClassifierModule):
         self._lock = ExitStack()  # Of the memory that is built.
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what frees the memory's lock where an exception ends its building, which no module is told of."""
+        """Return what frees the memory's lock where an exception ends its building: no hook informs a module."""
         return [_Frees(self._lock)]
 
     @property

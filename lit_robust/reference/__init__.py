@@ -102,9 +102,9 @@ def human_conditions(name: str, in_mean: bool = False) -> tuple[str, ...]:
         name: of the set.
         in_mean: only those that enter the published means.
     """
-    told = json.loads(_read("human_sets.json")).get(name, {})
-    left_out = told.get("left_out", ()) if in_mean else ()
-    return tuple(condition for condition in told.get("conditions", ()) if condition not in left_out)
+    facts = json.loads(_read("human_sets.json")).get(name, {})
+    left_out = facts.get("left_out", ()) if in_mean else ()
+    return tuple(condition for condition in facts.get("conditions", ()) if condition not in left_out)
 
 
 def human_axis(name: str) -> str:

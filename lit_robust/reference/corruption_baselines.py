@@ -5,7 +5,7 @@
 - on all 50,000 images: per severity from hendrycks/robustness issue 10, whose means are those of google-research/augmix
   ``imagenet.py``; of the four extra corruptions only the means are published. Clean: 43.48 %.
 - on RobustBench's 5,000 images, as its ``model_info/imagenet/corruptions/unaggregated_results.csv`` has it. Clean:
-  ``AlexNet.json`` beside that file. There are no extra corruptions.
+  ``AlexNet.json`` next to that file. There are no extra corruptions.
 """
 
 import csv

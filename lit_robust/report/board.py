@@ -80,7 +80,7 @@ class Board:
 
 
 def board_of(runs: Sequence[Run], columns: Sequence[str] = ()) -> Board:
-    """Put runs on a board: the score card's columns first, then every other measure that is no detail.
+    """Put runs on a board: the score card's columns first, then every other measure that is not a detail.
 
     Args:
         runs: measured and published ones.
@@ -131,8 +131,8 @@ def training_of(run: Run) -> str:
 
     Example:
         >>> from lit_robust.core.results import RunResults
-        >>> told = {"module": "StandardModule", "settings": {"mixing": {"class_path": "lit_robust.modules.Mixup"}}}
-        >>> training_of(Run("a", Path(), RunResults({}, told, [])))
+        >>> trained = {"module": "StandardModule", "settings": {"mixing": {"class_path": "lit_robust.modules.Mixup"}}}
+        >>> training_of(Run("a", Path(), RunResults({}, trained, [])))
         'Mixup'
     """
     if run.published:
@@ -156,16 +156,16 @@ def attack_of_training(run: Run) -> str:
 def board_csv(board: Board) -> str:
     """Return the columns shown, a row a run; fractions are fractions, nothing is rounded, what a run lacks is empty.
 
-    Beside each measure stand the ends of its 95 % interval, a mean's standard deviation over seeds, and its count.
+    Next to each measure are the ends of its 95 % interval, a mean's standard deviation over seeds, and its count.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [f"{name}{end}" for name in board.shown for end in ("", " low", " high", " sd", " count")]
     writer.writerow(["run", "network", "training", "attack of training", *heads])
     for row in board_rows(board):
-        told = [inert(str(row[name])) for name in ("run", "network", "training", "attack_of_training")]
+        texts = [inert(str(row[name])) for name in ("run", "network", "training", "attack_of_training")]
         cells = [_csv_cells(row["values"].get(name)) for name in board.shown]
-        writer.writerow([*told, *(cell for part in cells for cell in part)])
+        writer.writerow([*texts, *(cell for part in cells for cell in part)])
     return text.getvalue()
 
 
@@ -289,11 +289,11 @@ def _row(
         cell, one = row[place], board.columns[place]
         value = "" if cell is None or not math.isfinite(cell.result.value) else f"{cell.result.value!r}"
         ends = "" if cell is None or cell.result.interval is None else " ".join(map(repr, cell.result.interval))
-        told = f'data-column="{place}" data-value="{value}" data-interval="{ends}"' + (
+        attributes = f'data-column="{place}" data-value="{value}" data-interval="{ends}"' + (
             "" if place in shown else " hidden"
         )
         html = value_cell(board.table, cell, scales[place], run.label in one.best, one.marks)
-        cells.append(html.replace("<td", f"<td {told}", 1))
+        cells.append(html.replace("<td", f"<td {attributes}", 1))
     trained = ", ".join(filter(None, [kind, attack_of_training(run)]))
     return (
         f'<tr{row_class(run)} data-kind="{escape(kind)}"><th scope="row" data-value="{escape(run.label)}">'

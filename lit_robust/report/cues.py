@@ -25,8 +25,8 @@ def cue_of(result: Result) -> str | None:
     """Return which cue the images of a result lack; None where they lack none.
 
     Example:
-        >>> told = {"generated": {"stimulus": "scrambled", "grid": 4}}
-        >>> cue_of(Result("scrambled-4", "top1", 0.5, "fraction", 9, told))
+        >>> scrambled = {"generated": {"stimulus": "scrambled", "grid": 4}}
+        >>> cue_of(Result("scrambled-4", "top1", 0.5, "fraction", 9, scrambled))
         'Shape destroyed, texture kept'
     """
     said = [result.protocol.get(name) for name in ("generated", "as_loaded")]
@@ -70,7 +70,7 @@ def cue_table(runs: Sequence[Run]) -> str:
             lines.append(f'<tr><th scope="rowgroup" colspan="{len(shown) + 1}">{escape(cue)}</th></tr>')
             lines += [_line(name, found, gaps, shown) for name, found in values[cue].items()]
     heads = "".join(f'<th scope="col">{named(number, run.label)}</th>' for number, run in shown)
-    told = (
+    about = (
         "Top-1 accuracy in per cent, with its 95 % interval, and beneath it the difference to the run that a pair is "
         "compared with, in percentage points: the interval of a difference on the same images."
         if gaps
@@ -80,7 +80,7 @@ def cue_table(runs: Sequence[Run]) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by kind of cue">'
         f'<table class="results cues"><thead><tr><th scope="col">Images</th>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
-        f'<p class="about">{told}</p>'
+        f'<p class="about">{about}</p>'
     )
 
 
@@ -140,8 +140,8 @@ def cue_examples(runs: Sequence[Run]) -> str:
     )
     return (
         "<h4>Images: the same ones with one cue less</h4>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Images with one cue less"><table class="beside">'
-        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Images with one cue less">'
+        f'<table class="cue-images"><thead><tr><th></th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 

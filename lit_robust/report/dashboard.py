@@ -27,7 +27,7 @@ from lit_robust.report.titles import (
 SCORE, CLEAN, ADVERSARIAL, NATURAL = "score", "clean", "adversarial", "natural"
 SHAPE, MEMORY, TRAINING = "shape", "memory", "training"
 SECTIONS = (SCORE, CLEAN, ADVERSARIAL, NATURAL, SHAPE, MEMORY, TRAINING)
-NATURAL_SETS = ("imagenet-a", "imagenet-o", "stylized-imagenet")  # beside those of corruptions
+NATURAL_SETS = ("imagenet-a", "imagenet-o", "stylized-imagenet")  # next to those of corruptions
 SHAPE_MEASURES = ("shape_bias", "decisions", "error_consistency", "accuracy_without_conflict")
 BEST_THETA = "best_theta"
 # Measures whose values share a panel, to its title.
@@ -198,7 +198,7 @@ def _score_end(result: Result) -> str:
 
 
 def _of_sets(results: Iterable[Result], titles: Mapping[str, str]) -> list[tuple[str, Panel]]:
-    """Return what a test set has beside its measures: tables, a heat map, and images with the network's answers."""
+    """Return what a test set has besides its measures: tables, a heat map, and images with the network's answers."""
     found = []
     sets: dict[str, list[Result]] = {}
     for result in results:

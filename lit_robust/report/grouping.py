@@ -94,12 +94,14 @@ def _name(labels: Sequence[str]) -> str:
 
 def _mean(results: Sequence[Result]) -> Result:
     first = results[0]
-    told = {key: value for key, value in first.protocol.items() if all(r.protocol.get(key) == value for r in results)}
-    told.pop("interval", None)
-    told[SEEDS] = {"count": len(results), "sd": stdev(result.value for result in results)}
+    protocol = {
+        key: value for key, value in first.protocol.items() if all(r.protocol.get(key) == value for r in results)
+    }
+    protocol.pop("interval", None)
+    protocol[SEEDS] = {"count": len(results), "sd": stdev(result.value for result in results)}
     warnings = tuple(dict.fromkeys(warning for result in results for warning in result.warnings))
     value = mean(result.value for result in results)
-    return Result(first.dataset, first.metric, value, first.unit, first.count, told, None, first.facets, warnings)
+    return Result(first.dataset, first.metric, value, first.unit, first.count, protocol, None, first.facets, warnings)
 
 
 def ends_of(result: Result) -> tuple[float, float] | None:
@@ -123,5 +125,5 @@ def ends_words(results: Iterable[Result], lines: str) -> str:
 
 def seeds_of(result: Result) -> Mapping[str, Any]:
     """Return ``count`` and ``sd`` of a value that is a mean over seeds; empty for others."""
-    told = result.protocol.get(SEEDS)
-    return told if isinstance(told, Mapping) and {"count", "sd"} <= told.keys() else {}
+    seeds = result.protocol.get(SEEDS)
+    return seeds if isinstance(seeds, Mapping) and {"count", "sd"} <= seeds.keys() else {}

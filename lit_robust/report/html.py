@@ -218,12 +218,12 @@ def _run_record(number: int, run: Run) -> str:
 
 
 def _about(run: Run) -> str:
-    told = "" if run.published else f"<h3>Run</h3>{settings_list({'folder': run.folder.name, **run.found.run})}"
-    return f"{told}<h3>Model</h3>{settings_list(run.found.model)}"
+    run_part = "" if run.published else f"<h3>Run</h3>{settings_list({'folder': run.folder.name, **run.found.run})}"
+    return f"{run_part}<h3>Model</h3>{settings_list(run.found.model)}"
 
 
 def protocols(results: list[Result]) -> list[list[Result]]:
-    """Group results by test set, source, attack and threat model, as a reader wants their protocols told once.
+    """Group results by test set, source, attack and threat model, so that their protocols stand once.
 
     Those of single corruptions are left to the heat map and to the CSV.
     """

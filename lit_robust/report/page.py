@@ -38,7 +38,7 @@ def write_report(
         published: names of published networks to stand beneath the runs, or ``all`` alone for every one that shares
             a column with them.
         group: whether runs that differ in their seed alone become one row, of means and standard deviations.
-        more: a run's path to results beside those of its file, such as differences to another run.
+        more: a run's path to results next to those of its file, such as differences to another run.
 
     Returns:
         ``output``.
@@ -132,7 +132,7 @@ def report(
         runs: run folders that ``lit-robust test`` wrote into, or results files.
         output: file to write: ``.html`` for the page with plots and images, ``.md`` or ``.tex`` for the
             table, ``.csv`` for every value as a fraction, one a line.
-        published: published networks to show beside the runs, such as ``resnet50``; ``all`` alone for every one that
+        published: published networks to show next to the runs, such as ``resnet50``; ``all`` alone for every one that
             shares a column with them.
         group: see ``write_report``.
         more: see ``write_report``.

@@ -16,7 +16,7 @@ _MEASURED = ("agreement", "clean top1")
 _BESIDE = ("published", "remark", "precision_recall", "interval", "main_eps", "seeds")
 # How many samples a value counts: of a part of a set it says nothing about how anything was measured.
 _COUNTS = ("images", "positives", "negatives", "in distribution count", "clean images")
-# Hendrycks and Dietterich 2019: what values of a set mean where a protocol is not told by a measured one.
+# Hendrycks and Dietterich 2019: what values of a set mean where no measured one gives a protocol.
 _STANDARD: Mapping[str, Mapping[str, Any]] = {
     "imagenet-c": {"resize": None, "images_a_cell": 50_000, "baseline": {"name": "imagenet-c"}}
 }
@@ -74,7 +74,7 @@ def attack_settings(result: Result) -> dict[str, Any]:
 def facts(result: Result) -> dict[str, str]:
     """Return all that settles how a value was measured, as words; equal facts mean values that can be compared.
 
-    A partial value's counts are told where it stands, and are not facts.
+    A partial value's counts stand next to it, and are not facts.
     """
     settings = {key: value for key, value in result.protocol.items() if key not in (*_APART, *_BESIDE)}
     if isinstance(settings.get("attack"), Mapping):
@@ -107,8 +107,8 @@ def source_words(result: Result) -> str:
     known = {name: words for name, words in facts(result).items() if name not in told_by_column}
     remark = result.protocol.get("remark")
     settings = ", ".join(f"{name} {words}" for name, words in known.items())
-    told = f" ({settings})" if settings else ""
-    return f"{result.protocol['published']}{told}{f'; {remark}' if remark else ''}"
+    settled = f" ({settings})" if settings else ""
+    return f"{result.protocol['published']}{settled}{f'; {remark}' if remark else ''}"
 
 
 def limits(result: Result) -> list[str]:

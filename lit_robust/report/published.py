@@ -1,4 +1,4 @@
-"""Published values beside measured ones: reading them, and choosing those that fit the runs' columns."""
+"""Published values next to measured ones: reading them, and choosing those that fit the runs' columns."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,16 +120,16 @@ def _decisions(content: Mapping[str, Any], name: str) -> list[Result]:
             results.append(Result(dataset, metric, float(decided), "count", conflict, protocol, facets=facets))
     results.append(Result(dataset, "accuracy_without_conflict", right / same, "fraction", same // repeats, protocol))
     for category, (in_shape, in_texture, neither, _, _) in counts.items():
-        told = {**protocol, "shape_decisions": in_shape, "texture_decisions": in_texture}
+        own_protocol = {**protocol, "shape_decisions": in_shape, "texture_decisions": in_texture}
         seen = (in_shape + in_texture + neither) // repeats
         bias = in_shape / (in_shape + in_texture)
         facets = {"measure": "shape_bias", "category": category}
-        results.append(Result(dataset, f"shape_bias_{category}", bias, "fraction", seen, told, facets=facets))
+        results.append(Result(dataset, f"shape_bias_{category}", bias, "fraction", seen, own_protocol, facets=facets))
     return results
 
 
 def published_runs(names: Sequence[str], runs: Sequence[Run]) -> list[Run]:
-    """Return published networks as rows to stand beside runs.
+    """Return published networks as rows to stand next to runs.
 
     Where several sources measured the same, the value stands whose protocol is nearest to that of the runs, or to the
     standard of its test set where no run measured it.

@@ -1,4 +1,4 @@
-"""Reading runs: their results, a name for each that no other run has, and the images beside them."""
+"""Reading runs: their results, a name for each that no other run has, and the images next to them."""
 
 from base64 import b64encode
 from collections import Counter
@@ -50,7 +50,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
     """Read runs, in the given order.
 
     Args:
-        paths: run folders, or results files. The values of one that is older than a checkpoint beside it have a
+        paths: run folders, or results files. The values of one that is older than a checkpoint next to it have a
             warning, unless that is the checkpoint that was tested.
 
     Raises:
@@ -68,7 +68,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _dated(found: RunResults, path: Path) -> RunResults:
-    """Return a run's results, with a warning where a checkpoint beside them is newer, and not the tested one."""
+    """Return a run's results, with a warning where a checkpoint next to them is newer, and not the tested one."""
     file = path / FILE_NAME if path.is_dir() else path
     tested, written = found.run.get("checkpoint_sha256"), file.stat().st_mtime_ns
     checkpoints = sorted(one for place in (file.parent, file.parent / "checkpoints") for one in place.glob("*.ckpt"))
@@ -77,7 +77,7 @@ def _dated(found: RunResults, path: Path) -> RunResults:
     if other is None:
         return found
     name = other.relative_to(file.parent).as_posix()
-    warning = f"the results are older than {name} beside them, and may be of another network: test again"
+    warning = f"the results are older than {name} next to them, and may be of another network: test again"
     return replace(found, results=[replace(r, warnings=(*r.warnings, warning)) for r in found.results])
 
 

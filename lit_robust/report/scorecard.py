@@ -115,19 +115,19 @@ def _marks(score: Score, values: Mapping[str, Result]) -> dict[str, float]:
 
 
 def finding(runs: Sequence[Run], columns: Sequence[CardColumn]) -> str:
-    """Return one sentence of what the runs show; empty where they share no value to tell of.
+    """Return one sentence of what the runs show; empty where they share no value.
 
     Args:
         runs: measured and published ones; of the latter nothing is said.
         columns: of the card.
     """
     labels = [run.label for run in runs if not run.published]
-    told = [column for column in columns if any(label in column.found for label in labels)]
+    present = [column for column in columns if any(label in column.found for label in labels)]
     if len(labels) == 1:
-        parts = [_own(column, column.found[labels[0]]) for column in told[:4]]
+        parts = [_own(column, column.found[labels[0]]) for column in present[:4]]
         return f"{labels[0]}: {', '.join(parts)}." if parts else ""
-    under_attack = next((c for c in told if c.score.name in (AUTOATTACK, ADVERSARIAL) and c.best), None)
-    wanted = [column for column in told if column.best and column.score.name != AUTOATTACK]
+    under_attack = next((c for c in present if c.score.name in (AUTOATTACK, ADVERSARIAL) and c.best), None)
+    wanted = [column for column in present if column.best and column.score.name != AUTOATTACK]
     first = under_attack or next((c for c in wanted if c.score.name != CLEAN), None)
     clean = next((column for column in wanted if column.score.name == CLEAN), None)
     clauses = [_ahead(column, labels) for column in (first, clean) if column is not None]

@@ -109,7 +109,7 @@ def cue_section(runs: Sequence[Run]) -> list[Section]:
 
 
 def study_sections(runs: Sequence[Run]) -> list[Section]:
-    """Return a section for each kind of study that `lit-robust analyze` ran: pictures and curves, run beside run."""
+    """Return a section for each kind of study that `lit-robust analyze` ran: pictures and curves, run against run."""
     labels, found = [run.label for run in runs], found_of(runs)
     curves = {
         kind: "".join(_figure(plot, labels) for plot in drawn)

@@ -1,4 +1,4 @@
-"""The page's sections of what `lit-robust analyze` found: pictures, and curves over eps, run beside run."""
+"""The page's sections of what `lit-robust analyze` found: pictures, and curves over eps, run against run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -72,8 +72,8 @@ def _distance_plot(
             for x, result in zip(eps, ordered, strict=True):
                 if result.interval is not None:
                     axes.vlines(x, *result.interval, color=colour, linewidth=1.2)
-            told = ", ".join(f"{result.value:.3f} at {x:g}" for x, result in zip(eps, ordered, strict=True))
-            words.append(f"{label}: {told}")
+            points = ", ".join(f"{result.value:.3f} at {x:g}" for x, result in zip(eps, ordered, strict=True))
+            words.append(f"{label}: {points}")
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.set_xlabel(f"largest distance from the start, {norm}, pixels in [0, 1]")
@@ -112,8 +112,8 @@ def detector_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
                 colour, marker, dashes = run_style(list(runs).index(label))
                 places = range(1, len(of_layers) + 1)
                 axes.plot(places, list(of_layers.values()), dashes, color=colour, marker=marker, clip_on=False)
-                told = ", ".join(f"{value:g} in {layer}" for layer, value in of_layers.items())
-                words.append(f"{label}, {category}: {told}")
+                of_each = ", ".join(f"{value:g} in {layer}" for layer, value in of_layers.items())
+                words.append(f"{label}, {category}: {of_each}")
             axes.set_ylim(bottom=0)
             axes.set_title(category, loc="left", fontsize=12)
             axes.xaxis.get_major_locator().set_params(integer=True)

@@ -168,7 +168,7 @@ def _column(result: Result, dataset: str) -> Column:
 
 
 def parts(columns: Sequence[Column], most: int) -> list[list[int]]:
-    """Return the numbers of the columns in parts that fit beside each other.
+    """Return the numbers of the columns in parts that fit next to each other.
 
     Where there is more than one part, columns of a group stay together as far as they fit, and attacks, which other
     runs may lack, stand apart from other measures.

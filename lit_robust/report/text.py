@@ -38,12 +38,12 @@ def csv_text(runs: Mapping[str, RunResults]) -> str:
             interval = ["", ""] if result.interval is None else [repr(end) for end in result.interval]
             warnings = " ".join(f"{warning.rstrip('.')}." for warning in result.warnings)
             source = result.protocol.get("published", "")
-            told = [warnings, json.dumps(dict(result.facets)), json.dumps(dict(result.protocol))]
+            texts = [warnings, json.dumps(dict(result.facets)), json.dumps(dict(result.protocol))]
             names = [inert(label), inert(result.dataset), inert(result.metric)]
             seeds = seeds_of(result)
             spread = [repr(seeds["sd"]), seeds["count"]] if seeds else ["", ""]
             measured = [value, inert(result.unit), result.count, *interval, *spread, partial]
-            writer.writerow([*names, *measured, *map(inert, [str(source), *told])])
+            writer.writerow([*names, *measured, *map(inert, [str(source), *texts])])
     return text.getvalue()
 
 

@@ -113,8 +113,8 @@ def dataset_title(dataset: str, results: Iterable[Result] = ()) -> str:
         ('imagenet of 8 classes', 'ImageNet')
     """
     expected = CLASSES.get(dataset, 1000) if dataset in DATASETS else None
-    told = (result.protocol.get("num_classes") for result in results if result.dataset == dataset)
-    other = next((count for count in told if count not in (None, expected)), None)
+    counts = (result.protocol.get("num_classes") for result in results if result.dataset == dataset)
+    other = next((count for count in counts if count not in (None, expected)), None)
     if expected is None or other is None:
         return DATASETS.get(dataset, dataset)
     return f"{dataset} of {other} classes"
@@ -155,9 +155,9 @@ def series_title(result: Result) -> str:
     for axis, value in result.facets.items():
         if axis in ("measure", "series", "attack", "eps") or USUAL.get(axis) == value:
             continue
-        told = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
-        told = NORM_TITLES.get(told, told) if axis == "norm" else told
-        words.append(told if axis in (*SPEAKING, "norm") else f"{axis.replace('_', ' ')} {told}")
+        word = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
+        word = NORM_TITLES.get(word, word) if axis == "norm" else word
+        words.append(word if axis in (*SPEAKING, "norm") else f"{axis.replace('_', ' ')} {word}")
     return ", ".join(words)
 
 

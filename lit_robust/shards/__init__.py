@@ -1,6 +1,6 @@
 """WebDataset tars: which samples there are, reading and decoding any of them, and writing more.
 
-- `ShardIndex.open(folder, split)`: the samples of a split, from one strict scan that is kept beside the shards.
+- `ShardIndex.open(folder, split)`: the samples of a split, from one strict scan that is kept next to the shards.
 - `IndexedReader(index)`: the encoded image of any sample, in any process.
 - `decode_rgb(data, name)`: the pixels; `decoder_versions()` names what they depend on.
 - `ShardWriter(folder, split)`: shards and their info file, all or nothing.

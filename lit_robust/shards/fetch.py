@@ -138,7 +138,7 @@ class FetchError(OSError):
 
     Attributes:
         kind: whether it is not there, access to it was refused, its address cannot be reached, it came too
-            slowly, or nobody told.
+            slowly, or the reason is unknown.
     """
 
     def __init__(self, words: str, kind: Kind) -> None:

@@ -35,7 +35,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def cache_paths(folder: Path, split: str | None, rule: str = "") -> list[Path]:
-    """Return where the index of a split may lie: beside the shards, else in the user's cache folder.
+    """Return where the index of a split may lie: next to the shards, else in the user's cache folder.
 
     The cache folder is ``$LIT_ROBUST_CACHE``, or ``~/.cache/lit_robust``.
 
@@ -250,7 +250,7 @@ class ShardIndex:
     def key(self, number: int) -> str:
         """Return the key of sample ``number`` (0 to N-1), the path up to the first dot of the base name.
 
-        Bytes that are no UTF-8 are written in hexadecimal.
+        Bytes that are not UTF-8 are written in hexadecimal.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")

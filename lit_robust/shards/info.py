@@ -1,4 +1,4 @@
-"""What files beside the tars say of them, as claims; from text alone, wherever that was read.
+"""What files next to the tars say of them, as claims; from text alone, wherever that was read.
 
 Each form is known from the code that reads or writes it: timm's ``_info.json`` (``timm/data/readers/reader_wds.py``),
 open_clip's ``sizes.json`` and ``__len__`` (``open_clip_train/data.py``, ``get_dataset_size``), the shard lists of wids
@@ -104,7 +104,7 @@ def parse_info(where: str, text: str) -> Info | None:
             return READERS[name](where, text)
         if match := STATS.fullmatch(name):
             return _img2dataset(where, text, f"{match[1]}.tar")
-        # Other software keeps JSON of its own beside the tars.
+        # Other software keeps JSON of its own next to the tars.
         if '"shardlist"' in text and isinstance(content := json.loads(text), dict) and "shardlist" in content:
             return _wids(where, content)
     except _MalformedError as error:

@@ -97,7 +97,7 @@ def too_high(label: int, num_classes: int) -> str:
 
 
 def text(name: bytes) -> str:
-    """Return a name in a tar for a sentence: on one line, bytes that are no UTF-8 in hexadecimal."""
+    """Return a name in a tar for a sentence: on one line, bytes that are not UTF-8 in hexadecimal."""
     return printable(name.decode("utf-8", "backslashreplace"))
 
 

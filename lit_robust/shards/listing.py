@@ -1,4 +1,4 @@
-"""Which tars make up a split: by the files in a folder, or behind a URL, and what the info files beside them say."""
+"""Which tars make up a split: by the files in a folder, or behind a URL, and what the info files next to them say."""
 
 import re
 import shlex
@@ -148,8 +148,8 @@ class ShardFolder:
             problems += gaps(self.folder, files)
         claim = SplitClaim(tuple(files), lengths, count=count)
         names = (*used, *counts_used)
-        told = tuple(map(printable, problems))
-        return Listing(**vars(claim), folder=self.folder, split=split, info=names, problems=told)
+        printed = tuple(map(printable, problems))
+        return Listing(**vars(claim), folder=self.folder, split=split, info=names, problems=printed)
 
     def unpacking(self, name: str) -> str:
         """Return the sentence about a compressed tar."""

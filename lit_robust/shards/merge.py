@@ -1,6 +1,6 @@
 """The scans of a split's tars put together, and held against what info files and DALI's indexes say.
 
-DALI's text index beside a tar (NVIDIA DALI, ``tools/wds2idx.py``): a line with the version and the number of samples,
+DALI's text index next to a tar (NVIDIA DALI, ``tools/wds2idx.py``): a line with the version and the number of samples,
 then one line a sample with its members, each as extension, byte of the content, length and, from version 1.2 on, name.
 """
 
@@ -194,7 +194,7 @@ def duplicates(keys: Sequence[bytes]) -> list[tuple[int, int]]:
 
 
 def dali_files(folder: Path, files: Sequence[str]) -> list[str | None]:
-    """Return, for each tar, the name of DALI's index beside it, or None."""
+    """Return, for each tar, the name of DALI's index next to it, or None."""
     places = {parent: {path.name for path in (folder / parent).glob("*.idx")} for parent in set(map(_parent, files))}
     names = [f"{file.removesuffix('.tar')}.idx" for file in files]
     return [name if Path(name).name in places[_parent(file)] else None for name, file in zip(names, files, strict=True)]
@@ -211,7 +211,7 @@ def _check_counts(listing: Listing, scans: Sequence[ShardScan], note: Handler) -
         zip(listing.files, dali_files(listing.folder, listing.files), scans, strict=True)
     ):
         found, said = len(scan.keys), None if listing.lengths is None else listing.lengths[place]
-        # Samples that were left out for a defect are told of already.
+        # Samples that were left out for a defect are named already.
         if said is not None and found != said and not (scan.defects and found < said):
             sentence = f"holds {found} samples, but the info file says {said}: copy or download the shard again."
             note(_contradiction(listing.folder, file, 0, sentence))

@@ -18,7 +18,7 @@ from lit_robust.shards.labels import CLS, LABEL_EXTENSION, LONGEST_LABEL, LabelR
 from lit_robust.shards.tar import Defect, DefectError, Member, PositionalTar, defect, defect_error, found_defect
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-# Pictures that a shard may hold beside a sample's image, and never as the image itself.
+# Pictures that a shard may hold next to a sample's image, and never as the image itself.
 OTHER_PICTURES = {"avif", "bmp", "gif", "heic", "jfif", "jp2", "jpe", "pbm", "pgm", "pnm", "ppm", "tif", "tiff"}
 REPACK = f"write the shard with images as {', '.join(IMAGE_EXTENSIONS)}, such as PNG, which loses nothing"
 THREADS = 8  # They wait for the file system, not for the processor.

@@ -231,8 +231,8 @@ def _verify_split(
     broken = broken_images(listing.folder, there.files, merged.arrays, workers, progress) if decode else []
     defects = [*merged.defects, *_unlabelled(there, merged.arrays), *broken]
     if not quick:
-        told = {defect.shard for defect in defects}
-        defects += [defect for defect in _altered(there, progress) if defect.shard not in told]
+        named = {defect.shard for defect in defects}
+        defects += [defect for defect in _altered(there, progress) if defect.shard not in named]
     order = {file: place for place, file in enumerate(there.files)}
     labels = merged.arrays["label"]
     return SplitReport(

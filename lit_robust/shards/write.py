@@ -280,7 +280,7 @@ def check_absent(folder: Path, split: str, stem: str) -> None:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove the hidden files beside those of a name that `atomic_path` could not, as its process was killed.
+    """Remove the hidden files next to those of a name that `atomic_path` could not, as its process was killed.
 
     Args:
         folder: that they lie in; may be missing.

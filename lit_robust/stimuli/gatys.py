@@ -60,7 +60,7 @@ class Gatys:
     Attributes:
         style_layers: whose Gram matrices are matched, each with the same weight
         content_layer: whose feature maps are matched
-        content_weight: weight of the content beside the style's 1, once both losses are divided by their values at the
+        content_weight: weight of the content against the style's 1, once both losses are divided by their values at the
             content image and at grey; so it does not depend on the network's scale
         steps: of the optimiser
         optimiser: adam, which treats the images of a batch together; lbfgs, one image at a time, as in the paper

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of an image beside its pixels.
+    """What is known of an image besides its pixels.
 
     Attributes:
         key: its name in the set.

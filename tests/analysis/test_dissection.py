@@ -180,7 +180,7 @@ class Reads(nn.Module):
 
 @pytest.fixture
 def plain(tmp_path):
-    """Black images with a red square of 3 by 4 pixels in 16 by 16, marked, and another label beside it."""
+    """Black images with a red square of 3 by 4 pixels in 16 by 16, marked, and another label next to it."""
     rows = [(1, "red", "colour"), (300, "below", "part"), (2, "absent", "part")]
     with (tmp_path / "names.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("number", "name", "category"), *rows])

@@ -45,5 +45,5 @@ def test_mistakes():
     represent, _ = linear()
     with pytest.raises(UserError, match="points is 1"):
         interpolate(represent, pictures(2, 0), pictures(2, 1), 1, FINE)
-    with pytest.raises(UserError, match="are no pairs"):
+    with pytest.raises(UserError, match="are not pairs"):
         interpolate(represent, pictures(2, 0), pictures(3, 1), 3, FINE)

@@ -1,4 +1,4 @@
-"""What lands in an offline W&B run beside the scalars, read from the run's own file."""
+"""What lands in an offline W&B run next to the scalars, read from the run's own file."""
 
 import csv
 import json

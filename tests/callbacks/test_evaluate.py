@@ -226,7 +226,7 @@ class NoAttack(Unnamed):
         ({"measures": [CleanAccuracy]}, "A measure is CleanAccuracy itself: give objects"),
         ({"measures": ["top1"]}, "A measure is a str"),
         ({"measures": [NoAttack()]}, "The attack NoAttack returned a Tensor: return an AttackResult"),
-        ({"measures": [Plain()]}, "The attack Plain is no dataclass: write @dataclass"),
+        ({"measures": [Plain()]}, "Plain is not a dataclass: write @dataclass"),
         ({"measures": [Unnamed()]}, "The attack Unnamed has no norm: give it a norm and an eps"),
         ({"measures": [CorruptionEvaluation()]}, "tensordataset has no corruptions"),
         ({"measures": [CleanAccuracy(), CleanAccuracy()]}, "Two callbacks evaluate"),

@@ -1,4 +1,4 @@
-"""A network beside people from stimuli and CSV files to results, against a loop over the same answers."""
+"""A network next to people from stimuli and CSV files to results, against a loop over the same answers."""
 
 import json
 

@@ -169,7 +169,7 @@ def test_a_limited_test_gives_its_results_without_a_list(root, tmp_path, caplog)
 
 
 def test_a_list_is_of_the_network_that_was_tested_last(root, tmp_path):
-    """Another network's list does not stay beside results of a part of the set, which has none."""
+    """Another network's list does not stay next to results of a part of the set, which has none."""
     data, file = RobustnessSuite([clean()], root), tmp_path / "correct-imagenet.json"
     run(tmp_path, data, Scripted([0, 2]), CorrectSamples())
     model = RunResults.load(tmp_path).model

@@ -114,7 +114,7 @@ def make_net(num_classes, width):
 
 
 def test_a_network_of_the_users_own_is_trained_and_tested(toy, tmp_path, monkeypatch, capsys):
-    """From a recipe beside its module, and from the command line."""
+    """From a recipe next to its module, and from the command line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path])
     Path("own_nets.py").write_text(OWN)

@@ -148,7 +148,7 @@ def test_an_overlay_trains_and_its_checkpoint_is_tested_and_resumed(overlay, toy
 
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_the_best_and_the_last_weights_are_files_of_their_own(recipe):
-    """Lightning's ``save_last`` beside a best one skips the epochs without a gain."""
+    """Lightning's ``save_last`` next to a best one skips the epochs without a gain."""
     entries = (yaml.safe_load(recipe.read_text()).get("trainer") or {}).get("callbacks", [])
     keeps = [entry["init_args"] for entry in entries if entry["class_path"].endswith(".ModelCheckpoint")]
     best = [keep for keep in keeps if "monitor" in keep]

@@ -1,4 +1,4 @@
-"""The built wheel in an empty environment: its command, its recipes, and nothing of the repository beside it."""
+"""The built wheel in an empty environment: its command, its recipes, and nothing of the repository next to it."""
 
 import os
 import shutil

@@ -83,7 +83,7 @@ def test_bytes_become_fractions_and_the_numbers_of_ranks_interlock() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (IMAGES, "A batch is a Tensor, in which images and labels are not to be told"),
+        (IMAGES, "A batch is a Tensor, in which images and labels cannot be recognised"),
         ((IMAGES,), "A batch is a tuple"),
         ({"x": IMAGES, "label": [1, 2]}, "A batch has x, label: rename"),
         ((IMAGES.long(), [1, 2]), "images of torch.int64 and shape"),

@@ -49,7 +49,7 @@ def text(path, size):
 
 
 def array(path, size):
-    with atomic_path(path) as beside, beside.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.zeros(size, np.uint8))
 
 

@@ -39,7 +39,10 @@ def test_logits_are_found(output):
 @pytest.mark.parametrize(
     ("output", "sentence"),
     [
-        ((LOGITS, torch.rand(2, 9)), r"returns a tuple of \[2, 5\], \[2, 9\], in which its logits are not to be told"),
+        (
+            (LOGITS, torch.rand(2, 9)),
+            r"returns a tuple of \[2, 5\], \[2, 9\], in which its logits cannot be recognised",
+        ),
         ((LOGITS, None), r"a tuple of \[2, 5\], NoneType"),
         ({"features": LOGITS}, "a dict with features"),
         ((), "a tuple of "),

@@ -1,4 +1,4 @@
-"""Filtration by its rules' own words, and its crops and files beside torchvision's and brute force."""
+"""Filtration by its rules' own words, and its crops and files next to torchvision's and brute force."""
 
 import json
 import multiprocessing

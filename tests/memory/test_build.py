@@ -303,7 +303,7 @@ def test_files_of_others_stay(tmp_path):
     write_memory(tmp_path / "m", *clustered())
     with pytest.raises(UserError, match=r"There is a memory .*m already: use it"):
         begin_memory(tmp_path / "m", manifest_of(20, 12), labels)
-    with pytest.raises(UserError, match=r"inner would lie inside the memory .*m: name a folder beside it"):
+    with pytest.raises(UserError, match=r"inner would lie inside the memory .*m: name a folder next to it"):
         begin_memory(tmp_path / "m" / "inner", manifest_of(20, 12), labels)
 
 

@@ -14,7 +14,7 @@ from lit_robust.reference.corruption_baselines import FAMILIES, benchmark_corrup
 
 # RobustBench model_info/imagenet/corruptions/unaggregated_results.csv, 5,000 images a cell; here by network and row.
 ROBUSTBENCH = Path(__file__).parent / "imagenet_c_robustbench.csv"
-# corruptions_mce and corruptions_acc of the JSON files beside it, in percent.
+# corruptions_mce and corruptions_acc of the JSON files next to it, in percent.
 PUBLISHED = {
     "AlexNet": (100.0, 21.12),
     "Standard_R50": (76.38, 39.48),

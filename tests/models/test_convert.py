@@ -32,7 +32,7 @@ def source():
 
 @pytest.fixture
 def madry(tmp_path, source):
-    """A checkpoint as MadryLab's library writes it, with CIFAR's normalisation and a Namespace beside it."""
+    """A checkpoint as MadryLab's library writes it, with CIFAR's normalisation and a Namespace next to it."""
     state = source.network.state_dict()
     parts = {
         "module.normalizer.new_mean": torch.tensor(CIFAR_MEAN).view(3, 1, 1),

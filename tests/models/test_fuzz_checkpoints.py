@@ -72,12 +72,12 @@ def forged(state, generator, trace):
     key = generator.choice(
         ["\ud800", "a\nb", "\x1b[2J", 7, None, ("a", 1), "", "." * 5000, "module." * 50 + "0.weight"]
     )
-    place = generator.choice(["entry", "key", "beside", "around"])
+    place = generator.choice(["entry", "key", "outside", "around"])
     if place == "entry":
         content = {**state, name: entry}
     elif place == "key":
         content = {(key if other == name else other): value for other, value in state.items()}
-    elif place == "beside":
+    elif place == "outside":
         content = {"state_dict": state, key: entry}
     else:
         content = generator.choice([[state, entry], {key: entry}, entry, {"model": {key: {**state, name: entry}}}])

@@ -130,19 +130,19 @@ def test_wrappers_inside_names_are_taken_off(tmp_path, source, case):
     assert weights_digest(build_classifier(Network(NAME, 5, str(tmp_path / "w.pt")))) == weights_digest(source)
 
 
-BESIDE = {
+OUTSIDE = {
     "buffers on top": lambda s: {**s, "mu": CHANNELS[0], "sigma": CHANNELS[1]},
     "buffers of a wrapped network": lambda s: prefixed("module.", {**s, "mean": CHANNELS[0], "std": CHANNELS[1]}),
-    "buffers beside the model": lambda s: {**prefixed("model.", s), "mu": CHANNELS[0], "sigma": CHANNELS[1]},
-    "a layer beside the model": lambda s: {**prefixed("model.", s), **normaliser("norm")},
+    "buffers next to the model": lambda s: {**prefixed("model.", s), "mu": CHANNELS[0], "sigma": CHANNELS[1]},
+    "a layer next to the model": lambda s: {**prefixed("model.", s), **normaliser("norm")},
     "a layer before it": lambda s: {**prefixed("1.", s), **normaliser("0")},
     "a layer of another name": lambda s: {**prefixed("net.", s), **normaliser("input", "pixel_mean", "pixel_std")},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BESIDE)
+@pytest.mark.parametrize("case", OUTSIDE)
 def test_a_normaliser_beside_the_network_is_compared(tmp_path, source, case):
-    torch.save(BESIDE[case](source.network.state_dict()), tmp_path / "w.pt")
+    torch.save(OUTSIDE[case](source.network.state_dict()), tmp_path / "w.pt")
     assert weights_digest(build_classifier(Network(NAME, 5, str(tmp_path / "w.pt")))) == weights_digest(source)
     with pytest.raises(UserError, match=r"w\.pt was trained with mean \[0\.485, 0\.456, 0\.406\]"):
         build_classifier(Network(NAME, 5, str(tmp_path / "w.pt"), mean=(0.5, 0.5, 0.5)))
@@ -163,7 +163,7 @@ def test_what_stands_beside_the_network_is_left_and_named(tmp_path, source, capl
     with caplog.at_level(logging.WARNING):
         loaded = build_classifier(Network(NAME, 5, str(tmp_path / "w.pt")))
     assert weights_digest(loaded) == weights_digest(source)
-    assert f"{len(left)} tensors stand beside the network and were left: {', '.join(left)}" in caplog.text
+    assert f"{len(left)} tensors stand outside the network and were left: {', '.join(left)}" in caplog.text
 
 
 def test_what_is_neither_the_networks_nor_known_is_refused(tmp_path, source):

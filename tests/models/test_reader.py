@@ -1,4 +1,4 @@
-"""Files that name code: nothing of it may run, and the tensors beside it must come out as they went in."""
+"""Files that name code: nothing of it may run, and the tensors with it must come out as they went in."""
 
 import argparse
 import builtins
@@ -56,7 +56,7 @@ def tensors():
 def test_tensors_come_out_and_objects_do_not(tmp_path, gone, zipped):
     schedule = gone.Schedule()
     schedule.rate = gone.rate
-    beside = {
+    extra = {
         "schedule": schedule,
         "options": gone.Options(lr=0.1),
         "args": argparse.Namespace(batch=256),
@@ -66,7 +66,7 @@ def test_tensors_come_out_and_objects_do_not(tmp_path, gone, zipped):
         "set": {1, 2},
     }
     expected = OrderedDict(tensors())
-    torch.save({"model": expected, **beside}, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
+    torch.save({"model": expected, **extra}, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
     del sys.modules["gone"]
     content = read_restricted(tmp_path / "file.pt")
     found = content.value["model"]

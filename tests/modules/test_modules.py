@@ -211,12 +211,12 @@ def test_checkpoint_of_another_network_is_refused(tmp_path):
         fit_from(StandardModule(Network("lit_robust/resnet_tiny", 7)), path, tmp_path)
 
 
-def test_a_checkpoint_with_tensors_beside_the_network_is_refused():
+def test_a_checkpoint_with_other_tensors_than_the_network_is_refused():
     module = StandardModule(NETWORK, SETTINGS)
     state = module.state_dict()
     module.on_load_checkpoint({"state_dict": dict(state)})
     with pytest.raises(
-        UserError, match=r"StandardModule differ in 1 tensors beside the network's \(first loss\.weight\)"
+        UserError, match=r"StandardModule differ in 1 tensors besides the network's \(first loss\.weight\)"
     ):
         module.on_load_checkpoint({"state_dict": {**state, "loss.weight": torch.ones(2)}})
     with pytest.raises(UserError, match=r"The checkpoint holds NaN or infinite numbers in fc\.bias"):

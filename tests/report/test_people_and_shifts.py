@@ -1,4 +1,4 @@
-"""Networks beside people and beside published ones: ranks that model-vs-human prints, and lines fit by NumPy."""
+"""Networks next to people and next to published ones: ranks that model-vs-human prints, and lines fit by NumPy."""
 
 import re
 from pathlib import Path

@@ -95,7 +95,7 @@ def test_the_page_is_well_formed_and_holds_all_it_needs(tmp_path, count):
     folders = [write_run(tmp_path / str(number), f"run <{number}> & more") for number in range(count)]
     page = Page(write_report(folders, tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 1 + count  # An image as it is stands once, beside what each run's attack made of it.
+    assert len(images) == 1 + count  # An image as it is stands once, next to what each run's attack made of it.
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
     for tag, attributes in page.elements:
         assert tag not in {"script", "link", "iframe", "object", "base"}
@@ -300,4 +300,4 @@ def test_results_older_than_a_checkpoint_beside_them_say_so(tmp_path):
     checkpoint.write_bytes(b"other weights")
     assert warned(seconds=-5) == []
     (warning,) = warned(seconds=5)
-    assert warning.startswith("the results are older than checkpoints/last.ckpt beside them")
+    assert warning.startswith("the results are older than checkpoints/last.ckpt next to them")

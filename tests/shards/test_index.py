@@ -318,9 +318,9 @@ def open_at_once(folder, start, results):
     results.put(ShardIndex.open(folder, "val").digest)
 
 
-@pytest.mark.parametrize("place", ["beside the shards", "in the user's cache", "nowhere"])
+@pytest.mark.parametrize("place", ["next to the shards", "in the user's cache", "nowhere"])
 def test_one_of_many_scans(folder, slow_scans, monkeypatch, tmp_path, place):
-    if place != "beside the shards":
+    if place != "next to the shards":
         (folder / ".lit_robust").touch()
     if place == "nowhere":
         monkeypatch.setenv("LIT_ROBUST_CACHE", str(folder / ".lit_robust"))

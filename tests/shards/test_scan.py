@@ -1,4 +1,4 @@
-"""What a scan passes over and counts, and what people's folders hold beside whole shards."""
+"""What a scan passes over and counts, and what people's folders hold next to whole shards."""
 
 import bz2
 import gzip

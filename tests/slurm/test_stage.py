@@ -19,7 +19,7 @@ def source(toy, tmp_path):
 
 
 def contents(folder):
-    """Return what the shards' files hold; an index that was kept beside them does not count."""
+    """Return what the shards' files hold; an index that was kept next to them does not count."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
 
 

@@ -9,7 +9,7 @@ from lit_robust.stimuli.adain import ENCODED, AdaIn, decoder, renormalised, stat
 
 def code(seed, count=2, side=6):
     generator = torch.Generator().manual_seed(seed)
-    # Deviations beside which the added 1e-5 is nothing.
+    # Deviations next to which the added 1e-5 is nothing.
     scale = torch.rand(count, 5, 1, 1, generator=generator) * 4 + 1
     return torch.randn(count, 5, side, side, generator=generator) * scale + scale
 

@@ -1,6 +1,6 @@
 """Each corruption against a second one, written here with NumPy, SciPy, scikit-image, OpenCV and Pillow.
 
-Both sides get the same random maps (that these maps are distributed as they should is tested beside); everything else
+Both sides get the same random maps (their distribution is tested elsewhere); everything else
 is computed twice, here in float64 and with the libraries that the published code uses.
 """
 

@@ -1,4 +1,4 @@
-"""Magenta's networks in PyTorch, beside onnxruntime, which computes them as they were quantised."""
+"""Magenta's networks in PyTorch, next to onnxruntime, which computes them as they were quantised."""
 
 import numpy as np
 import pytest

@@ -34,7 +34,7 @@ class Cached:
         theta: temperature of the retrieval, exp(theta times similarity); the callback ThetaSearch finds the best
         protocol: corrected: untargeted PGD, of which every image counts; code: what the paper's code ran; text: what
             its text says
-        eps: beside the attack's own, 0.06; of black to white
+        eps: besides the attack's own, 0.06; of black to white
         cache: recipe of the cache models
     """
 
@@ -134,7 +134,7 @@ def cache_table_2(
 ) -> list[Run]:
     """Orhan & Lake 2019, Table 2 and Figure 4: retrieval, dimensions and size of the memory, clean and gray-box.
 
-    Two runs stand beside the paper's six: the projections as its code did them, with queries that were not centred.
+    Two runs are added to the paper's six: the projections as its code did them, with queries that were not centred.
 
     Args:
         output: folder of the runs
@@ -190,7 +190,7 @@ def cache_figure_2(
 ) -> list[Run]:
     """Orhan & Lake 2019, Figures 2 and 3: which layer gives the keys, under three threat models at six eps.
 
-    Figure 3 is the same with a shape-based backbone's weights. The memory of logits beside that of probabilities shows
+    Figure 3 is the same with a shape-based backbone's weights. The memory of logits next to that of probabilities shows
     what the white-box accuracy of the last layer is: obfuscated gradients (section 4.1).
 
     Args:
@@ -237,8 +237,8 @@ def cache_table_4(
 ) -> list[Run]:
     """Orhan & Lake 2019, Tables 3 and 4: corruption errors of two backbones and of their cache models.
 
-    The memories are of the probabilities (Table 3) and of the lower layer (Table 4). Accuracy under attack stands
-    beside, gray-box with a memory and white-box without.
+    The memories are of the probabilities (Table 3) and of the lower layer (Table 4). Accuracy under attack is
+    added, gray-box with a memory and white-box without.
 
     Args:
         output: folder of the runs

@@ -34,7 +34,7 @@ def representation_figures(
     step_size: float = 1.0,
     batch: Count = 32,
 ) -> list[Run]:
-    """Engstrom et al. 2019, Figures 3 to 12: inversion, interpolation, visualisation and manipulation, S beside R.
+    """Engstrom et al. 2019, Figures 3 to 12: inversion, interpolation, visualisation and manipulation, S against R.
 
     Args:
         output: folder of the runs

@@ -63,7 +63,7 @@ class PlannedLoader:
         start_method: how processes start: ``fork``, ``forkserver`` or ``spawn``; None takes Python's default.
     """
 
-    # Lightning looks for it beside `sampler`, as every torch loader has both.
+    # Lightning looks for it next to `sampler`, as every torch loader has both.
     batch_sampler = None
 
     def __init__(

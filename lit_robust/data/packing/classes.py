@@ -51,7 +51,7 @@ def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] 
         places = {english.get(name, name): number for number, name in enumerate(known)}
         if unknown := [name for name in classes if english.get(name, name) not in places]:
             raise UserError(f"{unknown[0]!r} is not among the other split's {len(known)} classes: remove it.")
-        numbers = {name: places[told] for name, told in zip(classes, names, strict=True)}
+        numbers = {name: places[own_name] for name, own_name in zip(classes, names, strict=True)}
         return Classes(numbers, list(places), f"numbered as the {len(known)} of the other split")
     if classes and all(DIGITS.fullmatch(name) for name in classes):
         return _of_numbers(classes, labels)

@@ -166,7 +166,7 @@ class Derivation:
         return not self.missing() and not begun and self.split in read_info(self.folder)[1].get("splits", {})
 
     def begin(self, part: Part = WHOLE) -> None:
-        """Put the mark beside the tars before there are any, so that nobody takes them for others.
+        """Put the mark next to the tars before there are any, so that nobody takes them for others.
 
         Args:
             part: whose tars are written, and whose half-written files are removed.
@@ -215,7 +215,7 @@ class Derivation:
                 yield None if image is None else encode(image, self.encoding, self.quality)
 
     def origin(self, number: int) -> Origin:
-        """Return what is known of a source image beside its pixels."""
+        """Return what is known of a source image besides its pixels."""
         table, rank = self.source.table, int(self.ranks[number]) if self.stimulus.ranked else 0
         return Origin(table.key(number), number, int(table.label[number]), rank, self.crop)
 

@@ -45,7 +45,7 @@ def derive(
     Args:
         sets: each in a folder, or split, of its own.
         workers: processes, each of which writes a shard at a time; 0 writes in this process. They change no byte.
-        doing: what to call it beside the progress bar.
+        doing: what to call it next to the progress bar.
         part: which of how many parts of each set's tars; other processes, on any machine, write the others meanwhile,
             and whichever ends last writes the info file.
 

@@ -211,7 +211,7 @@ def open_source(source: Path, output: Path, split: str) -> Iterator[Tree]:
     """Yield the files of a folder or tar.
 
     A plain tar is read where it lies. One compressed by gzip, bzip2 or xz is first decompressed into one hidden file
-    beside ``output``, which is gone when the block ends; what a killed run left of it goes at the next start.
+    next to ``output``, which is gone when the block ends; what a killed run left of it goes at the next start.
 
     Args:
         source: folder, tar or compressed tar.

@@ -206,7 +206,7 @@ def _difference(path: Path, shard: Shard) -> str | None:
 
 
 def _tar_size(images: Sequence[Image]) -> int:
-    # Beside the image there are its header, and the header and one block of its label.
+    # Besides the image there are its header, and the header and one block of its label.
     size = sum(3 * BLOCK + image.file.size + -image.file.size % BLOCK for image in images)
     return size + len(end_bytes(size))
 

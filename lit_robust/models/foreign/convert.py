@@ -28,7 +28,7 @@ def convert(
     std: Channels | None = None,
     copy: str = "averaged",
 ) -> str:
-    """Write the weights of any checkpoint as safetensors, and beside them ``<name>.provenance.json``.
+    """Write the weights of any checkpoint as safetensors, and next to them ``<name>.provenance.json``.
 
     Nothing in the source is run. The output holds the network's tensors alone, under the names of torchvision and timm
     and in float32, and says in its metadata how the network normalises, where that is known; so

@@ -17,12 +17,12 @@ INSIDE = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_f
 WRAPPERS = ("module", "model", "base_model", "network")
 FROM_ATTACKER = "robustness (MadryLab, Microsoft, Chen et al.)"
 FROM_NORMALISED = "network behind a normaliser (as RobustBench's)"
-# A mean or a deviation beside a network, such as `normalize.mean`, `mu`, `new_std`; not a batch norm's.
+# A mean or a deviation next to a network, such as `normalize.mean`, `mu`, `new_std`; not a batch norm's.
 CHANNEL = re.compile(r"(?P<place>(?:.*\.)?(?!running_)(?:\w*_)?)(?:(?P<mean>mean|mu)|std|sigma)")
 # Why `total_ops` and `total_params` are left out.
 TOTALS = "totals of a counter of operations"
 NORMALISER = re.compile(r"(^|\.)normali[sz]er?\.")
-# First parts of what measures a network beside it: loss functions and metrics.
+# First parts of what measures a network next to it: loss functions and metrics.
 MEASURES = re.compile(
     r"(?<![a-z])(criteri|loss|metric|acc(uracy)?(?![a-z])|auroc|f1|ece(?![a-z])|confusion)", re.IGNORECASE
 )
@@ -156,7 +156,7 @@ def _below(prefix: str, start: Naming, own: Collection[str], channels: Collectio
 
 
 def _is_beside(name: str, plain: str, own: Collection[str], channels: Collection[str]) -> bool:
-    """Return whether a tensor is not of a known network, but of what normalises or measures beside it."""
+    """Return whether a tensor is not of a known network, but of what normalises or measures next to it."""
     return bool(own) and plain not in own and (name in channels or bool(MEASURES.search(plain.split(".")[0])))
 
 
@@ -202,7 +202,7 @@ def _channels(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def _judge_what_is_beside(
     naming: Naming, tensors: Mapping[str, Tensor], channels: Mapping[str, str], copies: tuple[str, ...]
 ) -> None:
-    """Read the normaliser beside a network, and name everything else there.
+    """Read the normaliser next to a network, and name everything else there.
 
     Args:
         naming: the network that was found.
@@ -229,7 +229,7 @@ def _judge_what_is_beside(
     reasons = {
         "normaliser; the network's own does its work": [name for name in rest if name in channels],
         "another copy of the network": again,
-        "beside the network": [name for name in rest if name not in channels],
+        "outside the network": [name for name in rest if name not in channels],
     }
     naming.dropped |= {reason: names for reason, names in reasons.items() if names}
 

@@ -2,7 +2,7 @@
 
 Python's unpickler imports whatever a file names and calls it. Here a name in a file is looked up in the short table of
 ``_allowed`` and nowhere else: every other one becomes an inert class, whose objects can be built, called, filled and
-given a state, and do nothing. So code that was pickled beside tensors, as dill does in the checkpoints of MadryLab's
+given a state, and do nothing. So code that was pickled with tensors, as dill does in the checkpoints of MadryLab's
 ``robustness``, is passed over whatever the Python version that wrote it.
 
 ``torch.load`` with a pickle module of such classes would be some 110 lines shorter; but it compares no checksums,
@@ -282,7 +282,7 @@ def check_archive(file: Path) -> None:
                 raise UserError(
                     f"{file} would unpack to {announced} bytes, far more than it holds: no weights file does that."
                 )
-            # torch.save can be told to write no checksums, and then writes zeros (set_crc32_options).
+            # torch.save has an option that writes zeros in place of checksums (set_crc32_options).
             damaged = archive.testzip() if any(member.CRC for member in archive.infolist()) else None
     except UserError:
         raise

@@ -102,8 +102,8 @@ def read_weights(file: Path, own: Collection[str] = (), copy: str = "averaged") 
     check_plain(file, state)
     if others := [name for name, entry in state.items() if not isinstance(entry, Tensor)]:
         notes.append(f"these entries among the tensors are not tensors, and were left out: {', '.join(others)}")
-    if left := naming.dropped.get("beside the network"):
-        notes.append(f"{len(left)} tensors stand beside the network and were left: {_first(left)}")
+    if left := naming.dropped.get("outside the network"):
+        notes.append(f"{len(left)} tensors stand outside the network and were left: {_first(left)}")
     if totals := naming.dropped.get(TOTALS):
         notes.append(f"{len(totals)} {TOTALS}, as a profiler leaves them, were left out: {_first(totals)}")
     # A loss or a single layer can be averaged, too; what trains a network has at least its size.
@@ -165,13 +165,13 @@ def _choose(file: Path, opened: Checkpoint, own: Collection[str], copy: str) -> 
             f"--model.network.copy {possible[0].label}."
         )
     chosen = possible[0]
-    notes, told = [], [chosen]
+    notes, chosen_copies = [], [chosen]
     if second and second is not first:
-        told.append(second[0])
+        chosen_copies.append(second[0])
         other = second[0].label or "the bare one"
         notes.append(f"of two copies of the weights the {copy} one, {chosen.label}, was taken, not {other}")
-    others = [str(one) for one in copies if one not in told and one.place == place]
-    known = {one.place for one in told}
+    others = [str(one) for one in copies if one not in chosen_copies and one.place == place]
+    known = {one.place for one in chosen_copies}
     others += [f"{name} ({_count(state)} tensors)" for name, state in opened.states.items() if name not in known]
     if others:
         notes.append(f"{chosen.label} was taken, not what else holds tensors: {', '.join(others)}")
@@ -215,9 +215,9 @@ def _first(names: Sequence[str]) -> str:
 
 def _judge(opened: Checkpoint, chosen: Copy, seen: frozenset[Path]) -> tuple[str, Preprocessing, list[str]]:
     """Return the form, what is known of the images, and why; ``seen`` are the files that were asked already."""
-    says, told = _said_by_module(opened, seen)
+    says, reasons = _said_by_module(opened, seen)
     form, says, why = _recognise(opened.form(chosen.place), chosen.naming, says)
-    return form, says, [*told, *why]
+    return form, says, [*reasons, *why]
 
 
 def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preprocessing, list[str]]:
@@ -225,23 +225,23 @@ def _said_by_module(opened: Checkpoint, seen: frozenset[Path]) -> tuple[Preproce
     settings = opened.network
     mean, std = three_numbers(settings.get("mean")), three_numbers(settings.get("std"))
     trained_from, start = settings.get("weights"), opened.says
-    told: list[str] = []
+    reasons: list[str] = []
     if isinstance(trained_from, str) and names_file(trained_from):
         # That file may have said something; in the end it can be this very one, written over it.
         file = Path(trained_from).resolve()
         if file.is_file() and file not in seen:
             before = open_checkpoint(file)
-            _, start, told = _judge(before, _choose(file, before, (), "averaged")[0], seen | {file})
+            _, start, reasons = _judge(before, _choose(file, before, (), "averaged")[0], seen | {file})
         elif not mean or not std:
-            told = [f"it was trained from {trained_from}, which is not there to say how its images are normalised"]
+            reasons = [f"it was trained from {trained_from}, which is not there to say how its images are normalised"]
     elif trained_from is not None and settings.get("name") in RESCALED:
         start = Preprocessing(transform_input=True)
     if isinstance(settings.get("transform_input"), bool):
         start = replace(start, transform_input=settings["transform_input"])
     for name, found in (("mean", mean), ("std", std)):
         if found is None and settings.get(name) is not None:
-            told.append(f"the {name} in its settings is not a list of three numbers, and was passed over")
-    return Preprocessing(mean or start.mean, std or start.std, start.transform_input), told
+            reasons.append(f"the {name} in its settings is not a list of three numbers, and was passed over")
+    return Preprocessing(mean or start.mean, std or start.std, start.transform_input), reasons
 
 
 def _recognise(form: str, naming: Naming, says: Preprocessing) -> tuple[str, Preprocessing, list[str]]:
@@ -307,8 +307,8 @@ def check_normaliser(
         return
     theirs, ours = [*weights.normaliser[0], *weights.normaliser[1]], [*mean, *std]
     if any(abs(one - other) > CHANNEL_TOLERANCE for one, other in zip(theirs, ours, strict=True)):
-        told = [list(values) for values in weights.normaliser]
+        given = [list(values) for values in weights.normaliser]
         raise UserError(
-            f"{source} was trained with mean {told[0]} and std {told[1]}, but mean {list(mean)} and std {list(std)} "
-            f'are set: write {mean_option} "{told[0]}" {std_option} "{told[1]}".'
+            f"{source} was trained with mean {given[0]} and std {given[1]}, but mean {list(mean)} and std {list(std)} "
+            f'are set: write {mean_option} "{given[0]}" {std_option} "{given[1]}".'
         )

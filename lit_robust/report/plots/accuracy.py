@@ -56,7 +56,7 @@ class Curves:
 def curves(runs: Mapping[str, RunResults]) -> list[Curves]:
     """Sort adversarial accuracies into plots: one for each test set, threat model, norm and attack.
 
-    Values measured under different attacks do not share axes, however alike their names. Published ones stand beside
+    Values measured under different attacks do not share axes, however alike their names. Published ones stand next to
     those measured under an attack of that name, with what is different said in the legend. A run's clean accuracy
     stands at eps 0.
     """
@@ -117,11 +117,11 @@ def _attack_words(settings: Mapping[str, object]) -> str:
     if not settings:
         return "the attack's settings are not stated"
     words = [str(settings.get("name", "attack"))]
-    told = {"name", "norm"}
+    titled = {"name", "norm"}
     if {"steps", "step_size_over_eps"} <= settings.keys():
         words.append(f"{settings['steps']} steps of {plain(settings['step_size_over_eps'])} eps")
-        told |= {"steps", "step_size_over_eps"}
-    words += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items() if key not in told]
+        titled |= {"steps", "step_size_over_eps"}
+    words += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items() if key not in titled]
     return ", ".join(words)
 
 

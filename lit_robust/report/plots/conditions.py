@@ -1,4 +1,4 @@
-"""A set that people decided on: accuracy and error consistency by condition, networks beside people."""
+"""A set that people decided on: accuracy and error consistency by condition, networks against people."""
 
 import math
 from collections.abc import Mapping

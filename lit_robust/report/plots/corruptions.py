@@ -151,7 +151,7 @@ def _heat_cell(result: Result | None) -> str:
 
 
 MEAN = "mean (mCE)"
-MOST_BARS = 4  # beside each other in a row, before they are too thin to tell apart
+MOST_BARS = 4  # next to each other in a row, before they are too thin to tell apart
 
 
 def corruption_error_plots(runs: Mapping[str, RunResults]) -> list[Plot]:

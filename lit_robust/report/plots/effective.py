@@ -1,4 +1,4 @@
-"""Effective robustness: accuracy on a shifted set against the clean one, beside published ones (Taori et al. 2020)."""
+"""Effective robustness: accuracy on a shifted set against the clean one, with published ones (Taori et al. 2020)."""
 
 import math
 from collections.abc import Mapping
