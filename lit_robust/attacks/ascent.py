@@ -45,8 +45,8 @@ def loss_gradient(model: Model, loss: LogitLoss, images: Tensor) -> LossGradient
     """Run the network forward and backward, once each.
 
     Every image's gradient travels back at a size that fp16 holds and returns to its own size after that. The factor is
-    a power of two, so without rounding to a narrower type nothing changes. What overflows fp16 on the way all the same
-    counts as a gradient of zero; under any other type it stays infinite or undefined, for the verdict to refuse.
+    a power of two, so without rounding to a narrower type nothing changes. An image whose gradient is undefined or
+    infinite anywhere, as where fp16 overflows on the way, gets one of zero and counts among those that vanished.
 
     Gradients must be enabled, and ``images`` must not be inference tensors.
 
@@ -71,17 +71,12 @@ def loss_gradient(model: Model, loss: LogitLoss, images: Tensor) -> LossGradient
             "The model's logits carry no gradient to the images: remove no_grad, inference_mode or detach from its "
             "forward, or attack a differentiable stand-in."
         )
-    if _computes_in_fp16(images.device.type):
-        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     # The images' layout, not the convolutions': what follows mixes both, which takes twice as long for unlike ones.
     own = torch.div(gradient, factor.view(-1, 1, 1, 1), out=torch.empty_like(images, requires_grad=False))
     least, most = own.flatten(1).aminmax(dim=1)  # A fourth of the time of a norm; both are NaN if anything is.
     led = ((least < 0) | (most > 0)) & least.isfinite() & most.isfinite()
+    own.masked_fill_(~led.view(-1, 1, 1, 1), 0.0)
     return LossGradient(losses.detach(), own, logits.detach(), ~led)
-
-
-def _computes_in_fp16(device_type: str) -> bool:
-    return torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
 
 
 PIXEL = 6e-8

@@ -388,8 +388,8 @@ def check_numbers(loss: Tensor) -> None:
     """Refuse a loss of NaN; an infinite one is legal, as a class may have probability 0. Waits for an accelerator."""
     if undefined := int(loss.isnan().sum()):
         raise UserError(
-            f"The loss is not a number for {undefined} of {len(loss)} attacked images: the network's logits or "
-            "gradients overflow, so take a checkpoint from before it diverged, or attack it in float32."
+            f"The loss is not a number for {undefined} of {len(loss)} attacked images: the network's logits "
+            "overflow, so take a checkpoint from before it diverged, or attack it in float32."
         )
 
 

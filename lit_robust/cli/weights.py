@@ -38,7 +38,12 @@ def check_weights(command: str, options: Namespace) -> None:
             raise UserError(f"{root} holds a requeued job's hpc_ckpt_*: name it with --ckpt_path, or move it.")
         if (command != "fit" or remembers) and network is not None and network.weights is None:
             cure = "--model.network.weights" if remembers else "--ckpt_path or --model.network.weights"
-            rank_zero_warn(f"The network has random weights: give {cure}.")
+            has = (
+                f"has those weights that {network.name} itself gives it"
+                if ":" in network.name
+                else "has random weights"
+            )
+            rank_zero_warn(f"The network {has}: to test others, give {cure}.")
     elif remembers:
         # Lightning would build the checkpoint's own module, and test a network without any memory.
         raise UserError(

@@ -19,7 +19,7 @@ from lit_robust.data.loading.order import EvaluationOrder, Plan, Share, random_s
 from lit_robust.data.loading.samples import EvaluationSamples, Samples, SampleTable, Source, TableSource
 from lit_robust.data.loading.splits import Reading, Split, TableSplit, open_split, workers_for
 from lit_robust.data.loading.transforms import EvaluationCrop
-from lit_robust.data.settings import NumWorkers, check_name, check_workers, count_workers, read_root
+from lit_robust.data.settings import NumWorkers, check_groups, check_name, check_workers, count_workers, read_root
 from lit_robust.shards import decoder_versions
 from lit_robust.shards.fetch import is_url, shown
 
@@ -123,6 +123,7 @@ class ShardDataModule(RobustDataModule, ABC):
 
     def __post_init__(self) -> None:
         super().__init__()
+        check_groups(self)
         check_count("eval_batch_size", self.eval_batch_size, 1)
         check_workers(self.num_workers)
         check_name("name", self.name)

@@ -1,11 +1,15 @@
 """Checks of settings; a config's null reaches a constructor whatever the type that it asks for."""
 
 import os
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lit_robust.core.errors import UserError, check_count
 from lit_robust.shards.fetch import SCHEMES, is_url, shown
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LARGEST_SIDE = 10_000  # px; a square of this side has more pixels than any image that is decoded.
 MOST_WORKERS = 1024
@@ -41,6 +45,14 @@ def check_given(name: str, value: object) -> None:
     """Raise a UserError where a setting is null."""
     if value is None:
         raise UserError(f"{name} is null: give a value, or leave it out for the usual one.")
+
+
+def check_groups(settings: "DataclassInstance") -> None:
+    """Raise a UserError where something else stands for a group of settings, such as a size for a whole crop."""
+    for each in fields(settings):
+        value, group = getattr(settings, each.name), type(each.default)
+        if is_dataclass(group) and not isinstance(value, group):
+            raise UserError(f"{each.name} is {value!r}: give the group of settings, such as {each.default}.")
 
 
 def read_root(root: str | Path) -> str:

@@ -98,7 +98,12 @@ class AttackingModule(ClassifierModule, ABC):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Warn once of an attack that moves too little, where the loggers wait for the device anyway."""
-        if self._watched and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.on_train_end()
+
+    def on_train_end(self) -> None:
+        """Warn of what the attack did not move since the loggers last waited."""
+        if self._watched:
             self._warn_of(float(self._unmoved) / self._watched, "training")
             self._unmoved, self._watched = torch.zeros_like(self._unmoved), 0
 

@@ -187,10 +187,17 @@ def test_what_overflows_fp16_is_a_gradient_of_zero_and_spoils_no_other_image() -
     torch.testing.assert_close(found[::2], weights.expand(2, 3, 4, 4), rtol=1e-3, atol=0)
 
 
-def test_an_undefined_gradient_in_fp32_is_not_hidden() -> None:
-    images = torch.zeros(1, 3, 4, 4)
-    found = loss_gradient(lambda images: images.sqrt().sum((1, 2, 3))[:, None] * 0, lambda logits: logits[:, 0], images)
-    assert bool(found.gradient.isnan().all())
+def test_an_undefined_gradient_is_one_of_zero_that_is_counted_and_spoils_no_other_image() -> None:
+    def model(images: Tensor) -> Tensor:
+        # The root's derivative at 0 is infinite, and undefined where it is multiplied by 0.
+        return images[:, :, :2].sqrt().sum((1, 2, 3))[:, None] + 0 * images[:, :, 2:].sqrt().sum((1, 2, 3))[:, None]
+
+    images = torch.full((3, 3, 4, 4), 0.25)
+    images[0, 0, 0, 0], images[1, 0, 3, 3] = 0, 0
+    found = loss_gradient(model, lambda logits: logits[:, 0], images)
+    assert found.vanished.tolist() == [True, True, False]
+    assert not found.gradient[:2].any()
+    assert torch.equal(found.gradient[2, :, :2], torch.ones(3, 2, 4))
 
 
 def test_logits_that_do_not_depend_on_the_images_are_refused() -> None:

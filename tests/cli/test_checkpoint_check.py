@@ -137,6 +137,8 @@ def test_a_network_of_the_users_own_is_trained_and_tested(toy, tmp_path, monkeyp
     (last,) = Path("run").rglob("last.ckpt")
     named = ["--model.network.name", "own_nets:make_net", "--model.network.arguments"]
     assert main(["validate", *words, *named, '{"width": 3}', "--ckpt_path", str(last)]) == 0
+    with pytest.warns(UserWarning, match="those weights that own_nets:make_net itself gives it: to test others, give"):
+        assert main(["validate", *words, *named, '{"width": 3}']) == 0
     capsys.readouterr()
     assert main(["validate", *words, *named, '{"width": 4}', "--ckpt_path", str(last)]) == 2
     assert "is called only where you name it" in capsys.readouterr().err

@@ -375,7 +375,7 @@ def test_a_cache_model_has_no_checkpoint(tmp_path, capsys):
     assert "A CacheModule has no checkpoints of its own" in sentence(["test", "-c", recipe, "--ckpt_path", "x"], capsys)
     run = ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false"]
     words = ["fit", "-c", recipe, *run, "--model.network.weights", "null", "--data.root", "/nowhere"]
-    with pytest.warns(UserWarning, match="random weights: give --model.network.weights"):
+    with pytest.warns(UserWarning, match="random weights: to test others, give --model.network.weights"):
         assert "/nowhere" in sentence(words, capsys)
 
 

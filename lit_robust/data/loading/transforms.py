@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_robust.core.errors import UserError, check_choice, check_count
+from lit_robust.core.errors import check_choice, check_count
 from lit_robust.data.settings import LARGEST_SIDE, check_given
 
 MEAN_COLOUR = (124, 116, 104)  # ImageNet's mean in levels: after the normalisation almost 0, as in the public code.
@@ -61,8 +61,8 @@ class EvaluationCrop:
     def __post_init__(self) -> None:
         check_count("border", self.border, 0, LARGEST_SIDE)
         for name, side in (("resize", self.resize), ("crop", self.crop)):
-            if side is not None and not 1 <= side <= LARGEST_SIDE:
-                raise UserError(f"{name} is {side}: give 1 to {LARGEST_SIDE:,} px, or null.")
+            if side is not None:
+                check_count(name, side, 1, LARGEST_SIDE)
 
     def __call__(self, image: Image) -> Tensor:
         """Return uint8 ``[3, H, W]`` of an RGB image ``[H, W, 3]``.
