@@ -206,13 +206,15 @@ def refuse_flat_settings(place: str, options: Any) -> None:
 def _suggest(name: str, options: Sequence[str]) -> str:
     """Return which of the options is nearest to a name; all of those on its level where none is near.
 
-    A name without its place, such as weights or data_root, is found at any level.
+    A name without its place, such as weights or data_root, is found at any level, and optimisation.rate beneath model.
     """
     level, end = name.rpartition(".")[0], f"_{name.replace('-', '_')}"
     deep = [option for option in options if "." in option and f"_{option.replace('.', '_')}".endswith(end)]
     if not level and deep:
         return _did_you_mean(sorted(deep, key=len)[:3])
     siblings = [option for option in options if option.rpartition(".")[0] == level]
+    if level and not siblings:
+        siblings = [option for option in options if option.rpartition(".")[0].endswith(f".{level}")]
     lasts = {option.rpartition(".")[2]: option for option in siblings}
     if near := [lasts[last] for last in _near(name.rpartition(".")[2], list(lasts))]:
         return _did_you_mean(near)

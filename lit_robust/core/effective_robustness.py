@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from statistics import linear_regression
 
 from lit_robust.core.errors import UserError
@@ -67,6 +68,8 @@ def effective_robustness(clean: float, shifted: float, line: Line) -> float:
 
 
 def _logit(value: float) -> float:
+    if not isinstance(value, Real):
+        raise UserError(f"An accuracy is of the type {type(value).__name__}: give one number.")
     if not 0 < value < 1:
         raise UserError(f"An accuracy is {value:g}: give fractions between 0 and 1, whose logits are finite.")
     return math.log(value / (1 - value))

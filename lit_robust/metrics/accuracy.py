@@ -1,17 +1,15 @@
 """Top-k accuracy, and accuracy under attack, with exact counts."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.base import Measure, among_classes, check_labels, numbers, same_length
+from lit_robust.metrics.base import Measure, among_classes, check_labels, numbers, same_length, whole_numbers
 
 
-def topk_correct(logits: Numbers, labels: Numbers, top_k: Sequence[int]) -> Tensor:
+def topk_correct(logits: Numbers, labels: Numbers, top_k: Numbers) -> Tensor:
     """Count the samples whose label is among the ``k`` highest logits, for each ``k``.
 
     Ties go to the lower class number, as with ``argmax``; a NaN logit beats every number, so it never helps.
@@ -39,7 +37,7 @@ def topk_correct(logits: Numbers, labels: Numbers, top_k: Sequence[int]) -> Tens
     classes = torch.arange(logits.shape[1], device=logits.device)
     behind = (logits < own) | ((logits == own) & (classes >= labels[:, None]))
     rank = (~behind).sum(1)
-    return torch.stack([(rank < k).sum() for k in top_k])
+    return torch.stack([(rank < k).sum() for k in whole_numbers("top_k", top_k)])
 
 
 class TopKAccuracy(Measure):
@@ -66,12 +64,11 @@ class TopKAccuracy(Measure):
     total: Tensor
     undefined: Tensor
 
-    def __init__(self, top_k: Sequence[int] = (1, 5), classes: Sequence[int] = ()) -> None:
+    def __init__(self, top_k: Numbers = (1, 5), classes: Numbers = ()) -> None:
         super().__init__()
-        if not top_k or min(top_k) < 1:
-            raise UserError(f"top_k is {tuple(top_k)}: name numbers of answers, each at least 1, such as (1, 5).")
-        self.top_k = tuple(top_k)
-        self.classes = tuple(classes)
+        self.top_k, self.classes = whole_numbers("top_k", top_k), whole_numbers("classes", classes)
+        if not self.top_k or min(self.top_k) < 1:
+            raise UserError(f"top_k is {self.top_k}: name numbers of answers, each at least 1, such as (1, 5).")
         self.add_state("correct", torch.zeros(len(self.top_k), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

@@ -1,6 +1,6 @@
 """What all metrics share: the numbers they take, checks of a batch, the choice of classes, and plots."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -78,6 +78,16 @@ def numbers(
     return given.bool()
 
 
+def whole_numbers(what: str, values: Numbers) -> tuple[int, ...]:
+    """Return the whole numbers of a list, an array or a tensor, or a single one, such as classes to decide among.
+
+    Raises:
+        UserError: they are not whole numbers.
+    """
+    given = as_tensor(what, values).reshape(-1)
+    return tuple(numbers(what, given, 1, "whole").tolist()) if len(given) else ()
+
+
 def same_length(parts: Mapping[str, Tensor]) -> None:
     """Raise a UserError unless all parts of a batch, by name, are of as many samples: others would be broadcast."""
     if len({len(part) for part in parts.values()}) > 1:
@@ -112,7 +122,7 @@ def numbered(values: Tensor, count: int, what: str, fix: str) -> Check:
     )
 
 
-def labelled(labels: Tensor, num_classes: int, classes: Sequence[int] = ()) -> Check:
+def labelled(labels: Tensor, num_classes: int, classes: Numbers = ()) -> Check:
     """Return the check that labels ``[B]`` int64 are a network's classes, and of those that are decided among.
 
     Args:
@@ -120,10 +130,10 @@ def labelled(labels: Tensor, num_classes: int, classes: Sequence[int] = ()) -> C
         num_classes: classes of the network.
         classes: the classes a decision is taken among; empty for all.
     """
-    outside = (labels < 0) | (labels >= num_classes)
-    if classes:
-        outside = outside | ~torch.isin(labels, on_device(tuple(classes), labels.device))
-    among = f"the {len(classes)} classes of the set" if classes else f"the network's {num_classes} classes"
+    outside, chosen = (labels < 0) | (labels >= num_classes), whole_numbers("classes", classes)
+    if chosen:
+        outside = outside | ~torch.isin(labels, on_device(chosen, labels.device))
+    among = f"the {len(chosen)} classes of the set" if chosen else f"the network's {num_classes} classes"
     return (
         outside,
         lambda place: (
@@ -155,7 +165,7 @@ def finite(scores: Tensor) -> Check:
     )
 
 
-def check_labels(labels: Numbers, num_classes: int, classes: Sequence[int] = ()) -> None:
+def check_labels(labels: Numbers, num_classes: int, classes: Numbers = ()) -> None:
     """Raise a DataError where a label is none of a network's classes, or none of those that are decided among.
 
     Such a label would count as a mistake, or, on a GPU, end the process without saying why.
@@ -168,7 +178,7 @@ def check_labels(labels: Numbers, num_classes: int, classes: Sequence[int] = ())
     refuse(labelled(numbers("labels", labels, 1, "whole"), num_classes, classes))
 
 
-def among_classes(logits: Numbers, classes: Sequence[int]) -> Tensor:
+def among_classes(logits: Numbers, classes: Numbers) -> Tensor:
     """Return logits that are minus infinity for all but some classes, so that softmax and argmax leave those out.
 
     That is the published protocol of ImageNet-A and ImageNet-O: logits are chosen before the softmax
@@ -188,18 +198,18 @@ def among_classes(logits: Numbers, classes: Sequence[int]) -> Tensor:
         >>> among_classes(torch.tensor([[3.0, 1.0, 2.0]]), (1, 2)).softmax(1)
         tensor([[0.0000, 0.2689, 0.7311]])
     """
-    logits = numbers("logits", logits, 2)
-    if not classes:
+    logits, kept = numbers("logits", logits, 2), whole_numbers("classes", classes)
+    if not kept:
         return logits
-    if min(classes) < 0 or max(classes) >= logits.shape[1]:
-        wrong = min(classes) if min(classes) < 0 else max(classes)
+    if min(kept) < 0 or max(kept) >= logits.shape[1]:
+        wrong = min(kept) if min(kept) < 0 else max(kept)
         raise DataError(
             f"The set names class {wrong}, but the network has {logits.shape[1]} classes: give a network of the "
             "set's classes."
         )
-    kept = on_device(tuple(classes), logits.device)
+    places = on_device(kept, logits.device)
     chosen = torch.full_like(logits, -torch.inf)
-    chosen[:, kept] = logits[:, kept]
+    chosen[:, places] = logits[:, places]
     return chosen
 
 

@@ -68,6 +68,8 @@ def sentence(args, capsys):
         (["--weights", "x.pt"], "no option 'weights'; did you mean 'model.network.weights'?"),
         (["--data_root", "x"], "no option 'data_root'; did you mean 'data.root'?"),
         (["--batch-size", "3"], "no option 'batch-size'; did you mean 'data.batch_size' or 'data.eval_batch_size'?"),
+        (["--optimisation.lr", "5"], "no option 'optimisation.lr'; choose one of model.optimisation.learning_rate, "),
+        (["--optimisation.learning", "5"], "did you mean 'model.optimisation.learning_rate'?"),
         (["--epochs", "3"], "no option 'epochs'; did you mean "),
         (["--model.learning_rate", "3"], "no option 'learning_rate'; did you mean 'optimisation.learning_rate'?"),
         (["--model.optimisation.step_epochs", "0"], "step_epochs 0"),
@@ -259,6 +261,12 @@ def test_a_file_of_weights_in_the_place_of_the_network(words, tmp_path, capsys):
     torch.save(torch.nn.Linear(2, 2).state_dict(), file)
     said = sentence(["test", *words, "--model.network", str(file)], capsys)
     assert "is not a text stands where settings are read; give weights as --model.network.weights FILE." in said
+
+
+def test_a_file_without_an_ending_is_one_of_weights(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("notes").write_text("hello")
+    assert "notes cannot be read as weights" in sentence(["test", *words, "--model.network.weights", "notes"], capsys)
 
 
 @pytest.mark.parametrize(("below", "fix"), [("imagenet", "so give the folder above it"), ("none", "check the root")])

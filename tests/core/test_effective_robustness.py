@@ -1,9 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from lit_robust.core.effective_robustness import effective_robustness, fit_line
+from lit_robust.core.effective_robustness import Line, effective_robustness, fit_line
 from lit_robust.core.errors import UserError
 from lit_robust.reference import imagenet_subset, imagenet_wnids, standard_networks
 
@@ -37,6 +38,8 @@ def test_imagenet_v2_lies_below_imagenet_by_the_published_gap():
 def test_what_has_no_logit_and_too_few_networks_are_refused():
     with pytest.raises(UserError, match="An accuracy is 1: give fractions between 0 and 1"):
         fit_line([0.5, 0.6, 1.0], [0.1, 0.2, 0.3])
+    with pytest.raises(UserError, match="An accuracy is of the type ndarray: give one number"):
+        effective_robustness(np.array([0.5, 0.6]), 0.4, Line(1.0, 0.0, 0.1, 3))
     with pytest.raises(UserError, match="There are 2 and 2 accuracies"):
         fit_line([0.5, 0.6], [0.1, 0.2])
     with pytest.raises(UserError, match="dataset is 'imagenet-sketches', did you mean imagenet-sketch"):

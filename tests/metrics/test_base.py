@@ -152,6 +152,23 @@ def test_every_metric_takes_arrays_and_pythons_numbers(name, form):
         torch.testing.assert_close(value, values[1][key], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("form", [list, np.array, torch.tensor, lambda values: np.array(values, dtype=np.uint8)])
+def test_classes_and_numbers_of_answers_may_be_arrays(form):
+    logits, labels = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 3] * 10)
+    assert torch.equal(among_classes(logits, form([1, 3])), among_classes(logits, (1, 3)))
+    assert torch.equal(among_classes(logits, form([])), logits)
+    assert torch.equal(topk_correct(logits, labels, form([1, 2])), topk_correct(logits, labels, (1, 2)))
+    assert topk_correct(logits, labels, 2).tolist() == topk_correct(logits, labels, (2,)).tolist()
+    check_labels(labels, 5, form([1, 3]))
+    with pytest.raises(DataError, match="label 3, which is none of the 1 classes of the set"):
+        check_labels(labels, 5, form([1]))
+    metric = TopKAccuracy(form([1, 2]), form([1, 3]))
+    metric.update(logits, labels)
+    assert metric.compute()[1] == 1
+    with pytest.raises(UserError, match=r"top_k is of the type torch.float64: give whole numbers"):
+        TopKAccuracy([1.5])
+
+
 @pytest.mark.parametrize("wrong", ["text", None, {"a": 1}, [[1, 2], [3]], np.array(["a", "b"]), object()])
 def test_what_is_not_numbers_is_refused_by_its_type(wrong):
     with pytest.raises(UserError, match=f"scores is of type {type(wrong).__name__}: give a tensor, a NumPy array"):

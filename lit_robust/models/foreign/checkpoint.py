@@ -91,7 +91,7 @@ class Checkpoint:
 
 def names_file(weights: str) -> bool:
     """Return whether a setting of weights is a file rather than a library's entry."""
-    return weights.endswith(FILE_ENDINGS) or "/" in weights
+    return weights.endswith(FILE_ENDINGS) or "/" in weights or Path(weights).is_file()
 
 
 def open_checkpoint(file: Path) -> Checkpoint:
