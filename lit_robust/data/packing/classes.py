@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -72,7 +72,8 @@ def _of_numbers(classes: Sequence[str], labels: Labels) -> Classes:
         first, other = ordered[repeated - 1 : repeated + 1]
         raise UserError(f"The classes {first!r} and {other!r} are one number: rename one.")
     if labels == "imagenet" or values == list(range(len(values))):
-        return given_numbers(classes, labels)
+        given = given_numbers(classes, labels)
+        return replace(given, names=given.names or ordered)
     rule = f"numbered in the order of their numbers: {ordered[0]} is class 0, {ordered[-1]} is class {len(values) - 1}"
     return Classes({name: number for number, name in enumerate(ordered)}, ordered, rule)
 
