@@ -24,8 +24,14 @@ ROOMS = {
     "attacks": ("lit_robust/attacks/*.py", "tests/attacks"),
     "memory": ("lit_robust/memory/*.py", "tests/memory --ignore=tests/memory/test_fuzz_memory.py"),
     "modules": (
-        "lit_robust/modules/[!c]*.py",  # cache.py is tested by whole commands
+        "lit_robust/modules/[!c]*.py",
         "tests/modules --ignore=tests/modules/test_two_ranks.py --ignore=tests/modules/test_cache.py",
+    ),
+    "cache": (
+        "lit_robust/modules/cache.py",
+        "tests/modules/test_cache.py"
+        " --deselect=tests/modules/test_cache.py::test_two_ranks_build_and_answer_as_one"
+        " --deselect=tests/modules/test_cache.py::test_a_killed_build_goes_on",
     ),
     "order": (
         "lit_robust/data/loading/order.py lit_robust/data/loading/blocks.py lit_robust/data/loading/streams.py",
