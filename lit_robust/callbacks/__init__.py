@@ -10,7 +10,7 @@ from lit_robust.callbacks.cue_examples import CueExamples
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation
 from lit_robust.callbacks.evaluation import EvaluationCallback
 from lit_robust.callbacks.human_comparison import HumanComparison
-from lit_robust.callbacks.monitors import OverfittingMonitor, Throughput
+from lit_robust.callbacks.monitors import Announcement, OverfittingMonitor, Throughput
 from lit_robust.callbacks.ood import OodEvaluation
 from lit_robust.callbacks.paired import PairedDifference
 from lit_robust.callbacks.predictions import KeepPredictions, PredictionFile
@@ -23,6 +23,7 @@ from lit_robust.callbacks.theta_search import ThetaSearch
 
 __all__ = [
     "AdversarialAccuracy",
+    "Announcement",
     "CalibrationEvaluation",
     "CategoryAccuracy",
     "CheckpointBetweenSteps",

@@ -1,5 +1,6 @@
-"""What is watched while a network trains: images a second, and catastrophic overfitting."""
+"""What is watched while a network trains: images a second, the time left, and catastrophic overfitting."""
 
+import math
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lit_robust.attacks import PGD
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
+from lit_robust.core.files import duration_shown
 from lit_robust.core.seeds import run_seed, stream_seed
 
 
@@ -40,6 +42,73 @@ class Throughput(Callback):
         pl_module.log("train/images_per_second", self.images / (time.monotonic() - self.since), batch_size=len(batch))
         if (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.images, self.since = 0, time.monotonic()
+
+
+class Announcement(Callback):
+    """Says once how long a training, and each set of a test, will take, where that is more than a minute.
+
+    The first steps compile, allocate and fill caches: the clock starts after them.
+
+    Args:
+        warm_up: steps before the clock starts.
+        seconds: measured before it prints, by the host's clock.
+    """
+
+    def __init__(self, warm_up: int = 3, seconds: float = 10.0) -> None:
+        self.warm_up = warm_up
+        self.seconds = seconds
+        self._begin()
+
+    def _begin(self) -> None:
+        self.steps, self.since, self.printed = 0, 0.0, False
+
+    def _step(self, module: LightningModule, left: float, work: str) -> None:
+        """Count a step; print where enough are measured, on rank 0."""
+        self.steps += 1
+        if self.steps <= self.warm_up:
+            self.since = time.monotonic()
+            return
+        measured = time.monotonic() - self.since
+        if self.printed or measured < self.seconds:
+            return
+        self.printed = True
+        seconds = measured / (self.steps - self.warm_up) * left
+        if 60 < seconds < math.inf:
+            module.print(f"{work}: about {duration_shown(seconds)}.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count."""
+        self._begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Estimate the steps that are left of all epochs."""
+        epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
+        left = (epochs - trainer.current_epoch) * trainer.num_training_batches - (batch_idx + 1)
+        if trainer.max_steps >= 0:
+            left = min(left, trainer.max_steps - trainer.global_step)
+        self._step(pl_module, left, f"{left:,.0f} more steps, without validation")
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begin anew with each set: one is attacked, the next is not."""
+        if batch_idx == 0:
+            self._begin()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Estimate the batches that are left of a set."""
+        left = trainer.num_test_batches[dataloader_idx] - (batch_idx + 1)
+        self._step(pl_module, left, f"{left:,.0f} more batches of this set")
 
 
 class OverfittingMonitor(Callback):

@@ -22,21 +22,53 @@ from lit_robust.core.results import RunResults
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
 
 
-def check_replaced(folder: Path) -> None:
-    """Refuse a test of a part of the images where the results of a whole one lie, which it would replace.
+def check_replaced(
+    folder: Path, network: str | None, weights: str | None, study: str | None = None, partial: bool = False
+) -> None:
+    """Refuse results that would replace those of another network or study, or those of all images by a part's.
+
+    The same network's may be replaced: it was trained on, or the settings are new. So may a quick look's, and a damaged
+    file.
+
+    Args:
+        folder: where the results will lie.
+        network: its name; None where a checkpoint will say it.
+        weights: the file, or ``pretrained``; None for none.
+        study: of ``lit-robust analyze``; None for a test.
+        partial: whether they will be of a part of the images.
 
     Raises:
-        UserError: a folder's results are of all images of a set.
+        UserError: they would.
     """
     try:
-        found = RunResults.load(folder).results
+        found = RunResults.load(folder)
     except UserError:
-        return  # There are none, or a damaged file, which a test writes again.
-    if any(not result.protocol.get("partial") for result in found):
-        raise UserError(
-            f"{folder} holds the results of a whole test, which those of a part of its images would replace: give this "
-            "one a folder of its own, by --trainer.default_root_dir."
-        )
+        return
+    if all(result.protocol.get("partial") for result in found.results):
+        return
+    source, kind = found.run.get("checkpoint") or found.model.get("weights"), found.run.get("study")
+    own = network is not None and "network" in found.model and network != found.model["network"]
+    own = own or ("weights" in found.model and _place(source) != _place(weights))
+    if partial and not own:
+        what, new = "of a whole test", "those of a part of its images"
+    elif own or ("weights" in found.model and kind != study):
+        what = f"of {_subject(kind, found.model.get('network'), source)}"
+        new = f"those of {_subject(study, network, weights)}"
+    else:
+        return
+    option = "--output" if study else "--trainer.default_root_dir"
+    raise UserError(
+        f"{folder} holds the results {what}, which {new} would replace: give this one a folder of its own, by {option}."
+    )
+
+
+def _subject(study: str | None, *parts: str | None) -> str:
+    named = ", ".join(str(part) for part in parts if part)
+    return f"{f'the study {study}' if study else 'a test'} of {named}"
+
+
+def _place(weights: str | None) -> Path | None:
+    return None if weights is None else Path(weights).resolve()
 
 
 class ResultsFile(Callback):

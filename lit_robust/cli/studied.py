@@ -1,5 +1,6 @@
 """The options that most ``lit-robust analyze`` commands share, and what they open."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,13 @@ class Studied:
         from lit_robust.analysis.images import Images
         from lit_robust.data.loading.transforms import EvaluationCrop
 
-        return Images.open(data, self.split, EvaluationCrop(self.resize, self.crop), self.images)
+        images = Images.open(data, self.split, EvaluationCrop(self.resize, self.crop), self.images)
+        if len(images) < self.images:
+            print(
+                f"warning: {data} has {len(images)} images of {self.split}: all are taken, not {self.images}.",
+                file=sys.stderr,
+            )
+        return images
 
     def begin(self, name: str, command: str) -> "Study":
         """Return the study, whose network is not built yet.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lit_robust.analysis.outcome import Outcome
-from lit_robust.callbacks.results_file import hardware, versions
+from lit_robust.callbacks.results_file import check_replaced, hardware, versions
 from lit_robust.cli.options import made
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import file_sha256
@@ -58,6 +58,9 @@ class Study:
         output: its folder.
         command: the command line.
         network: what is studied.
+
+    Raises:
+        UserError: the folder holds the results of another study, or of another network.
     """
 
     name: str
@@ -66,6 +69,9 @@ class Study:
     network: Network
     _clock: float = field(default_factory=time.monotonic)
     _started: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        check_replaced(self.output, self.network.name, self.network.weights, self.name)
 
     @property
     def device(self) -> torch.device:

@@ -291,8 +291,11 @@ class RobustCLI(LightningCLI):
                 arguments["save_last"] = False  # Lightning would save one at the end, against its own word.
         one_batch = "limit_test_batches" in self.single_batches
         cut = one_batch or trainer.fast_dev_run or trainer.limit_test_batches not in (None, 1.0)
-        if self.config.subcommand == "test" and (options.limit or cut):
-            check_replaced(root)
+        if self.config.subcommand == "test" and (checkpoint is None or Path(checkpoint).is_file()):
+            name, weights = (
+                (network.name, network.weights) if network is not None and not checkpoint else (None, checkpoint)
+            )
+            check_replaced(root, name, weights, partial=bool(options.limit or cut))
         if self.config.subcommand == "fit" and not trainer.fast_dev_run:
             check_folder(root, sorted(folders), checkpoint)
 
@@ -369,6 +372,7 @@ def run_trainer(words: Sequence[str], command: str) -> None:
                     callbacks.SampleImages(),
                     callbacks.Resumption(),
                     callbacks.Throughput(),
+                    callbacks.Announcement(),
                 ],
             },
             parser_kwargs={**raises, words[0]: dict(raises)},

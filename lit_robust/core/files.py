@@ -129,6 +129,18 @@ def size_shown(count: int) -> str:
     return f"{size:.4g} {units[0]}"
 
 
+def duration_shown(seconds: float) -> str:
+    """Return a time in the unit that it is read best in.
+
+    Example:
+        >>> duration_shown(59), duration_shown(90), duration_shown(7200)
+        ('less than a minute', '1.5 minutes', '2.0 hours')
+    """
+    minutes = seconds / 60
+    amount, unit = (minutes / 60, "hours") if minutes > 90 else (minutes, "minutes")
+    return "less than a minute" if minutes < 1 else f"{amount:.1f} {unit}"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, all of it or nothing."""
     with atomic_path(path) as temporary:

@@ -52,6 +52,7 @@ FILES = {
     "StylizedImageNetDataModule": "imagenet",
     "TrainingCrop": "loading.transforms",
 }
+__all__ = list(FILES)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from test_modules import NETWORK, SETTINGS, fit
 
 from lit_robust.attacks import PGD, AttackResult
 from lit_robust.bench.measuring import Repeatable
-from lit_robust.callbacks import OverfittingMonitor, Throughput
+from lit_robust.callbacks import Announcement, OverfittingMonitor, Throughput
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
 from lit_robust.models import Network
@@ -112,3 +112,45 @@ def test_images_of_a_step_over_its_seconds(tmp_path, monkeypatch):
     }
     # The first three steps took 3 s each.
     assert rates == {2: pytest.approx(1.0), 5: pytest.approx(6.0)}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        # Three steps are the warm-up. Two more measure 61 s where a step takes 60.
+        (6.0, []),
+        (
+            60.0,
+            ["9 more steps, without validation: about 9.0 minutes.", "2 more batches of this set: about 2.0 minutes."],
+        ),
+        (
+            7200.0,
+            ["10 more steps, without validation: about 20.0 hours.", "3 more batches of this set: about 6.0 hours."],
+        ),
+    ],
+)
+def test_what_takes_longer_than_a_minute_is_announced_once(tmp_path, monkeypatch, capsys, seconds, words):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Slow(StandardModule):
+        def training_step(self, batch, batch_idx):
+            now[0] += seconds if self.global_step > 2 else 1000.0  # The first steps compile.
+            return super().training_step(batch, batch_idx)
+
+        def test_step(self, batch, batch_idx):
+            now[0] += seconds if batch_idx > 2 else 1000.0
+            return super().test_step(batch, batch_idx)
+
+    index = torch.arange(3)
+    batch = Batch(torch.rand(3, 3, 16, 16), index, index, torch.ones(3, dtype=torch.bool))
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path,
+        callbacks=[Announcement(seconds=61.0 if seconds == 60 else 10.0)],
+    )  # fmt: skip
+    module = Slow(Network("lit_robust/resnet_tiny", 8), Optimisation(learning_rate=0.01))
+    trainer.fit(module, Repeatable([batch] * 7))
+    trainer.test(module, Repeatable([batch] * 7), verbose=False)
+    printed = [line for line in capsys.readouterr().out.splitlines() if " more " in line]
+    assert printed == words

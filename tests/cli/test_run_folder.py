@@ -19,6 +19,7 @@ from wandb_reader import records
 
 from lit_robust.callbacks.results_file import check_replaced
 from lit_robust.cli import main
+from lit_robust.core.errors import UserError
 from lit_robust.core.results import Result, RunResults
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -157,10 +158,43 @@ def test_a_quick_look_does_not_replace_the_results_of_a_whole_test(toy, tmp_path
     assert file.read_bytes() == before
     # A whole test replaces them, a quick look another one's, and what is damaged; the first is the usual way.
     RunResults({}, {}, whole[1:], []).save(tmp_path)
-    check_replaced(tmp_path)
+    check_replaced(tmp_path, None, None, partial=True)
     file.write_text("{")
-    check_replaced(tmp_path)
-    check_replaced(tmp_path / "nowhere")
+    check_replaced(tmp_path, None, None, partial=True)
+    check_replaced(tmp_path / "nowhere", None, None, partial=True)
+
+
+@pytest.mark.parametrize(
+    ("now", "sentence"),
+    [
+        (("a/net", "w.pt", None), None),
+        (("a/net", "./w.pt", None), None),
+        ((None, "w.pt", None), None),
+        (("a/net", "other.pt", None), "of a test of a/net, w.pt, which those of a test of a/net, other.pt would"),
+        (("b/net", "w.pt", None), "of a test of a/net, w.pt, which those of a test of b/net, w.pt would"),
+        ((None, "last.ckpt", None), "of a test of a/net, w.pt, which those of a test of last.ckpt would"),
+        (
+            ("a/net", "w.pt", "jacobian"),
+            "of a test of a/net, w.pt, which those of the study jacobian of a/net, w.pt would",
+        ),
+    ],
+)
+def test_results_of_another_network_or_study_are_not_replaced(tmp_path, monkeypatch, now, sentence):
+    monkeypatch.chdir(tmp_path)
+    found = [Result("imagenet", "top1", 0.5, "fraction", 41, {})]
+    RunResults({}, {"network": "a/net", "weights": "w.pt"}, found, []).save(tmp_path)
+    if sentence is None:
+        check_replaced(tmp_path, *now)
+        return
+    with pytest.raises(UserError, match=f"holds the results {sentence} replace: .* by --(trainer.default|output)"):
+        check_replaced(tmp_path, *now)
+
+
+def test_a_second_network_into_a_tests_folder_is_refused_before_it_is_built(toy, tmp_path, capsys):
+    found = [Result("imagenet", "top1", 0.5, "fraction", 41, {})]
+    RunResults({}, {"network": "torchvision/resnet18", "weights": "w.pt"}, found, []).save(tmp_path)
+    assert main(words("test", tmp_path, toy)) == 2
+    assert f"{tmp_path} holds the results of a test of torchvision/resnet18, w.pt" in said(capsys)[-1]
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])

@@ -34,6 +34,16 @@ def test_a_memory_of_another_network_is_refused(toy, tmp_path, capsys):
     assert str(memory) in capsys.readouterr().err
 
 
+def test_a_second_study_keeps_what_the_first_found_and_few_images_are_named(toy, tmp_path, capsys):
+    analyzed("jacobian", toy, tmp_path, *NET, "--images", "2000", "--probes", "2")
+    assert f"{toy / 'imagenet'} has 41 images of val: all are taken, not 2000." in capsys.readouterr().err
+    before = (tmp_path / "results.json").read_bytes()
+    line = ["analyze", "attribution", str(toy / "imagenet"), *WHOLE, *NET, "--output", str(tmp_path)]
+    assert main(line) == 2
+    assert "results of the study jacobian of lit_robust/resnet_tiny" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
 def test_perturbation_size(toy, tmp_path):
     words = [str(toy / "imagenet-c-like"), "--corruptions", "[brightness]", "--severities", "[3]", "--enlarged", "54"]
     line = ["analyze", "perturbation-size", str(toy / "imagenet"), *words, *WHOLE, "--output", str(tmp_path / "run")]

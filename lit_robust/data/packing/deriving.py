@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from lit_robust.core.errors import UserError, check_count
-from lit_robust.core.files import check_space, held_alone, size_shown
+from lit_robust.core.files import check_space, duration_shown, held_alone, size_shown
 from lit_robust.core.processes import end_with_parent
 from lit_robust.data.packing.derivation import SAMPLED, WHOLE, Derivation, Part
 from lit_robust.shards.write import sole_writer
@@ -31,10 +31,8 @@ def announce(work: str, size: float, seconds: float) -> None:
         size: about how many bytes are written.
         seconds: about how long.
     """
-    minutes = seconds / 60
-    amount, unit = (minutes / 60, "hours") if minutes > 90 else (minutes, "minutes")
-    lasts = "less than a minute" if minutes < 1 else f"{amount:.1f} {unit}"
-    print(f"{work[:1].upper()}{work[1:]}: about {size_shown(round(size))}, {lasts}.", file=sys.stderr)
+    what = f"{work[:1].upper()}{work[1:]}"
+    print(f"{what}: about {size_shown(round(size))}, {duration_shown(seconds)}.", file=sys.stderr)
 
 
 def derive(
