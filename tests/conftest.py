@@ -1,9 +1,11 @@
 """What tests of the whole way share: tiny toy data, made once."""
 
+import json
 import os
 import signal
 from collections import Counter
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -28,6 +30,26 @@ def pytest_addoption(parser):
         metavar="N",
         help=f"damaged inputs that each fuzz test tries ({FUZZ_ATTEMPTS}); with it, what became of them is printed",
     )
+    parser.addoption(
+        "--auto-precision",
+        choices=("bf16", "fp32"),
+        default=None,
+        help="what `auto` means in all tests, as on a machine that is fast or slow in bf16; by default this machine's",
+    )
+
+
+def pytest_configure(config):
+    if (precision := config.getoption("--auto-precision")) is None:
+        return
+    from lit_robust.core.hardware import FILE, gain_key, read_processor
+
+    if precision == "bf16" and not read_processor().bf16_flags:
+        raise pytest.UsageError("--auto-precision is bf16, which this processor has no instructions for: give fp32.")
+    # As if the gain had been measured, for the processes that tests start, too.
+    cache = Path(gettempdir()) / f"lit-robust-tests-{precision}"
+    (cache / FILE).parent.mkdir(parents=True, exist_ok=True)
+    (cache / FILE).write_text(json.dumps({gain_key(): 2.0 if precision == "bf16" else 0.5}))
+    os.environ["XDG_CACHE_HOME"] = str(cache)
 
 
 @pytest.fixture

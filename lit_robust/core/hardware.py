@@ -66,7 +66,7 @@ def bf16_gain() -> float:
     Measured once in about 0.2 s, and kept in ``lit-robust/bf16.json`` of the user's cache folder. It belongs to the
     processor, torch's version, and what oneDNN, which computes it, is set to leave unused.
     """
-    key = " / ".join([read_processor().name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", "all")])
+    key = gain_key()
     file = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / FILE  # noqa: PTH111 - no home
     kept = _read(file)
     if key not in kept:
@@ -76,6 +76,11 @@ def bf16_gain() -> float:
         except UserError as error:
             log.info("%s The next command measures again.", error)
     return kept[key]
+
+
+def gain_key() -> str:
+    """Return what a measured gain belongs to, its name in the kept file."""
+    return " / ".join([read_processor().name, torch.__version__, os.environ.get("ONEDNN_MAX_CPU_ISA", "all")])
 
 
 def _read(file: Path) -> dict[str, float]:
