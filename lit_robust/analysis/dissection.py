@@ -7,12 +7,12 @@ counts the mask in the images of ``denominator``. Both are integers, so that not
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 from tqdm import tqdm
 
 from lit_robust.analysis.concepts import Concepts
@@ -20,14 +20,13 @@ from lit_robust.analysis.quantiles import UpperQuantile
 from lit_robust.analysis.upsampling import Axis, passing
 from lit_robust.core.precision import full_precision
 from lit_robust.models import Classifier
-from lit_robust.models.taps import Layout, as_maps, layout_of, outputs
+from lit_robust.models.taps import Layout, as_maps, layout_of, outputs, with_calls
 
 # category-images: those that have a pixel of the concept's category, as in the original; touched: those in which the
 # unit's own mask touches the category, as in NetDissect-Lite and so in Chen, Agarwal & Nguyen (2020), which leaves out
 # images that the unit gets wholly wrong and is never lower; all: every image, as in davidbau/dissect.
 Denominator = Literal["category-images", "touched", "all"]
 KEPT = 1 << 27  # activations, 512 MiB.
-COUNTED_AT_ONCE = 1 << 21  # combinations of images, units and labels; 16 MiB.
 
 
 @dataclass
@@ -168,6 +167,7 @@ def dissect(
     numbers = team.share(len(concepts))
 
     kept: list[tuple[list[int], dict[str, Tensor]]] = []
+    names: dict[str, str] = {}
 
     def maps(what: str) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         nonlocal room
@@ -179,7 +179,9 @@ def dissect(
             for places, images in concepts.batches(numbers[known:], batch_size):
                 moved = images.to(classifier.mean.device)
                 with full_precision(moved.device.type):
-                    found = outputs(classifier, moved, layers)
+                    names.update({} if names else with_calls(classifier, moved[:1], layers))
+                    given = outputs(classifier, moved, list(names.values()))
+                found = {layer: given[name] for layer, name in names.items()}
                 batch = (
                     places,
                     {name: as_maps(one, layouts(name, one, moved)).float().contiguous() for name, one in found.items()},
@@ -255,6 +257,12 @@ class Labels:
     labels: Tensor
     whole: Tensor
 
+    def cumulated(self) -> Tensor:
+        """Return how many of the pixels before each have a combination, float64 ``[pixels + 1, J]``."""
+        table = torch.zeros(len(self.joint) + 1, len(self.marks), dtype=torch.float64)
+        table[torch.arange(1, len(table)), self.joint] = 1
+        return table.cumsum_(0)
+
     @classmethod
     def of(cls, concepts: Concepts, number: int) -> "Labels":
         """Read those of an image."""
@@ -297,36 +305,23 @@ def add_images(
         category: ``[L]`` of each label.
         axes: layer to where the pixels of label maps lie among its places.
     """
-    counted = [_add_labels(tally, image, category) for image in images]
-    for size in dict.fromkeys(image.size for image in images):
-        rows = [row for row, image in enumerate(images) if image.size == size]
-        most = max(len(images[row].marks) for row in rows)
+    for row, image in enumerate(images):
+        has, by_whole = _add_labels(tally, image, category)
+        table = image.cumulated().to(next(iter(maps.values())).device)
         for name, values in maps.items():
-            units = values.shape[1]
-            together = max(COUNTED_AT_ONCE // (units * most), 1)
-            for first in range(0, len(rows), together):
-                part = rows[first : first + together]
-                found = _counts(values[part], thresholds[name], [images[row] for row in part], axes[name])
-                for row, counts in zip(part, found, strict=True):
-                    _add_units(tally, slices[name], counts, images[row], category, *counted[row])
+            counts = _counts(values[row], thresholds[name], image.size, table, axes[name])
+            _add_units(tally, slices[name], counts, image, category, has, by_whole)
 
 
-def _counts(maps: Tensor, limits: Tensor, images: Sequence[Labels], axis: Axis) -> list[Tensor]:
-    """Return for each image, whose label maps are of one size, its mask pixels by unit and combination, ``[C, J]``."""
-    units, device, pixels_of_one = maps.shape[1], maps.device, len(images[0].joint)
-    kinds = [len(image.marks) for image in images]
-    starts = np.cumsum([0, *(units * kind for kind in kinds)]).tolist()
-    # Counts of all units and combinations of the first image, then those of the next.
-    unit = torch.arange(units)
-    base = torch.cat([start + unit * kind for start, kind in zip(starts, kinds, strict=False)]).to(device)
-    first = torch.arange(len(images)).repeat_interleave(units).to(device) * pixels_of_one
-    joint = torch.cat([image.joint for image in images]).to(device)
-    counts = torch.zeros(starts[-1], dtype=torch.int64)
-    for which, pixels in passing(maps.flatten(0, 1), limits.repeat(len(images)), images[0].size, axis):
-        codes = joint[first[which] + pixels].add_(base[which])
-        counts += torch.bincount(codes, minlength=len(counts)).cpu()
-    ends = pairwise(starts)
-    return [counts[begin:end].view(units, -1) for begin, end in ends]
+def _counts(maps: Tensor, limits: Tensor, size: tuple[int, int], table: Tensor, axis: Axis) -> Tensor:
+    """Return the pixels of each unit's mask by combination of labels, float64 whole numbers ``[C, J]``."""
+    counts = torch.zeros(len(maps), table.shape[1], dtype=torch.float64, device=maps.device)
+    for unit, first, count in passing(maps, limits, size, axis):
+        bags = torch.searchsorted(unit, torch.arange(len(maps), device=maps.device))
+        # Sums of whole numbers below 2^53: exact.
+        counts += functional.embedding_bag(first + count, table, bags, mode="sum")
+        counts -= functional.embedding_bag(first, table, bags, mode="sum")
+    return counts.cpu()
 
 
 def _add_labels(tally: Tally, image: Labels, category: Tensor) -> tuple[Tensor, Tensor]:
@@ -349,8 +344,8 @@ def _add_units(
     tally: Tally, units: slice, counts: Tensor, image: Labels, category: Tensor, has: Tensor, by_whole: Tensor
 ) -> None:
     """Add how many pixels of each combination of an image's labels lie in the masks of a layer's units, ``[C, J]``."""
-    area = counts.sum(1)
-    both = (counts.double() @ image.marks).long()  # Whole numbers below 2^53: exact.
+    area = counts.sum(1).long()
+    both = (counts @ image.marks).long()
     touching = by_whole.repeat(len(area), 1)
     own = category[image.labels]
     for place in torch.unique(own[own >= 0]).tolist():

@@ -53,11 +53,12 @@ def at_centres(field: Field, side: int) -> Axis:
     return axis
 
 
-def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> Iterator[tuple[Tensor, Tensor]]:
+def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Give the pixels whose bilinearly upsampled value exceeds a limit, without upsampling anything else.
 
     An interpolated value exceeds no value that it is between. So only those gaps between neighbouring places are looked
-    at of which one has a value above the limit: some two in a hundred for thresholds of the top .005.
+    at of which one has a value above the limit: some two in a hundred for thresholds of the top .005. Along a row
+    values rise or fall from place to place, so those that exceed it in a gap are its first or its last pixels.
 
     Args:
         maps: float32 ``[C, h, w]``.
@@ -66,8 +67,8 @@ def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> 
         axis: where the pixels lie, along both axes.
 
     Yields:
-        Units and pixels, ``[N]`` each, no pair of them twice; a pixel's number is its row times the width plus its
-        column.
+        Units, which do not fall, first pixels and numbers of pixels, ``[N]`` each: pixels of one row that follow each
+        other, none of them twice; a pixel's number is its row times the width plus its column.
     """
     limits = limits.to(maps.device)
     # Beyond the outermost places the value is theirs.
@@ -77,19 +78,34 @@ def passing(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> 
     unit, top, left = (above[:, :, 1:] | above[:, :, :-1]).nonzero(as_tuple=True)
     first_row, of_row = (part.to(maps.device) for part in _gaps(axis, maps.shape[1], size[0]))
     first_column, of_column = (part.to(maps.device) for part in _gaps(axis, maps.shape[2], size[1]))
+    columns = (~of_column.isnan()).sum(1)
     flat, wide = padded.flatten(), padded.shape[2]
-    corner = (unit * padded.shape[1] + top) * wide + left
-    west, east = (torch.lerp(flat[at, None], flat[at + wide, None], of_row[top]) for at in (corner, corner + 1))
-    active = (torch.maximum(west, east) > limits[unit, None]).flatten().nonzero()[:, 0]
-    gap = active // west.shape[1]
-    west, east, row = west.flatten()[active], east.flatten()[active], first_row[top[gap]] + active % west.shape[1]
-    unit, left = unit[gap], left[gap]
-    lines = torch.arange(len(unit), device=maps.device)
-    for part in torch.split(lines, max(AT_ONCE // of_column.shape[1], 1)):
-        values = torch.lerp(west[part, None], east[part, None], of_column[left[part]])
-        place, column = (values > limits[unit[part], None]).nonzero(as_tuple=True)
-        place = part[place]
-        yield unit[place], row[place] * size[1] + first_column[left[place]] + column
+    corner, of_row = (unit * padded.shape[1] + top) * wide + left, of_row.index_select(0, top)
+
+    def between(at: Tensor) -> Tensor:
+        above, below = flat.index_select(0, at), flat.index_select(0, at + wide)
+        return torch.lerp(above[:, None], below[:, None], of_row)
+
+    west, east = between(corner), between(corner + 1)
+    active = (torch.maximum(west, east) > limits.index_select(0, unit)[:, None]).flatten().nonzero()[:, 0]
+    west, east = (one.flatten().index_select(0, active) for one in (west, east))
+    gap, number = active // of_row.shape[1], active % of_row.shape[1]
+    unit, top, left = (one.index_select(0, gap) for one in (unit, top, left))
+    row = first_row.index_select(0, top) + number
+    begin = row * size[1] + first_column.index_select(0, left)
+    limit, columns = limits.index_select(0, unit), columns.index_select(0, left)
+    lines = max(AT_ONCE // of_column.shape[1], 1)
+    for start in range(0, len(unit), lines):
+        part = slice(start, start + lines)
+        values = torch.lerp(west[part, None], east[part, None], of_column.index_select(0, left[part]))
+        count = (values > limit[part, None]).sum(1)
+        behind = torch.where(east[part] > west[part], columns[part] - count, 0)
+        some = count.nonzero()[:, 0]
+        yield (
+            unit[part].index_select(0, some),
+            (begin[part] + behind).index_select(0, some),
+            count.index_select(0, some),
+        )
 
 
 @lru_cache(64)
@@ -111,10 +127,13 @@ def _gaps(axis: Axis, places: int, pixels: int) -> tuple[Tensor, Tensor]:
 
 def masks(maps: Tensor, limits: Tensor, size: tuple[int, int], axis: Axis) -> Tensor:
     """Return where upsampled maps exceed limits, bool ``[C, *size]``; the arguments are those of ``passing``."""
-    found = torch.zeros(len(maps), size[0] * size[1], dtype=torch.bool, device=maps.device)
-    for units, pixels in passing(maps, limits, size, axis):
-        found[units, pixels] = True
-    return found.view(-1, *size)
+    pixels = size[0] * size[1]
+    edges = torch.zeros(len(maps) * pixels + 1, dtype=torch.int8, device=maps.device)
+    for units, first, count in passing(maps, limits, size, axis):
+        begin = units * pixels + first
+        edges.index_add_(0, begin, torch.ones_like(begin, dtype=torch.int8))
+        edges.index_add_(0, begin + count, -torch.ones_like(begin, dtype=torch.int8))
+    return edges[:-1].cumsum(0, dtype=torch.int8).view(-1, *size) > 0
 
 
 @torch.no_grad()

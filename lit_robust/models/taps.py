@@ -6,8 +6,9 @@ module that a network calls several times, such as a residual block's one ReLU, 
 ``layer4.1.relu@1`` is its first. Outputs are what the layer gave, in its type, before later modules change it in place.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal
 
 import torch
@@ -65,7 +66,7 @@ def layer_of(network: nn.Module, layer: str) -> tuple[nn.Module, int | None]:
 
 
 def outputs(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return what layers give out for images, in one pass.
+    """Return what layers give out for images, in one pass; it ends early where each layer's name says which call.
 
     Args:
         network: any; autocast and gradients are the caller's.
@@ -79,21 +80,56 @@ def outputs(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[s
         UserError: the network has no such layer, never calls it or not that often, or it gives no single tensor.
     """
     kept: dict[str, Tensor] = {}
-    with ExitStack() as stack:
+    wanted = len(layers) if all("@" in layer for layer in layers) else math.inf
+
+    def keeper(layer: str) -> Callable[[Tensor], None]:
+        def keep(output: Tensor) -> None:
+            # In-place ReLUs and sums write into what they are given.
+            kept[layer] = output.clone()
+            if len(kept) == wanted:
+                raise _CompleteError
+
+        return keep
+
+    with ExitStack() as stack, suppress(_CompleteError):
         for layer in layers:
-            stack.enter_context(_watched(network, layer, _keeper(kept, layer)))
+            stack.enter_context(_watched(network, layer, keeper(layer)))
         network(images)
     for layer in layers:
         _check_called(layer, layer in kept)
     return kept
 
 
-def _keeper(kept: dict[str, Tensor], layer: str) -> Callable[[Tensor], None]:
-    def keep(output: Tensor) -> None:
-        # In-place ReLUs and sums write into what they are given.
-        kept[layer] = output.clone()
+class _CompleteError(Exception):
+    """Ends a pass whose outputs have all been taken."""
 
-    return keep
+
+def with_calls(network: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, str]:
+    """Return each layer's name to the one with its last call, such as ``layer4@1``, by which a pass can end early.
+
+    Args:
+        network: any.
+        images: ``[B, 3, H, W]``, for one pass.
+        layers: names, with a call or without.
+
+    Raises:
+        UserError: as of ``outputs``.
+    """
+    calls = dict.fromkeys(layers, 0)
+
+    def counter(layer: str) -> Callable[[Tensor], None]:
+        def count(_output: Tensor) -> None:
+            calls[layer] += 1
+
+        return count
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_watched(network, layer, counter(layer)))
+        network(images)
+    for layer, count in calls.items():
+        _check_called(layer, bool(count))
+    return {layer: layer if "@" in layer else f"{layer}@{count}" for layer, count in calls.items()}
 
 
 @contextmanager

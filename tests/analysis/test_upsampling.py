@@ -96,6 +96,13 @@ def test_nothing_passes_a_limit_that_no_place_passes():
     maps[1, 2, 3] = 0.7
     limits = torch.tensor([0.1, 0.1])
     found = list(passing(maps, limits, (97, 97), bilinear))
-    assert all((units == 1).all() for units, _ in found)
-    pixels = torch.cat([pixels for _, pixels in found])
+    assert all((units == 1).all() and (count > 0).all() for units, _, count in found)
+    pixels = torch.cat(
+        [
+            begin + step
+            for _, first, count in found
+            for begin, n in zip(first, count, strict=True)
+            for step in [torch.arange(int(n))]
+        ]
+    )
     assert len(pixels) == len(pixels.unique()) > 97

@@ -17,6 +17,7 @@ from lit_robust.models.taps import (
     layout_of_square,
     named_layers,
     outputs,
+    with_calls,
 )
 
 HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -60,6 +61,24 @@ def by_hand(block, images):
     again = block.again(F.relu(conv))
     last = F.relu(again + F.relu(conv))
     return {"conv": conv, "relu@1": F.relu(conv), "again": again, "relu@2": last, "relu": last}
+
+
+@torch.no_grad()
+def test_a_pass_ends_at_the_last_call_that_is_named(block, images):
+    names = with_calls(block, images, ["conv", "relu", "again", "relu@1"])
+    assert names == {"conv": "conv@1", "relu": "relu@2", "again": "again@1", "relu@1": "relu@1"}
+    ran = []
+    with block.head.register_forward_hook(lambda *_: ran.append("head")):
+        found = outputs(block, images, list(names.values()))
+        assert ran == []
+        expected = by_hand(block, images)
+        for name, call in names.items():
+            assert torch.equal(found[call], expected[name]), name
+        outputs(block, images, ["again@1", "relu"])
+        assert ran == ["head"]
+    assert not block.conv._forward_hooks
+    with pytest.raises(UserError, match="never calls its layer 'unused'"):
+        with_calls(block, images, ["conv", "unused"])
 
 
 @torch.no_grad()
