@@ -2,7 +2,7 @@
 
 from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
 from lit_robust.callbacks.adversarial import AdversarialAccuracy
-from lit_robust.callbacks.category_accuracy import CategoryAccuracy, MergedClassAccuracy
+from lit_robust.callbacks.category_accuracy import CategoryAccuracy, ListedClassAccuracy, MergedClassAccuracy
 from lit_robust.callbacks.checkpoints import CheckpointBetweenSteps, SaveOnSignal
 from lit_robust.callbacks.correct_samples import CorrectSamples
 from lit_robust.callbacks.corruption import CorruptionEvaluation
@@ -36,6 +36,7 @@ __all__ = [
     "EvaluationCallback",
     "HumanComparison",
     "KeepPredictions",
+    "ListedClassAccuracy",
     "MergedClassAccuracy",
     "OodEvaluation",
     "OverfittingMonitor",

@@ -1,4 +1,4 @@
-"""Accuracy among categories of classes, and where several classes count as one."""
+"""Accuracy among categories of classes, where several classes count as one, and where several are right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -157,3 +157,48 @@ class MergedClassAccuracy(EvaluationCallback):
         result = self.share("top1_objectnet_classes", top1, protocol, counted, facets=facets)
         # How many images of these classes the whole set has, nobody counted.
         return [replace(result, protocol={k: v for k, v in result.protocol.items() if k != "full_count"})]
+
+
+class ListedClassAccuracy(EvaluationCallback):
+    """Top-1 and top-5 accuracy where several classes are right for an image, as in ImageNet-Hard.
+
+    An answer is right if it is any of the image's classes; all of the network's classes are answers. The images have
+    been chosen for being hard, many by the errors of other networks: compare a value with the same set's alone.
+
+    Args:
+        dataset: name of the test loader, whose categories are lists of right classes, as `ShiftDataModule` gives them
+            for ``classes: listed``.
+    """
+
+    needs_categories = True
+
+    def __init__(self, dataset: str = "imagenet-hard") -> None:
+        super().__init__(dataset)
+
+    def prepare(self, module: LightningModule, described: EvaluationSet) -> None:
+        """Set the sums to zero.
+
+        Raises:
+            UserError: the set's categories are no lists of right classes.
+        """
+        if "right" not in described.protocol:
+            raise UserError(f"{self.dataset} lists no right classes: set its `classes` to listed.")
+        lists = [torch.tensor(list(classes)) for classes in described.categories.values()]
+        wrong = torch.ones(len(lists), 1 + max(int(classes.max()) for classes in lists), dtype=torch.bool)
+        for place, classes in enumerate(lists):
+            wrong[place, classes] = False
+        self.wrong = wrong.to(module.device)
+        self.metric = TopKAccuracy((1, 5)).to(module.device)
+
+    def update(self, module: LightningModule, batch: Batch, logits: Tensor) -> None:
+        """Count a batch."""
+        # The best of the right classes stands for all of them: above it stand wrong ones alone.
+        some = logits[:, : self.wrong.shape[1]]
+        best = some.masked_fill(self.wrong[batch.label], -torch.inf).argmax(1)
+        self.metric.update(logits, best)
+
+    def compute(self) -> list[Result]:
+        """Return ``top1`` and ``top5``."""
+        protocol = {"rule": "any of an image's listed classes is right"}
+        values = self.metric.compute().tolist()
+        return [self.share(name, value, protocol) for name, value in zip(("top1", "top5"), values, strict=True)]

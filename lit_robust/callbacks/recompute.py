@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from lit_robust.callbacks.accuracy import CalibrationEvaluation, ClassSubsetAccuracy, CleanAccuracy
-from lit_robust.callbacks.category_accuracy import MergedClassAccuracy
+from lit_robust.callbacks.category_accuracy import ListedClassAccuracy, MergedClassAccuracy
 from lit_robust.callbacks.corruption import CLEAN, CorruptionEvaluation
 from lit_robust.callbacks.error_consistency import ErrorConsistencyEvaluation, read_decisions
 from lit_robust.callbacks.evaluation import EvaluationCallback
@@ -279,6 +279,8 @@ def measures_of(kept: KeptSet, choices: Choices) -> list[EvaluationCallback]:
         UserError: a score needs logits, and probabilities were kept.
     """
     described, name = kept.described, kept.described.name
+    if "right" in described.protocol:
+        return [ListedClassAccuracy(name)]
     if "number_of_categories" in described.protocol:
         return [MergedClassAccuracy(name)]
     if described.categories and described.groups:  # A set of model-vs-human's.

@@ -1,5 +1,6 @@
 """Natural shifts of ImageNet: other pictures of all or some of its classes, read and decided by their protocol."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 
@@ -12,6 +13,9 @@ from lit_robust.data.module import SingleSetDataModule
 from lit_robust.data.packing.recognise import read_categories
 from lit_robust.data.settings import check_given
 from lit_robust.reference import imagenet_subset, imagenet_wnids, objectnet_classes
+
+LISTED = "listed"
+CLASS_LIST = re.compile(r"\d{1,3}(-\d{1,3})*", re.ASCII)
 
 
 @dataclass(eq=False, repr=False)
@@ -27,9 +31,12 @@ class ShiftDataModule(SingleSetDataModule):
     other folders are left out, and `MergedClassAccuracy` takes the highest logit of a folder's classes as the folder's.
     ObjectNet's images have a border of 1 px, of which imagenet-testbed cuts 2: ``evaluation: {border: 2}``.
 
+    Where each image has right classes of its own, as in ImageNet-Hard, ``classes: listed`` reads them off its folder,
+    ``281-282``. All of ImageNet's classes are answers, and `ListedClassAccuracy` takes any of the listed for right.
+
     Attributes:
         classes: ``all`` of the network's; the 200 of ``imagenet-a`` or ``imagenet-r``; ImageNet's class numbers;
-            ``objectnet``; or a JSON file ``{"folder": [class numbers], ...}``.
+            ``objectnet``; a JSON file ``{"folder": [class numbers], ...}``; or ``listed`` by the folders' names.
         evaluation: border, resize and crop.
         split: of the shards.
     """
@@ -45,7 +52,7 @@ class ShiftDataModule(SingleSetDataModule):
         check_given("split", self.split)
         self.crop, self.split_name = self.evaluation, self.split
         self.category_classes = folder_classes(self.classes)
-        self.decided_among = () if self.category_classes else class_numbers(self.classes)
+        self.decided_among = () if self.category_classes or self.classes == LISTED else class_numbers(self.classes)
 
     def open_samples(self) -> Split:
         """Read the shard index.
@@ -54,6 +61,10 @@ class ShiftDataModule(SingleSetDataModule):
             DataError: a label is not one of the classes, or no image lies in one of the folders.
         """
         split = self.open(self.split)
+        if self.classes == LISTED:
+            self.category_classes = listed_classes(split)
+            split = label_by_folder(split, list(self.category_classes), self.name)
+            return replace(split, protocol={**split.protocol, "right": LISTED})
         if self.category_classes:
             return label_by_folder(split, list(self.category_classes), self.name)
         if self.decided_among:
@@ -72,6 +83,30 @@ class ShiftDataModule(SingleSetDataModule):
                 f"The network has {num_classes} classes, but the folders of {self.name} name class {largest}: give a "
                 "network of ImageNet's 1,000, or classes another file."
             )
+
+
+def listed_classes(split: Split) -> dict[str, tuple[int, ...]]:
+    """Return the right classes that each folder's name lists, by its name, in alphabetical order.
+
+    Raises:
+        UserError: the set is behind a URL.
+        DataError: an image lies in a folder of another name.
+    """
+    if not isinstance(split, TableSplit):
+        raise UserError(f"The folders of {split.where} are not known in advance: copy the shards to a disk.")
+    found: dict[str, tuple[int, ...]] = {}
+    for row in range(len(split)):
+        key = split.table.key(row)
+        folder = (key.split("/")[-2:-1] or [""])[0]
+        if folder not in found:
+            numbers = [int(word) for word in folder.split("-")] if CLASS_LIST.fullmatch(folder) else []
+            if not numbers or len(set(numbers)) < len(numbers) or max(numbers) >= len(imagenet_wnids()):
+                raise DataError(
+                    f"{split.where} has {key}, whose folder lists no right classes: name the folder by ImageNet's "
+                    "class numbers, as 281-282."
+                )
+            found[folder] = tuple(numbers)
+    return dict(sorted(found.items()))
 
 
 def folder_classes(classes: str | Sequence[int]) -> Mapping[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ DATASETS = {
     "imagenet-o": "ImageNet-O",
     "imagenet-r": "ImageNet-R",
     "imagenet-sketch": "ImageNet-Sketch",
+    "imagenet-hard": "ImageNet-Hard",
     "imagenet-v2-matched-frequency": "ImageNet-V2, matched frequency",
     "imagenet-v2-threshold-0.7": "ImageNet-V2, threshold 0.7",
     "imagenet-v2-top-images": "ImageNet-V2, top images",

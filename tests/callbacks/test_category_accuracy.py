@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 
-from lit_robust.callbacks.category_accuracy import CategoryAccuracy, MergedClassAccuracy
+from lit_robust.callbacks.category_accuracy import CategoryAccuracy, ListedClassAccuracy, MergedClassAccuracy
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import UserError
 from lit_robust.reference import objectnet_classes
@@ -61,8 +61,8 @@ def test_by_default_they_are_the_sixteen():
     assert len(CategoryAccuracy("silhouettes").categories) == 16
 
 
-def merged(logits, labels, described):
-    evaluation = MergedClassAccuracy(described.name)
+def merged(logits, labels, described, kind=MergedClassAccuracy):
+    evaluation = kind(described.name)
     evaluation.described = described
     evaluation.prepare(LightningModule(), described)
     for row, label in zip(logits, labels, strict=True):
@@ -100,3 +100,22 @@ def test_merged_classes_are_right_where_any_of_them_is():
 def test_objectnets_classes_are_not_those_of_other_sets():
     with pytest.raises(UserError, match="imagenet has 26 classes, and ObjectNet's are among"):
         merged(torch.zeros(1, 26), [0], EvaluationSet("imagenet", 1, {"num_classes": 26}))
+
+
+def test_any_listed_class_is_right():
+    """As taesiri/ZoomIsAllYouNeed scores ImageNet-Hard: the answer, or one of five, is one of the image's labels."""
+    random = torch.Generator().manual_seed(5)
+    logits = torch.randn(300, 50, generator=random)
+    lists = {"3-7": (3, 7), "7-9-20": (7, 9, 20), "4": (4,)}  # Class 7 is in two lists, 49 in none.
+    labels = torch.randint(3, (300,), generator=random).tolist()
+    truths = [set(list(lists.values())[label]) for label in labels]
+    expected = [
+        sum(bool(truth & set(row.topk(count).indices.tolist())) for row, truth in zip(logits, truths, strict=True))
+        for count in (1, 5)
+    ]
+    described = EvaluationSet("imagenet-hard", 300, {"right": "listed"}, categories=lists)
+    found = merged(logits, labels, described, ListedClassAccuracy)
+    assert [round(found[name].value * 300) for name in ("top1", "top5")] == expected
+    assert 0 < expected[0] < expected[1] < 300
+    with pytest.raises(UserError, match="lists no right classes: set its `classes` to listed"):
+        merged(logits, labels, EvaluationSet("objectnet", 300, {}, categories=lists), ListedClassAccuracy)

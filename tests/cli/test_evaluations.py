@@ -44,7 +44,8 @@ def test_names_are_kinds_and_own_names_and_sets():
             "clean_imagenet_sketch",
             "clean_imagenet_v2_matched_frequency",
         ),
-        *("merged_class_imagenet", "merged_class_objectnet", "corruption_imagenet_c_bar", "corruption_imagenet_3dcc"),
+        *("merged_class_imagenet", "merged_class_objectnet", "listed_class"),
+        *("corruption_imagenet_c_bar", "corruption_imagenet_3dcc"),
     ]
     threats = yaml.safe_load(recipe("eval/threat-models").read_text())["trainer"]["callbacks"]
     assert names_of(threats) == ["clean", "adversarial", "any_step", "cache_paper", "black_box_adversarial"]

@@ -75,6 +75,27 @@ def test_the_next_set_is_a_file(tmp_path):
         ShiftDataModule(**settings, classes=str(tmp_path / "absent.json"))
 
 
+def test_folders_list_the_right_classes(tmp_path):
+    settings = written(tmp_path, [2, 0, 1, 0], ["7", "281-282", "282-999-0", "281-282"])
+    module = ShiftDataModule(**settings, classes="listed")
+    module.setup("test")
+    described = module.evaluation_sets["sketches"]
+    expected = {"281-282": (281, 282), "282-999-0": (282, 999, 0), "7": (7,)}
+    assert (described.count, described.categories, described.protocol["right"]) == (4, expected, "listed")
+    (batch,) = module.test_dataloader()["sketches"]
+    assert [list(expected)[n] for n in batch.label[batch.valid]] == ["7", "281-282", "282-999-0", "281-282"]
+    module.check_classes(1000)
+    with pytest.raises(UserError, match="The network has 26 classes, but the folders of sketches name class 999"):
+        module.check_classes(26)
+
+
+@pytest.mark.parametrize("folder", ["cat", "1-", "5-5", "1000", "\N{SUPERSCRIPT TWO}"])
+def test_a_folder_that_lists_no_classes_is_named(tmp_path, folder):
+    module = ShiftDataModule(**written(tmp_path, [0], [folder]), classes="listed")
+    with pytest.raises(DataError, match="whose folder lists no right classes: name the folder by ImageNet's"):
+        module.setup("test")
+
+
 def test_the_border_is_cut_first():
     image = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
     cut = EvaluationCrop(None, None, border=2)(image)
