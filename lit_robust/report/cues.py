@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from lit_robust.core.results import Example, Result
-from lit_robust.report.differences import DIFFERENCE
+from lit_robust.report.differences import DIFFERENCE, points_text
 from lit_robust.report.gallery import CUE_EXAMPLES, says
 from lit_robust.report.html import named
 from lit_robust.report.protocol import is_partial
@@ -105,11 +105,12 @@ def _cell(result: Result | None, gap: Result | None) -> str:
     words = f'<span class="value">{value_text(result.value, result.unit)}</span>{partial}'
     words += f'<small class="interval">{interval_text(result)}</small>' if result.interval else ""
     if gap is not None and gap.interval is not None:
-        low, high = (100 * end for end in gap.interval)
+        low, high = gap.interval
         less = gap.protocol.get("less")
         other = escape(str(less.get("run", ""))) if isinstance(less, Mapping) else ""
         words += (
-            f'<small class="interval" title="less {other}">{100 * gap.value:+.1f} ({low:+.1f} to {high:+.1f})</small>'
+            f'<small class="interval" title="less {other}">{points_text(gap.value)} ({points_text(low)} to '
+            f"{points_text(high)})</small>"
         )
     return f"<td>{words}</td>"
 

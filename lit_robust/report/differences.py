@@ -60,16 +60,16 @@ def _cell(result: Result | None) -> str:
     if result.interval is not None:
         low, high = result.interval
         is_told = low > 0 or high < 0
-        ends = f'<small class="interval">{_points(low)} to {_points(high)}</small>'
+        ends = f'<small class="interval">{points_text(low)} to {points_text(high)}</small>'
     tag = "b" if is_told else "span"
-    return f'<td><{tag} class="value">{_points(result.value)}</{tag}>{ends}</td>'
+    return f'<td><{tag} class="value">{points_text(result.value)}</{tag}>{ends}</td>'
 
 
-def _points(value: float) -> str:
+def points_text(value: float) -> str:
     """Return a fraction as percentage points with their sign.
 
     Example:
-        >>> _points(0.0123), _points(-0.2) == MINUS + "20.0"
+        >>> points_text(0.0123), points_text(-0.2) == MINUS + "20.0"
         ('+1.2', True)
     """
     return f"{100 * value:+.1f}".replace("-", MINUS)
