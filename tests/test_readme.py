@@ -84,7 +84,7 @@ def cheap(words, tmp_path):
             made = [str(clean), str(tmp_path / "derived"), *words[5:], "--workers", "0"]
             return [*words[:3], "--help"] if needs_files else [*words[:3], *made]
         return [*words[:2], str(clean), str(tmp_path / "like"), "--corruptions", "[fog]", "--severities", "[1]"]
-    if command in ("bench", "analyze"):
+    if command in ("bench", "analyze", "class-vectors"):
         return [*words, "--help"]
     if command == "convert":
         from lit_robust.models import Network, build_classifier

@@ -52,6 +52,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "data filter transfer": "whether images that fool one network fool others",
         "data filter split": "a set's images in two parts, to fine-tune on one",
         "data filter apply": "those that a person kept on the review sheet of such a set",
+        "class-vectors": "the head of a CLIP-like network, from the names of classes",
         "convert": "another lab's checkpoint, as safetensors with its provenance",
         "report": "compare runs on one page",
         "recompute": "measures again, from predictions that a run kept",
@@ -252,10 +253,10 @@ def _run(words: Sequence[str]) -> None:
 
 def function_of(name: str) -> Function:
     """Return the function that does a tool's work: ``data toy`` is ``data_toy`` of ``commands``."""
-    from lit_robust.cli import analyses, bench_all, benches, commands, conflicts, filtering, memories, papers
+    from lit_robust.cli import analyses, bench_all, benches, commands, conflicts, filtering, memories, papers, zero_shot
 
     group, second, *_ = [*name.split(), ""]
-    rooms = {"analyze": analyses, "bench": benches, "memory": memories, "paper": papers}
+    rooms = {"analyze": analyses, "bench": benches, "memory": memories, "paper": papers, "class-vectors": zero_shot}
     own = {"data cue-conflict": conflicts, "data filter": filtering, "bench all": bench_all}
     room = own.get(f"{group} {second}", rooms.get(group, commands))
     return cast(Function, getattr(room, name.replace(" ", "_").replace("-", "_").removeprefix("paper_")))

@@ -26,6 +26,7 @@ from lit_robust.cli import (
     papers,
     representations,
     sensitivity,
+    zero_shot,
 )
 from lit_robust.cli.main import NAMES, function_of
 from lit_robust.cli.options import call, made
@@ -47,6 +48,7 @@ def test_the_table_names_every_command_and_no_other():
             memories,
             representations,
             sensitivity,
+            zero_shot,
         )
         for name, each in vars(room).items()
         if inspect.isfunction(each) and each.__module__ == room.__name__ and not name.startswith("_")
