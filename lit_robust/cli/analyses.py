@@ -14,6 +14,7 @@ from lit_robust.cli.representations import (
 )
 from lit_robust.cli.sensitivity import (
     analyze_attribution,
+    analyze_frechet_distance,
     analyze_fusion,
     analyze_jacobian,
     analyze_perturbation_size,
@@ -24,6 +25,7 @@ __all__ = [
     "analyze_ablation",
     "analyze_attribution",
     "analyze_dissection",
+    "analyze_frechet_distance",
     "analyze_fusion",
     "analyze_interpolation",
     "analyze_inversion",

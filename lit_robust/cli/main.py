@@ -79,6 +79,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "analyze manipulation": "features added to images",
         "analyze jacobian": "how strongly the answer changes with the image",
         "analyze perturbation-size": "how large the corruptions of ImageNet-C are",
+        "analyze frechet-distance": "how far apart two sets lie for a network",
         "analyze attribution": "where in images a network sees their classes",
         "analyze fusion": "the best weight of a standard network fused with a robust one",
         "analyze dissection": "which marked concept each unit detects",

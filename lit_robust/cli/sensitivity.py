@@ -106,6 +106,42 @@ def analyze_perturbation_size(
     print(f"Wrote {output}.")
 
 
+def analyze_frechet_distance(
+    data: Path,
+    other: Path,
+    *,
+    command: str,
+    layer: str | None = None,
+    other_split: str | None = None,
+    studied: Studied = Studied(Path("runs/frechet-distance"), images=2000),
+) -> None:
+    """Measure how far apart two sets lie for a network: the Fréchet distance of its features of their images.
+
+    A value belongs to its network, layer and number of images; that between two halves of the first set is sampling
+    alone, and stands next to it.
+
+    Args:
+        data: folder of a set's shards, such as data/imagenet
+        other: of another's, such as data/imagenet-a
+        command: the command line
+        layer: of the network, whose maps are averaged over their places; null for what the last linear layer is given
+        other_split: of the other set; null for the same
+        studied: the network, and the images of each set
+    """
+    from dataclasses import replace
+
+    from lit_robust.analysis.distance import distance_study
+
+    first = studied.open(data)
+    second = replace(studied, split=other_split or studied.split).open(other)
+    study = studied.begin("frechet-distance", command)
+    network = study.build()
+    found = distance_study(network, first, second, layer, studied.batch, second.protocol, study.device)
+    study.finish(found)
+    for one in found.results:
+        print(f"{one.metric:<32} {one.value:.4g} of {one.count:,} images")
+
+
 def analyze_attribution(
     data: Path,
     *,

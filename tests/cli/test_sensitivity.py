@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from memories import clustered, write_memory
+from safetensors.torch import load_file
+from scipy.linalg import sqrtm
 
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
@@ -53,6 +56,26 @@ def test_perturbation_size(toy, tmp_path):
     assert aligned.facets["corruption"] == "brightness"
     # Severity 3 adds 0.3 to the brightness; saved as JPEG, single pixels go farther.
     assert 0.25 < aligned.value < found["perturbation_size_misaligned_brightness_3"].value
+
+
+def test_frechet_distance(toy, tmp_path):
+    """Of a linear layer on pooled colours, by SciPy's matrix root; of a set to itself it is 0."""
+    near = analyzed("frechet-distance", toy, tmp_path / "a", str(toy / "imagenet"), *NET, "--images", "41")
+    assert near["frechet_distance_sets"].value == pytest.approx(0, abs=1e-5)
+    assert near["frechet_distance_halves"].value > 0
+    words = [str(toy / "stylized-imagenet"), *NET, "--images", "30", "--layer", "layers.0"]
+    found = analyzed("frechet-distance", toy, tmp_path / "b", *words)["frechet_distance_sets"]
+    one, other = (value.double().numpy() for value in load_file(tmp_path / "b" / "arrays.safetensors").values())
+    roots = sqrtm(np.cov(one.T) @ np.cov(other.T)).real
+    means = np.square(one.mean(0) - other.mean(0)).sum()
+    expected = means + np.trace(np.cov(one.T) + np.cov(other.T) - 2 * roots)
+    assert found.value == pytest.approx(expected, rel=1e-5)
+    assert (found.count, found.protocol["dimensions"], found.facets["layer"]) == (30, 16, "layers.0")
+    assert found.protocol["other"]["count"] == 30
+    assert not found.warnings[:-1]  # Of the random weights alone.
+    words = [str(toy / "stylized-imagenet"), *NET, "--images", "35"]
+    few = analyzed("frechet-distance", toy, tmp_path / "c", *words)["frechet_distance_sets"]
+    assert any("not more images than the 128 dimensions" in one for one in few.warnings)
 
 
 def test_attribution(toy, tmp_path):
