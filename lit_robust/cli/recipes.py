@@ -9,28 +9,15 @@ from pathlib import Path
 
 import yaml
 
-import lit_robust
 from lit_robust.core.errors import UserError
+from lit_robust.core.files import recipes_folder
 
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def folder() -> Path:
-    """Return the folder of the recipes: next to the package in a clone, inside it where a wheel was installed.
-
-    Raises:
-        UserError: there is none.
-    """
-    package = Path(lit_robust.__file__).parent
-    for place in (package.parent / "configs", package / "configs"):
-        if (place / "toy").is_dir():
-            return place
-    raise UserError("The recipes are missing: install the package again.")
-
-
 def names() -> list[str]:
     """Return the short names of all recipes, such as ``imagenet/madry``."""
-    place = folder()
+    place = recipes_folder()
     return sorted(file.relative_to(place).with_suffix("").as_posix() for file in place.rglob("*.yaml"))
 
 
@@ -48,7 +35,7 @@ def recipe(name: str) -> Path:
         close = get_close_matches(short, names(), n=1)
         hint = f"did you mean {close[0]}?" if close else "`lit-robust recipes` lists them."
         raise UserError(f"There is no recipe {name!r}: {hint}")
-    return folder() / f"{short}.yaml"
+    return recipes_folder() / f"{short}.yaml"
 
 
 def with_recipes(words: Sequence[str]) -> list[str]:
@@ -90,7 +77,7 @@ def _check(file: Path) -> None:
 
 def about(name: str) -> str:
     """Return the first sentence of a recipe's comment, which says what it is."""
-    lines = (folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("# "), lines)]
     return re.split(r"(?<!al)\. ", " ".join(comment), maxsplit=1)[0].rstrip(".")
 

@@ -268,3 +268,23 @@ def file_sha256(path: Path) -> str:
     """
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the recipes: next to the package in a clone, inside it where a wheel was installed.
+
+    Raises:
+        UserError: there is none.
+    """
+    package = Path(__file__).parents[1]
+    for place in (package.parent / "configs", package / "configs"):
+        if (place / "toy").is_dir():
+            return place
+    raise UserError("The recipes are missing: install the package again.")
+
+
+def of_recipes(path: str) -> Path:
+    """Return a path; one in ``configs/`` that is not there is that of the recipes, which are used from any folder."""
+    file = Path(path)
+    inner = path.removeprefix("configs/")
+    return recipes_folder() / inner if inner != path and not file.exists() else file

@@ -54,6 +54,12 @@ def test_an_archive_of_others_is_no_checkpoint(tmp_path):
         read_hyperparameters(tmp_path / "w.ckpt")
 
 
+def test_a_checkpoint_may_have_no_hyperparameters(tmp_path):
+    """A LightningModule that keeps none writes none; what it is of, its tensors tell where they are loaded."""
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2"}, tmp_path / "w.ckpt")
+    assert read_hyperparameters(tmp_path / "w.ckpt") == {}
+
+
 @pytest.mark.parametrize("kept", [[1], "resnet", None, {"network": "resnet"}, {"network": None}])
 def test_hyperparameters_of_another_program(tmp_path, kept):
     with pytest.raises(UserError, match=r"w\.ckpt is of no module of lit_robust") as caught:

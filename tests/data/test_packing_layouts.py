@@ -212,6 +212,16 @@ def test_odd_categories_are_refused(tmp_path, content):
     assert read_categories(str(file)) == {"a": (2,), "b": (3, 0)}
 
 
+def test_categories_of_a_recipe_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = read_categories("configs/tiny-imagenet/categories-26.json")
+    assert (len(there), sum(map(len, there.values()))) == (11, 26)
+    # A file of one's own comes first.
+    (tmp_path / "configs" / "tiny-imagenet").mkdir(parents=True)
+    (tmp_path / "configs" / "tiny-imagenet" / "categories-26.json").write_text('{"a": [1]}')
+    assert read_categories("configs/tiny-imagenet/categories-26.json") == {"a": (1,)}
+
+
 def test_a_label_file_that_numbers_from_one(tmp_path):
     folder = plant(tmp_path / "images", ["1.jpg", "2.jpg", "3.jpg"])
     numbers = tmp_path / "labels.txt"

@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from lit_robust.core.errors import DataError, UserError
+from lit_robust.core.files import of_recipes
 from lit_robust.data.packing.classes import WNID
 from lit_robust.reference import imagenet_categories, imagenet_subset, imagenet_wnids, known_corruptions
 from lit_robust.reference.corruption_baselines import SEVERITIES
@@ -66,7 +67,8 @@ def read_categories(source: str) -> dict[str, tuple[int, ...]]:
     """Return category name to class numbers, in alphabetical order, which is the order of a category's number.
 
     Args:
-        source: ``imagenet`` for the 16 published categories, or a JSON file ``{"category": [classes], ...}``.
+        source: ``imagenet`` for the 16 published categories, or a JSON file ``{"category": [classes], ...}``, such
+            as ``configs/tiny-imagenet/categories-26.json``, which is found from any folder.
 
     Raises:
         UserError: the file is missing or of another form.
@@ -74,7 +76,7 @@ def read_categories(source: str) -> dict[str, tuple[int, ...]]:
     if source == "imagenet":
         return imagenet_categories()
     try:
-        content = json.loads(Path(source).read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(of_recipes(source).read_text(encoding="utf-8"), object_pairs_hook=_once)
         if not isinstance(content, dict) or not all(_are_numbers(classes) for classes in content.values()):
             raise ValueError("it is not an object of lists of whole numbers")
         categories = {name: tuple(classes) for name, classes in sorted(content.items())}
