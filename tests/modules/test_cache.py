@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from memories import another_process_builds
+from memories import another_process_builds, write_memory
 from pytorch_lightning import Trainer
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -24,6 +24,7 @@ from lit_robust.data import ImageNetDataModule
 from lit_robust.data.loading.transforms import EvaluationCrop
 from lit_robust.memory import open_memory, project
 from lit_robust.memory.build import part_folder
+from lit_robust.memory.classifier import Retrieval
 from lit_robust.memory.nearest import build_index
 from lit_robust.models import Network, build_classifier
 from lit_robust.modules import CacheModule
@@ -348,3 +349,21 @@ def test_memory_commands(built, tmp_path, capsys):
     assert "index-flat.faiss is missing or has changed" in capsys.readouterr().err
     assert main(["memory", "verify", str(Path(memory).parent)]) == 2
     assert "There is no memory in" in capsys.readouterr().err
+
+
+def test_familiarity_is_the_highest_cosine_of_any_key(tmp_path):
+    module = CacheModule(NETWORK, tmp_path / "memory", "layers.2").eval()
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        vectors = module.cache.vectors(images)
+        memory = write_memory(tmp_path / "memory", vectors[:4].numpy(), np.array([0, 1, 2, 3]))
+        module.cache.open(memory, Retrieval(), torch.device("cpu"))
+        found = module.familiarity(images)
+    unit = F.normalize(vectors.double())
+    torch.testing.assert_close(found.double(), (unit @ unit[:4].T).amax(1), rtol=0, atol=1e-6)
+    assert found[4:].max() < 1 - 1e-5
+
+
+def test_a_checkpoint_is_refused_in_python_too(tmp_path):
+    with pytest.raises(UserError, match=r"^A CacheModule has no checkpoints .*, and its memory as --model\.memory\.$"):
+        CacheModule(NETWORK, tmp_path / "memory", "layers.2").on_load_checkpoint({})
