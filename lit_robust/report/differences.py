@@ -46,7 +46,7 @@ def difference_table(runs: Sequence[Run]) -> str:
 def _row(title: str, other: str, cells: Sequence[Result | None]) -> str:
     first = next(result for result in cells if result is not None)
     accuracy = first.protocol["less"].get("top1")
-    share = f"<small>{value_text(accuracy, 'fraction')} %</small>" if isinstance(accuracy, float) else ""
+    share = f" <small>{value_text(accuracy, 'fraction')} %</small>" if isinstance(accuracy, float) else ""
     return (
         f'<tr><th scope="row">{escape(title)}<small>{first.count:,} images</small></th>'
         f"<td>{escape(other)}{share}</td>{''.join(map(_cell, cells))}</tr>"

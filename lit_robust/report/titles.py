@@ -204,7 +204,10 @@ def interval_text(result: Result) -> str:
     Example:
         >>> interval_text(Result("imagenet", "top1", 0.665, "fraction", 200, {}, (0.597, 0.7268)))
         '59.7\N{EN DASH}72.7'
+        >>> interval_text(Result("imagenet", "top1_difference", -0.1, "fraction", 200, {}, (-0.162, -0.082)))
+        '-16.2 to -8.2'
     """
     if result.interval is None:
         return ""
-    return "\N{EN DASH}".join(value_text(end, result.unit) for end in result.interval)
+    between = " to " if min(result.interval) < 0 else "\N{EN DASH}"  # No dash before a minus.
+    return between.join(value_text(end, result.unit) for end in result.interval)

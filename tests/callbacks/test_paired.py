@@ -68,7 +68,7 @@ def test_the_page_shows_the_difference(runs, tmp_path, capsys):
     low, high = (f"{100 * end:+.1f}".replace("-", "\N{MINUS SIGN}") for end in paired_interval(1, 2, 7))
     text = page.read_text()
     assert f'<span class="value">\N{MINUS SIGN}14.3</span><small class="interval">{low} to {high}</small>' in text
-    assert "<td>first<small>71.4 %</small></td>" in text
+    assert "<td>first <small>71.4 %</small></td>" in text
     assert main(["report", *folders, "-o", str(page)]) == 0
     assert "On the same images" not in page.read_text()
     assert main(["report", *folders, "--paired", "--group", "-o", str(page)]) == 2

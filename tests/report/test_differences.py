@@ -20,6 +20,6 @@ def test_a_row_a_set_and_a_column_a_run():
     assert "first" not in html
     assert html.count('<span class="value">+1.0</span>') == 2
     assert '<b class="value">\N{MINUS SIGN}20.0</b><small class="interval">\N{MINUS SIGN}30.0' in html
-    assert "<td>a&lt;b<small>50.0 %</small></td>" in html
+    assert "<td>a&lt;b <small>50.0 %</small></td>" in html
     assert html.count('class="missing"') == 1
     assert difference_table([run("first")]) == ""
