@@ -120,6 +120,7 @@ def test_an_attack_that_moves_nothing_is_logged_and_warned_of_once(tmp_path, sch
     module = scheme(NETWORK, SETTINGS, PGD(eps=0.5, start="ball", loss="kl" if scheme is TradesModule else "margin"))
     trainer = fit(module, tmp_path, epochs=1)
     assert float(trainer.callback_metrics["train/unmoved"]) == float(trainer.callback_metrics["val/unmoved"]) == 0
+    assert ("train/auxiliary_loss" in trainer.callback_metrics) == (scheme is AdvPropModule)
     # A layer of zeros that is not trained hides every gradient.
     torch.nn.init.zeros_(module.classifier.network.fc.weight).requires_grad_(False)
     with warnings.catch_warnings(record=True) as said:
