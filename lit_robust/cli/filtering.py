@@ -217,7 +217,8 @@ def data_filter_transfer(
     """Measure whether images that one network filtered fool the others: each filters alone, each is tested on each set.
 
     Take a pool that none of them trained on. results.json holds, for each pair, the accuracy on the filtered set over
-    that on images of the pool of the same classes: 0 where all errors transfer, 1 where none does.
+    that on images of the pool of the same classes: 0 where all errors transfer, 1 where none does; and how widely each
+    network's errors on a class are spread over the others, the mean over classes.
 
     Args:
         pool: folder of shards with labels
@@ -239,7 +240,7 @@ def data_filter_transfer(
     from lit_robust.core.results import Result, RunResults
     from lit_robust.data.filtration import FilterCrops, FilterNetwork, hard_images
     from lit_robust.data.loading.splits import Reading, open_table
-    from lit_robust.metrics.shift import transfer
+    from lit_robust.metrics.shift import mean_error_entropy, transfer
 
     cuts, opened = FilterCrops(resize, crop, crops), open_table(pool, split, Reading())
     with ranks() as (rank, world):
@@ -258,14 +259,19 @@ def data_filter_transfer(
     for one, own in zip(filters, answers, strict=True):
         left = hard_images(labels, [own], most_confidence, per_confusion)[-1].left.tolist()
         print(f"{one.name}: {len(left):,} of {len(opened):,} images are hard")
+        if (spread := mean_error_entropy(labels, own.predicted)) is not None:
+            own_facets = {"measure": "error_entropy", "tested": one.name}
+            told, name = {**protocol, "tested": one.described}, f"error_entropy_{one.name}"
+            results.append(
+                Result(pool.name, name, spread.value, "of its maximum", spread.count, told, spread.interval, own_facets)
+            )
         for other, theirs in zip(filters, answers, strict=True) if left else ():
             found = transfer(labels, theirs.predicted.numpy() == labels, left)
             facets = {"filter": one.name, "tested": other.name}
             told = {**protocol, "filter": one.described, "tested": other.described, "matched_top1": found.matched}
             name = f"{one.name}_fools_{other.name}"
-            ends = None
-            if found.interval and found.matched:
-                ends = found.interval[0] / found.matched, found.interval[1] / found.matched
+            low, high = found.interval or (0.0, 0.0)
+            ends = (low / found.matched, high / found.matched) if found.interval and found.matched else None
             for metric, value, unit, interval in (
                 (f"top1_{name}", found.accuracy, "fraction", found.interval),
                 (f"ratio_{name}", found.ratio, "ratio", ends),

@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_robust.core.arrays import Numbers
 from lit_robust.core.errors import UserError
 from lit_robust.metrics.base import numbers, same_length
-from lit_robust.metrics.intervals import Interval, wilson
+from lit_robust.metrics.intervals import Estimate, Interval, mean_of, wilson
 
 
 def frechet_distance(first: Numbers, second: Numbers) -> float:
@@ -76,6 +76,26 @@ def error_entropy(labels: Numbers, predicted: Numbers, num_classes: int) -> Tens
     shares = counts / counts.sum(1, keepdim=True)
     entropy: Tensor = -torch.xlogy(shares, shares).sum(1) / math.log(num_classes - 1)
     return entropy
+
+
+def mean_error_entropy(labels: Numbers, predicted: Numbers) -> Estimate | None:
+    """Return the mean of `error_entropy` over classes with an error; None without errors, or among fewer than three.
+
+    The classes are those that are a label or an answer.
+
+    Args:
+        labels: ``[N]`` whole numbers.
+        predicted: ``[N]`` whole numbers.
+
+    Example:
+        >>> mean_error_entropy([3, 3, 8, 9], [8, 9, 8, 9]).value
+        1.0
+    """
+    given = [numbers("labels", labels, 1, "whole").cpu(), numbers("predicted", predicted, 1, "whole").cpu()]
+    seen, places = torch.unique(torch.cat(given), return_inverse=True)
+    if len(seen) < 3 or torch.equal(*given):
+        return None
+    return mean_of(error_entropy(places[: len(given[0])], places[len(given[0]) :], len(seen)))
 
 
 @dataclass(frozen=True)

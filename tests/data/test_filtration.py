@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from torch import nn
 from torchvision.transforms import v2
 
@@ -332,6 +333,10 @@ def test_transfer_between_networks_by_command(pool, tmp_path, capsys):
     one = found["top1_a_fools_b-1"]
     assert (one.value, one.count) == (pytest.approx(right), len(left))
     assert (one.facets["filter"], one.facets["tested"]) == ("a", "b-1")
+    wrong = [answers[1].predicted.numpy()[(labels == c) & (answers[1].predicted.numpy() != labels)] for c in range(3)]
+    spread = [entropy(np.bincount(errors, minlength=3), base=2) for errors in wrong if len(errors)]
+    assert found["error_entropy_b-1"].value == pytest.approx(np.mean(spread))
+    assert found["error_entropy_b-1"].count == len(spread)
     assert one.interval[0] <= one.value <= one.interval[1]
 
 

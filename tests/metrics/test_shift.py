@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from lit_robust.core.errors import UserError
-from lit_robust.metrics.shift import error_entropy, frechet_distance, transfer
+from lit_robust.metrics.shift import error_entropy, frechet_distance, mean_error_entropy, transfer
 
 
 def features(count, dimensions, seed):
@@ -56,6 +56,10 @@ def test_entropy_of_errors():
     two = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)) / math.log(3)
     assert found[:3].tolist() == pytest.approx([1, 0, two])
     assert found[3].isnan()
+    # Whatever the classes' numbers; that without an error is left out.
+    mean = mean_error_entropy([7 * label for label in labels], [7 * label for label in predicted])
+    assert (mean.value, mean.count) == (pytest.approx((1 + two) / 3), 3)
+    assert mean_error_entropy(labels, labels) is mean_error_entropy([0, 1], [1, 1]) is None
     with pytest.raises(UserError, match="num_classes is 2"):
         error_entropy([0], [1], 2)
 
