@@ -20,6 +20,7 @@ from lit_robust.attacks.attack import check_eps, check_range, check_step
 from lit_robust.attacks.norms import NORMS, draw_normal
 from lit_robust.core.errors import check_choice, check_count
 from lit_robust.core.files import write_tensors
+from lit_robust.core.folding import folded
 from lit_robust.core.precision import full_precision
 from lit_robust.core.seeds import stream_seed
 from lit_robust.models.weights import tensors_digest
@@ -243,6 +244,7 @@ def ascend(
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen(represent.network),
+        folded(represent.network),
         settings.passes(starts.device.type),
     ):
         for step in bar:

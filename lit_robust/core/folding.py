@@ -74,7 +74,8 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
                 graph.set_submodule(pair.name, convolution)
             modules += convolutions
             # On the instance, so that the network stays whole: whoever asks for its layers gets its own.
-            inside = list(place.modules())[1:]
+            called = {graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"}
+            inside = [part for part in list(place.modules())[1:] if part not in called]
             place.__dict__["forward"] = partial(_forward, inside, place.forward, graph)
         with quick_stems(modules):
             yield
@@ -88,7 +89,8 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
 def _forward(
     inside: list[nn.Module], whole: Callable[..., Any], search: fx.GraphModule, *given: Any, **named: Any
 ) -> Any:
-    # Who asks for a layer's output, as a memory does, hangs a hook on it for a pass. A traced pass calls none.
+    # Who asks for a layer's output, as a memory does, hangs a hook on it for a pass. A traced pass calls the innermost
+    # layers alone, and none that is folded.
     wanted = torch.is_grad_enabled() and not any(_has_hooks(part) for part in inside)
     return (search if wanted else whole)(*given, **named)
 

@@ -126,3 +126,26 @@ def test_noise_is_each_images_own():
     many = noise_starts((3, 64, 64), [0], 0)
     assert abs(float(many.mean()) - 0.5) < 0.002
     assert abs(float(many.std()) - 0.05) < 0.002
+
+
+def test_an_ascent_runs_without_the_batch_norms_and_ends_at_the_same_images(monkeypatch):
+    torch.manual_seed(0)
+    network = build_classifier(Network("lit_robust/resnet_tiny", 10)).eval()
+    norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_var.copy_(torch.rand_like(norm.running_var) + 0.5)
+    start, target = torch.rand(2, 2, 3, 48, 48)
+    found, calls = [], []
+    own = torch.nn.functional.batch_norm
+    monkeypatch.setattr(
+        torch.nn.functional, "batch_norm", lambda *given, **named: calls.append(1) or own(*given, **named)
+    )
+    for whole in (False, True):
+        represent = Representation(network)
+        goal = represent(target).detach()
+        if whole:
+            monkeypatch.setattr("lit_robust.core.folding.NORMS", ())
+        calls.clear()
+        found.append(ascend(represent, Match(goal), start, Settings(step_size=0.1, steps=3)).images)
+        assert bool(calls) == whole
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)

@@ -136,7 +136,7 @@ def test_the_weights_and_the_layers_of_the_moment_count():
 def test_a_pass_that_a_hook_looks_at_is_the_networks_own():
     """As where a memory asks for a layer within its forward, when the network around it is folded."""
     model = shaken(resnet18(num_classes=10)).eval()
-    for layer in (model.layer2, model.layer2[0].bn1):
+    for layer in (model.layer2, model.layer2[0].bn1, model.layer2[0].conv1):
         seen = []
         with frozen(model), folded(model):
             handle = layer.register_forward_hook(lambda module, given, output, seen=seen: seen.append(len(output)))
@@ -144,6 +144,25 @@ def test_a_pass_that_a_hook_looks_at_is_the_networks_own():
             handle.remove()
             assert norms_called(model) == 0
         assert seen == [3]
+
+
+@pytest.mark.parametrize(("name", "calls"), [("avgpool", 1), ("fc", 1), ("layer2.0.relu", 2)])
+def test_a_layer_that_a_folded_pass_calls_itself_may_be_looked_at(name, calls):
+    model = shaken(resnet18(num_classes=10)).eval()
+    seen = []
+    with frozen(model), folded(model):
+        handle = model.get_submodule(name).register_forward_hook(lambda module, given, output: seen.append(output))
+        assert norms_called(model) == 0
+        folded_seen = list(seen)
+        handle.remove()
+    seen.clear()
+    with frozen(model):
+        handle = model.get_submodule(name).register_forward_hook(lambda module, given, output: seen.append(output))
+        model(IMAGES)
+        handle.remove()
+    assert len(folded_seen) == len(seen) == calls
+    for mine, own in zip(folded_seen, seen, strict=True):
+        torch.testing.assert_close(mine, own, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
