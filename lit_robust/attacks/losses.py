@@ -17,23 +17,27 @@ from lit_robust.core.errors import UserError
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``[B, num_classes]`` and labels ``[B]`` to float32 values ``[B]``, higher for a worse mistake."""
 
+SOFT_SPREAD = 2.0
+"""Standard deviation over classes that logits of a saturated softmax are divided to, as in a network of usual training,
+where all other classes weigh in. An attack then finds what it finds on the same network with smaller logits."""
+
 SOFT_LEAD = 6.0
-"""By how much the first logit leads once those of a saturated softmax are divided: as in a network of usual training,
-where all other classes still weigh in. Of a larger lead only the second class would count, as in a margin."""
+"""By how much the first logit leads once those of a saturated softmax are divided, at most. One that stands out from a
+thousand would be saturated again."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of each image in nats, or its margin, which is negative, where fp32 has 0 nats.
 
     There the softmax is saturated, and the loss as torch computes it has no gradient, however near another class is.
-    The gradient is then that of the cross-entropy of logits divided so that the label's leads by ``SOFT_LEAD``.
+    The gradient is then that of the cross-entropy of logits divided to ``SOFT_SPREAD``, or to ``SOFT_LEAD``.
     A larger value is a worse mistake all the same: 0 nats are a margin of -16 or less.
     """
     logits = logits.float()
     nats = F.cross_entropy(logits, labels, reduction="none")
     lead = -margin(logits, labels).detach()
     saturated = (nats == 0) & lead.isfinite()
-    soft = F.cross_entropy(logits / _divisor(lead, saturated), labels, reduction="none")
+    soft = F.cross_entropy(logits / _divisor(logits, lead, saturated), labels, reduction="none")
     return torch.where(saturated, soft - soft.detach() - lead, nats)
 
 
@@ -51,14 +55,16 @@ def divergence(logits: Tensor, clean: Tensor) -> Tensor:
     first = clean.argmax(1)
     lead = -margin(clean, first)
     saturated = (clean.amax(1) == 0) & (answer.gather(1, first[:, None])[:, 0] == 0) & lead.isfinite()
-    divisor = _divisor(lead, saturated)
+    divisor = _divisor(clean, lead, saturated)
     soft = _kl((answer / divisor).log_softmax(1), (clean / divisor).log_softmax(1))
     return torch.where(saturated, -1 / (1 + soft), _kl(answer, clean))
 
 
-def _divisor(lead: Tensor, saturated: Tensor) -> Tensor:
+def _divisor(logits: Tensor, lead: Tensor, saturated: Tensor) -> Tensor:
     """Return what to divide each image's logits by, ``[B, 1]``; 1 where they are not saturated."""
-    return torch.where(saturated, lead / SOFT_LEAD, 1.0)[:, None]
+    spread = logits.detach().std(1, correction=0)
+    # The maximum of the two, and the lead where a class cannot be, whose spread is not a number.
+    return torch.where(saturated, torch.fmax(spread / SOFT_SPREAD, lead / SOFT_LEAD), 1.0)[:, None]
 
 
 def _kl(answer: Tensor, clean: Tensor) -> Tensor:
