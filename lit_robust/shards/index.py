@@ -197,9 +197,9 @@ class ShardIndex:
             with one_at_a_time(places):
                 found = _kept(places, listing, stamp, on_error) or cls._scan(listing, rule, places, progress, on_error)
         if found.defects:
-            count = "an unknown number of" if found.lost is None else found.lost
+            count = "unknown" if found.lost is None else found.lost
             log.warning(
-                "The shards %s have %d defects, and %s samples are left out; `lit-robust data verify %s` lists them.",
+                "Shards %s are not whole (defects: %d, samples left out: %s); `lit-robust data verify %s` lists them.",
                 *(listing.name, len(found.defects), count, listing.folder),
             )
         return found

@@ -331,7 +331,7 @@ def report_text(reports: Sequence[SplitReport]) -> str:
         lines += map(printable, [*report.missing, *found])
     for unseen, count in Counter(report.unseen for report in reports if report.unseen).items():
         lines.append(f"{count} of {len(reports)} splits: {unseen}")
-    return "\n".join([*lines, f"{sum(report.count for report in reports)} defects"])
+    return "\n".join([*lines, f"defects: {sum(report.count for report in reports)}"])
 
 
 def _row(report: SplitReport) -> tuple[str, ...]:

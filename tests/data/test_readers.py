@@ -237,7 +237,7 @@ def test_a_cut_shard_is_left_out_from_where_it_is_cut_when_told(tmp_path):
             assert sum(int(batch.broken.sum()) for batch in batches) == lost == 7
         else:
             assert lost == 0
-            assert split.protocol["skipped"] == "2 defects of the shards, 7 samples"
+            assert split.protocol["skipped"] == "7 samples (defects of the shards: 2)"
 
 
 def test_a_shard_with_fewer_samples_than_listed_is_an_error(tmp_path):

@@ -13,7 +13,7 @@ from lit_robust.memory.continuous import sharded_log_sums, share_of
 def main():
     distributed.init_process_group("gloo")
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    for count, classes, theta in ((101, 7, 60.0), (1, 3, 10.0), (2, 2, 90.0), (2000, 400, 90.0)):
+    for count, classes, theta in ((101, 7, 60.0), (1, 3, 10.0), (2, 2, 90.0), (2000, 400, 90.0), (60, 2, 400.0)):
         generator = torch.Generator().manual_seed(count)
         keys = F.normalize(torch.randn(count, 8, generator=generator))
         labels = torch.randint(classes, (count,), generator=generator).sort().values

@@ -62,9 +62,10 @@ def test_an_operation_is_pillows(operation, amount):
 
 
 def test_pictures_with_hardly_any_levels_stay():
-    flat, nearly = np.full((50, 70, 3), 77, dtype=np.uint8), np.full((50, 70, 3), 77, dtype=np.uint8)
+    flat, nearly, next_to = (np.full((50, 70, 3), 77, dtype=np.uint8) for _ in range(3))
     nearly[0, 0] = 80
-    for image in (flat, nearly):
+    next_to[0, 0] = 78
+    for image in (flat, nearly, next_to):
         for operation in (ops.AUTOCONTRAST, ops.EQUALIZE):
             ours = applied(tensor(image), np.array([operation]), np.array([1.0]))[0].permute(1, 2, 0)
             assert np.array_equal(ours, np.array(PEERS[operation](image, 1.0)))

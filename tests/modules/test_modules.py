@@ -180,6 +180,9 @@ def test_a_checkpoint_says_by_itself_how_its_images_are_normalised(tmp_path):
     start.unlink()
     again = ClassifierModule.load_from_checkpoint(tmp_path / "module.ckpt")
     assert again.classifier.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    # A network that is named is taken as it is, and not the checkpoint's with its file for weights.
+    given = Network(NETWORK.name, 4, mean=(0.2, 0.2, 0.2), std=(0.4, 0.5, 0.6))
+    assert ClassifierModule.load_from_checkpoint(tmp_path / "module.ckpt", network=given).network == given
     with pytest.raises(UserError, match=r"normalises by the mean \[0\.1, 0\.2, 0\.3\], this one by \[0\.485"):
         fit_from(StandardModule(NETWORK), tmp_path / "module.ckpt", tmp_path)
 

@@ -191,6 +191,8 @@ def test_fine_tuning_of_a_new_head(tmp_path, body_rate, caplog):
         max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )
     trainer.fit(module, loader)
+    rates = {group["lr"] for group in trainer.optimizers[0].param_groups}
+    assert rates == ({0.1, 0.05} if body_rate else {0.1})
     ended = module.model.network.state_dict()
     moved = {name for name in started if not torch.equal(started[name], ended[name])}
     assert {"fc.weight", "fc.bias"} <= moved

@@ -112,7 +112,7 @@ def test_the_rest_is_kept_and_the_loss_is_told(folder, caplog, damage, left, wor
         assert word in defect.what
         assert 0 <= defect.offset <= (folder / FIRST).stat().st_size
     assert index.lost == 4 - len(left)
-    assert f"have {len(words)} defects" in caplog.text
+    assert f"defects: {len(words)}, samples left out: " in caplog.text
     # With "error" the kept index of "skip" must not do.
     with pytest.raises(DataError, match=FIRST):
         ShardIndex.open(folder, "val")

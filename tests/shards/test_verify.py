@@ -50,7 +50,7 @@ def test_sound_shards(root, capsys):
     assert main(["data", "verify", str(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert " ".join(lines[1].split()) == f"{root}/imagenet train 3 10 51 kB 3 3 to 4 0 _info.json agrees 0"
-    assert lines[-1] == "0 defects"
+    assert lines[-1] == "defects: 0"
     assert "splits: " not in "".join(lines)
     assert main(["data", "verify", str(root), "--quick"]) == 0
     assert "4 of 4 splits: digests were not compared, as --quick is given" in capsys.readouterr().out
@@ -91,10 +91,10 @@ def test_all_defects_are_listed(root, capsys):
     assert val.unlabelled == 1
     assert main(["data", "verify", str(root), "--decode", "--workers", "1"]) == 2
     output = capsys.readouterr()
-    assert output.out.splitlines()[-1] == f"{train.count + val.count} defects"
+    assert output.out.splitlines()[-1] == f"defects: {train.count + val.count}"
     assert f"{shards[0]} at byte 0: the checksum" in output.out
     assert output.err.count("\n") == 1
-    assert f"has {train.count + val.count} defects" in output.err
+    assert f"(defects: {train.count + val.count})" in output.err
 
 
 def test_shards_that_are_missing(root, tmp_path):

@@ -276,7 +276,7 @@ def table_split(index: ShardIndex, split: str) -> TableSplit:
     protocol: dict[str, Any] = {"shards_sha256": index.digest}
     if index.defects:
         lost = "an unknown number of" if index.lost is None else index.lost
-        protocol["skipped"] = f"{len(index.defects)} defects of the shards, {lost} samples"
+        protocol["skipped"] = f"{lost} samples (defects of the shards: {len(index.defects)})"
     entry = read_info(index.folder)[1].get("splits", {}).get(index.split, {})
     if isinstance(entry.get(GENERATED), dict):
         protocol[GENERATED] = entry[GENERATED]
