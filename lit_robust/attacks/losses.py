@@ -17,7 +17,7 @@ from lit_robust.core.errors import UserError
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``[B, num_classes]`` and labels ``[B]`` to float32 values ``[B]``, higher for a worse mistake."""
 
-SOFT_SPREAD = 2.0
+SOFT_SPREAD = 3.0
 """Standard deviation over classes that logits of a saturated softmax are divided to, as in a network of usual training,
 where all other classes weigh in. An attack then finds what it finds on the same network with smaller logits."""
 

@@ -165,9 +165,7 @@ def data_verify(
     reports = verify_shards(path, LabelRule(label, classes), decode, workers, quick)
     print(report_text(reports))
     if count := sum(report.count for report in reports):
-        raise DataError(
-            f"{path} is not whole (defects: {count}): copy, download or write these shards again."
-        )
+        raise DataError(f"{path} is not whole (defects: {count}): copy, download or write these shards again.")
 
 
 def data_corrupt(

@@ -85,13 +85,13 @@ def saturated(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor,
 
 
 def test_cross_entropy_has_a_gradient_where_the_softmax_is_saturated() -> None:
-    # The deviation of 200, 0 and 50 over their mean is 84.98. Divided to 2 they are 4.71, 0 and 1.18:
-    # exp(1.18) / (1 + exp(1.18)) = 0.764 of the rise is the third's.
+    # The deviation of 200, 0 and 50 over their mean is 84.98. Divided to 3 they are 7.06, 0 and 1.77, and the first
+    # leads by 5.30: exp(1.77) / (1 + exp(1.77)) = 0.854 of the rise is the third's.
     logits = torch.tensor([[200.0, 0.0, 50.0], [5000.0, 0.0, 1250.0], [3.0, 0.0, 1.0]])
     labels = torch.zeros(3, dtype=torch.int64)
     losses, gradient = saturated(lambda leaf: LOSSES["cross_entropy"](leaf, labels), logits * torch.tensor([[1.0]] * 3))
     spread = np.std(logits[:2].double().numpy(), axis=1, keepdims=True)
-    soft = (logits[:2].double() * (2 / torch.from_numpy(spread))).softmax(1)[:, 1:]
+    soft = (logits[:2].double() * (3 / torch.from_numpy(spread))).softmax(1)[:, 1:]
     shares = soft / soft.sum(1, keepdim=True)
     torch.testing.assert_close(gradient[:2, 1:].double(), shares, rtol=1e-5, atol=0)
     assert gradient[:2, 0].tolist() == pytest.approx([-1.0, -1.0], rel=1e-5)
@@ -104,7 +104,7 @@ def test_cross_entropy_has_a_gradient_where_the_softmax_is_saturated() -> None:
 
 
 def test_a_class_that_stands_out_from_many_is_not_saturated_again() -> None:
-    """A thousand logits of deviation 2 may have one that leads by 63; here it leads by 6."""
+    """A thousand logits of deviation 3 may have one that leads by 95; here it leads by 6."""
     logits = torch.zeros(1, 1000)
     logits[0, 0], logits[0, 1] = 6e5, 1e5
     _, gradient = saturated(lambda leaf: LOSSES["cross_entropy"](leaf, torch.tensor([0])), logits)
@@ -116,9 +116,9 @@ def test_divergence_has_a_gradient_where_both_answers_are_saturated() -> None:
     clean = torch.tensor([[300.0, 0.0, 100.0], [3.0, 0.0, 1.0]]).log_softmax(1)
     logits = torch.tensor([[310.0, 60.0, 80.0], [2.0, 1.0, 1.0]])
     losses, gradient = saturated(lambda leaf: divergence(leaf, clean), logits)
-    # Softmax less clean softmax, both of logits divided as the clean ones are to a deviation of 2, is the gradient.
+    # Softmax less clean softmax, both of logits divided as the clean ones are to a deviation of 3, is the gradient.
     spread = np.std(clean[0].double().numpy())
-    both = [(one[0].double() * 2 / spread).softmax(0) for one in (logits, clean)]
+    both = [(one[0].double() * 3 / spread).softmax(0) for one in (logits, clean)]
     expected = both[0] - both[1]
     torch.testing.assert_close(gradient[0].double(), expected / expected.abs().max(), rtol=1e-4, atol=1e-6)
     assert -1 < losses[0] < 0
