@@ -308,7 +308,8 @@ def check_eps(name: str, value: float, norm: str) -> None:
         raise UserError(f"{name} is {value}: give a finite number, 0 or more, in [0, 1] pixel units.")
     if norm == "linf" and value > 1:
         raise UserError(
-            f"{name} is {value:g} in linf, where 1 is black to white: did you mean {value:g}/255 = {value / 255:.5f}?"
+            f"{name} is {value:g} in linf, where 1 is black to white: did you mean {value:g}/255 = {value / 255:.5f}? "
+            "Where another norm is chosen, choose its eps as well."
         )
 
 
