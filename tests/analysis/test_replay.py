@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import alexnet, resnet18
 
 from lit_robust.analysis.layers import stages
 from lit_robust.analysis.replay import pooled_head, record
@@ -91,6 +92,60 @@ def check(classifier, image, layer):
     assert torch.equal(changes, before)
     torch.testing.assert_close(expected[:1], classifier(image))
     assert not torch.allclose(expected[1], expected[2])
+
+
+class Convolutions(nn.Module):
+    """Convolutions of every kind after the first: what one channel changes is known only of those without groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3)
+        self.plain = nn.Conv2d(6, 8, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
+        self.point, self.grouped = nn.Conv2d(6, 8, 1, stride=2, bias=False), nn.Conv2d(6, 8, 3, groups=2)
+        self.same, self.wrapped = (
+            nn.Conv2d(6, 8, 3, padding="same"),
+            nn.Conv2d(6, 8, 3, padding=1, padding_mode="circular"),
+        )
+        self.last = nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, images):
+        maps = self.first(images).relu_()
+        plain = self.last(self.plain(maps).relu_())
+        parts = [plain, self.point(maps), self.grouped(maps), self.same(maps), self.wrapped(maps)]
+        return self.head(torch.cat([part.square().mean((2, 3)) for part in parts], 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [Convolutions, lambda: resnet18(num_classes=7), lambda: alexnet(num_classes=7)])
+def test_a_convolution_adds_what_the_one_channel_that_differs_changes(build, monkeypatch):
+    torch.manual_seed(0)
+    classifier = Classifier(build().eval(), (0.5,) * 3, (0.25,) * 3)
+    image = torch.rand(1, 3, 64, 64)
+    recording = record(classifier, image)
+    layer = next(call.name for call in recording.calls if isinstance(call.module, nn.Conv2d | nn.ReLU))
+    output = recording.call_of(layer).output
+    one = output.repeat(4, 1, 1, 1)
+    one[0, 2], one[1, 5], one[2, 5] = 0, 0, one[2, 5] * 3  # And the last is as it was.
+    two = one.clone()
+    two[1, 0] = 0
+    convolved = []
+    own = nn.Conv2d.forward
+
+    def counted(module, images):
+        convolved.append(module)
+        return own(module, images)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counted)
+    counts = []
+    for changes in (one, two):
+        with changed(classifier, layer, lambda _, changes=changes: changes.clone()):
+            expected = classifier(image.repeat(4, 1, 1, 1))
+        convolved.clear()
+        torch.testing.assert_close(recording.rest(layer, changes), expected)
+        counts.append(len(convolved))
+    # Those of several kinds, or the stem's neighbour, add; where two channels differ all convolve.
+    assert counts[1] - counts[0] == (2 if build is Convolutions else 1)
 
 
 @torch.no_grad()
