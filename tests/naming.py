@@ -17,8 +17,8 @@ def read_checked(folder: Path) -> RunResults:
     """Return a run's results, whose facets are those that schema 1 would have been read with."""
     found = RunResults.load(folder)
     for result in found.results:
-        told = dict(result.facets)
-        if "observer" in told:
-            told["observer"] = re.sub(r"\W+", "_", told["observer"])
-        assert told == named_facets(result.dataset, result.metric, result.protocol)
+        facets = dict(result.facets)
+        if "observer" in facets:
+            facets["observer"] = re.sub(r"\W+", "_", facets["observer"])
+        assert facets == named_facets(result.dataset, result.metric, result.protocol)
     return found

@@ -199,9 +199,9 @@ def test_ones_own_measure_attack_data_set_and_network_run(toy, tmp_path, monkeyp
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     code = main(["test", "-c", str(tmp_path / "mine.yaml")])
     assert code == 0, capsys.readouterr().err
-    told = {one.metric: one for one in RunResults.load(tmp_path / "run").results}
-    assert told.keys() == {"confident_errors", "adversarial_accuracy_linf_eps_0.01"}
-    assert {one.count for one in told.values()} == {41}
+    results = {one.metric: one for one in RunResults.load(tmp_path / "run").results}
+    assert results.keys() == {"confident_errors", "adversarial_accuracy_linf_eps_0.01"}
+    assert {one.count for one in results.values()} == {41}
     from mine import FGSM, ConfidentErrors, SketchDataModule, make_net
 
     from lit_robust import evaluate

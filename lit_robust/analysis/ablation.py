@@ -194,9 +194,9 @@ def scores_study(
         for one, other in combinations(series, 2):
             found = rank_correlation(series[one].double(), series[other].double())
             facets = {"measure": "score_correlation", "layer": layer, "variant": f"{one}, {other}"}
-            metric, told = f"score_correlation_{layer}_{one}_{other}", {**protocol, "correlation": "Spearman"}
+            metric, about = f"score_correlation_{layer}_{one}_{other}", {**protocol, "correlation": "Spearman"}
             results.append(
-                Result("cue-conflict", metric, found.value, "ratio", found.count, told, found.interval, facets)
+                Result("cue-conflict", metric, found.value, "ratio", found.count, about, found.interval, facets)
             )
         for unit in range(len(pair["shape"])):
             concept, category, iou = (labels or {}).get((layer, unit), ("", "", 0.0))
@@ -204,13 +204,13 @@ def scores_study(
             row |= {"texture_score": int(pair["texture"][unit]), "map_tv": float(exciting.variation[layer][unit])}
             rows.append(row | ({"concept": concept, "category": category, "iou": iou} if labels else {}))
     if labels:
-        told = {**protocol, "least_iou": least_iou}
+        about = {**protocol, "least_iou": least_iou}
         named = [row for row in rows if row["iou"] >= least_iou and row["category"]]
         for category in ("all", *sorted({str(row["category"]) for row in named})):
             kept = [row for row in named if category in ("all", row["category"])]
             for kind in ("shape_score", "texture_score"):
                 values = torch.tensor([row[kind] for row in kept])
-                results.append(_mean(kind, values, told, {"category": category}))
+                results.append(_mean(kind, values, about, {"category": category}))
     arrays = {f"{kind} {layer}": t for kind in ("shape", "texture") for layer, t in getattr(scores, kind).items()}
     ways = {"texture": (scores.texture, "Texture score"), "map TV": (exciting.variation, "total variation of its map")}
     panels = {
@@ -274,9 +274,9 @@ def _exciting(classifier: Classifier, conflict: Conflict, scores: Scores, count:
         best = torch.stack(of_images, 1).topk(min(images, len(of_images)), 1).indices
         rows = torch.cat([torch.cat([conflict.images(int(place)) for place in row]) for row in best])
         pictures[f"exciting-{layer}"] = grid(rows, best.shape[1])
-        told = [
+        words = [
             f"{int(u)} (Shape {int(scores.shape[layer][u])}, Texture {int(scores.texture[layer][u])})"
             for u in units[layer]
         ]
-        captions[f"exciting-{layer}"] = f"{layer}: the images that excite units {', '.join(told)} most, a row each"
+        captions[f"exciting-{layer}"] = f"{layer}: the images that excite units {', '.join(words)} most, a row each"
     return _Exciting(variation, pictures, captions)

@@ -50,14 +50,14 @@ def labelled_study(
     ceiling = dissection.ceiling(denominator).nan_to_num(0)
     ceiling[dissection.tied] = 0
     ceiling = ceiling.amax(0)
-    told = {**protocol, "denominator": denominator, "least_iou": least_iou, "quantile": dissection.share}
+    about = {**protocol, "denominator": denominator, "least_iou": least_iou, "quantile": dissection.share}
     warnings = _warnings(dissection, concepts, ceiling, least_iou)
     results = []
 
     def add(measure: str, value: float, unit: str, count: int, facets: Mapping[str, Any], **more: Any) -> None:
         metric = "_".join([measure, *map(str, facets.values())])
         facets = {"measure": measure, **facets}
-        results.append(Result("concepts", metric, value, unit, count, told, facets=facets, warnings=warnings, **more))
+        results.append(Result("concepts", metric, value, unit, count, about, facets=facets, warnings=warnings, **more))
 
     slices = {"all": slice(0, len(best)), **dissection.layers}
     for layer, units in slices.items():
@@ -181,7 +181,7 @@ def unit_pictures(
             peaks[layer].append(maps[:, chosen[layer].to(maps.device)].flatten(2).amax(2).cpu())
     pictures, captions = {}, {}
     for layer, rows in dissection.layers.items():
-        shown, told = [], []
+        shown, words = [], []
         for unit, peak in zip(chosen[layer].tolist(), torch.cat(peaks[layer]).T, strict=True):
             place = rows.start + unit
             for number in peak.topk(min(images, len(peak))).indices.tolist():
@@ -191,10 +191,10 @@ def unit_pictures(
                 limit = dissection.thresholds[place, None]
                 mask = masks(maps, limit, (image.shape[2], image.shape[3]), axes[layer])
                 shown.append((image * torch.where(mask, 1.0, 0.3)).cpu())
-            told.append(f"{unit} {concepts.names[int(label[place])]} ({float(best[place]):.3f})")
+            words.append(f"{unit} {concepts.names[int(label[place])]} ({float(best[place]):.3f})")
         if len({image.shape for image in shown}) == 1:
             pictures[f"units-{layer}"] = grid(torch.cat(shown), min(images, len(concepts)))
-            captions[f"units-{layer}"] = f"{layer}: units with their concept and IoU: {', '.join(told)}; a row each"
+            captions[f"units-{layer}"] = f"{layer}: units with their concept and IoU: {', '.join(words)}; a row each"
     return pictures, captions
 
 
@@ -263,9 +263,9 @@ def twin_results(overlap: Mapping[str, Tensor], share: float, protocol: Mapping[
     results = []
     for layer, values in overlap.items():
         found = mean_of(values)
-        told = {**protocol, "quantile": share, "twins": "the same images with another texture"}
+        about = {**protocol, "quantile": share, "twins": "the same images with another texture"}
         facets = {"measure": "twin_overlap", "layer": layer}
         metric = f"twin_overlap_{layer}"
-        one = Result("concepts", metric, found.value, "fraction", found.count, told, found.interval, facets)
+        one = Result("concepts", metric, found.value, "fraction", found.count, about, found.interval, facets)
         results.append(one)
     return results

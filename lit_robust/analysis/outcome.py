@@ -48,10 +48,10 @@ class Outcome:
         for name, pixels in self.pictures.items():
             with atomic_path(folder / "pictures" / f"{name}.png") as temporary:
                 Image.fromarray(pixels).save(temporary, format="PNG")
-        told = [name for name in self.pictures if name in self.captions]
+        named = [name for name in self.pictures if name in self.captions]
         return [
             Example(kind, kind, number, {"image": f"pictures/{name}.png"}, {"image": self.captions[name]})
-            for number, name in enumerate(told)
+            for number, name in enumerate(named)
         ]
 
 

@@ -256,12 +256,14 @@ def manipulation_study(
     chosen = _units(subject, units, count)
     made = manipulate(subject.represent, chosen, subject.images[:per_unit], settings, rule, subject.work)
     missed = int((~made.exceeds).sum())
-    told = [f"In {missed} of {made.exceeds.numel()} images the feature did not become the highest."] if missed else []
+    missing = (
+        [f"In {missed} of {made.exceeds.numel()} images the feature did not become the highest."] if missed else []
+    )
     shown = min(SHOWN, per_unit)
     rows = {"image": made.starts[:shown]}
     rows |= {f"unit {unit}": made.images[k, :shown] for k, unit in enumerate(chosen[:4].tolist())}
     return Outcome(
-        subject.results("manipulation", manipulation_measures(made), settings, told, rule=rule),
+        subject.results("manipulation", manipulation_measures(made), settings, missing, rule=rule),
         {"units": chosen, "steps": made.steps, "before": made.before, "after": made.after},
         pictures={"manipulation": labelled_grid(rows, subject.names[:shown])},
         captions={"manipulation": "Features added to images"},

@@ -30,10 +30,10 @@ def weight_results(classifier: Classifier) -> list[Result]:
     units = sum(len(one.of_channels) for one in layers)
     results = []
 
-    def add(measure: str, value: float, count: int, facets: Mapping[str, Any], **told: Any) -> None:
+    def add(measure: str, value: float, count: int, facets: Mapping[str, Any], **about: Any) -> None:
         metric = "_".join([measure, *map(str, facets.values())])
         results.append(
-            Result("weights", metric, value, "variation", count, told, facets={"measure": measure, **facets})
+            Result("weights", metric, value, "variation", count, about, facets={"measure": measure, **facets})
         )
 
     for one in layers:
@@ -67,12 +67,12 @@ def map_results(
     for layer, one in found.items():
         facets = {"layer": layer}
         for kind, values in (("clean", one.clean), ("noisy", one.noisy)):
-            mean, told = mean_of(values), {**protocol, "mean_over": "channels", "images": count}
+            mean, about = mean_of(values), {**protocol, "mean_over": "channels", "images": count}
             for measure, scale in (("map_tv", 1.0), ("map_tv_per_difference", 1.0 / max(one.differences, 1))):
                 ends = None if mean.interval is None else (mean.interval[0] * scale, mean.interval[1] * scale)
                 named = {"measure": measure, **facets, "variant": kind}
                 metric = f"{measure}_{layer}_{kind}"
-                one_result = Result(dataset, metric, mean.value * scale, "variation", count, told, ends, named)
+                one_result = Result(dataset, metric, mean.value * scale, "variation", count, about, ends, named)
                 results.append(one_result)
         ratio = mean_of(one.log_ratios)
         near = float((one.log_ratios.abs() < torch.tensor(1.05).log()).double().mean())
@@ -128,10 +128,10 @@ def smoothness_study(
         captions["noise"] = "total variation of each channel: noisy images over clean ones, a panel a layer"
         rough, shown = _gradients(classifier, images, batch)
         mean = mean_of(rough)
-        told = {**images.protocol, "of": "the cross entropy's gradient, TV / L1"}
+        about = {**images.protocol, "of": "the cross entropy's gradient, TV / L1"}
         facets = {"measure": "gradient_tv_of_l1"}
         one_result = Result(
-            images.name, "gradient_tv_of_l1", mean.value, "ratio", mean.count, told, mean.interval, facets
+            images.name, "gradient_tv_of_l1", mean.value, "ratio", mean.count, about, mean.interval, facets
         )
         results.append(one_result)
         arrays["gradients"] = rough
@@ -167,7 +167,7 @@ def _matches(classifier: Classifier, other: Classifier, arrays: dict[str, Tensor
         arrays[f"matches {variant}"] = found.pairs
         mean = mean_of(found.correlation)
         facets = {"measure": "filter_correlation", "variant": variant}
-        told = {"of": "first convolution", "correlation": "Spearman"}
+        about = {"of": "first convolution", "correlation": "Spearman"}
         metric = f"filter_correlation_{variant.replace(' ', '_')}"
-        results.append(Result("weights", metric, mean.value, "ratio", mean.count, told, mean.interval, facets))
+        results.append(Result("weights", metric, mean.value, "ratio", mean.count, about, mean.interval, facets))
     return results

@@ -261,14 +261,14 @@ def data_filter_transfer(
         print(f"{one.name}: {len(left):,} of {len(opened):,} images are hard")
         if (spread := mean_error_entropy(labels, own.predicted)) is not None:
             own_facets = {"measure": "error_entropy", "tested": one.name}
-            told, name = {**protocol, "tested": one.described}, f"error_entropy_{one.name}"
+            more, name = {**protocol, "tested": one.described}, f"error_entropy_{one.name}"
             results.append(
-                Result(pool.name, name, spread.value, "of its maximum", spread.count, told, spread.interval, own_facets)
+                Result(pool.name, name, spread.value, "of its maximum", spread.count, more, spread.interval, own_facets)
             )
         for other, theirs in zip(filters, answers, strict=True) if left else ():
             found = transfer(labels, theirs.predicted.numpy() == labels, left)
             facets = {"filter": one.name, "tested": other.name}
-            told = {**protocol, "filter": one.described, "tested": other.described, "matched_top1": found.matched}
+            more = {**protocol, "filter": one.described, "tested": other.described, "matched_top1": found.matched}
             name = f"{one.name}_fools_{other.name}"
             low, high = found.interval or (0.0, 0.0)
             ends = (low / found.matched, high / found.matched) if found.interval and found.matched else None
@@ -278,7 +278,7 @@ def data_filter_transfer(
             ):
                 own_facets = {"measure": metric.split("_")[0], **facets}
                 results.append(
-                    Result(f"hard-of-{pool.name}", metric, value, unit, found.count, told, interval, own_facets)
+                    Result(f"hard-of-{pool.name}", metric, value, unit, found.count, more, interval, own_facets)
                 )
             print(f"  {other.name}: {found.accuracy:.3f} there, {found.matched:.3f} on the same classes")
     RunResults({"name": output.resolve().name, "command": command}, {}, results).save(output)

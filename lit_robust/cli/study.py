@@ -115,8 +115,8 @@ class Study:
             },
             "parameters": sum(parameter.numel() for parameter in self.classifier.parameters()),
         }
-        told = (RANDOM,) if self.random else ()
-        results = [replace(one, warnings=(*one.warnings, *told)) for one in outcome.results]
+        random = (RANDOM,) if self.random else ()
+        results = [replace(one, warnings=(*one.warnings, *random)) for one in outcome.results]
         RunResults(run, model, results, examples).save(self.output)
         written = sorted(one.name for one in self.output.iterdir() if not one.name.startswith("."))
         print(f"Wrote {', '.join(written)} to {self.output}. Next: `lit-robust report {self.output}` shows them.")

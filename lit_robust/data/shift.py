@@ -140,8 +140,8 @@ def label_by_folder(split: Split, folders: Sequence[str], name: str) -> TableSpl
         )
     table = split.table.select(kept).relabel(labels[kept])
     outside = len(split) - len(kept)
-    told = {"outside_the_classes": outside} if outside else {}
-    protocol = {**split.protocol, "number_of_categories": len(folders), **told}
+    left_out = {"outside_the_classes": outside} if outside else {}
+    protocol = {**split.protocol, "number_of_categories": len(folders), **left_out}
     return replace(split, table=table, protocol=protocol, num_classes=None, class_names=tuple(folders))
 
 

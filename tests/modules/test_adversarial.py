@@ -127,8 +127,8 @@ def test_an_attack_that_moves_nothing_is_logged_and_warned_of_once(tmp_path, sch
         warnings.simplefilter("always")
         trainer = fit(module, tmp_path, epochs=2, every=every)
     assert float(trainer.callback_metrics["train/unmoved"]) == float(trainer.callback_metrics["val/unmoved"]) == 1
-    told = [str(one.message) for one in said if "never moved" in str(one.message)]
-    assert sorted(sentence.split(" of the images")[0] for sentence in told) == [
+    warned = [str(one.message) for one in said if "never moved" in str(one.message)]
+    assert sorted(sentence.split(" of the images")[0] for sentence in warned) == [
         "The training attack never moved 100.0%",
         "The validation attack never moved 100.0%",
     ]

@@ -125,10 +125,10 @@ def test_ema_averages_the_weights(tmp_path):
 
 def test_a_module_says_all_that_identifies_its_network():
     module = StandardModule(NETWORK, SETTINGS)
-    told = module.describe()
-    settings = told.pop("settings")
+    described = module.describe()
+    settings = described.pop("settings")
     network = module.classifier.network
-    assert told == {
+    assert described == {
         "module": "StandardModule",
         "network": "lit_robust/resnet_tiny",
         "num_classes": 4,

@@ -55,8 +55,8 @@ class Site:
 
     def end(self, *words, **variables):
         job = self.start(*words, **variables)
-        told = job.communicate(timeout=30)[1]
-        return job.returncode, told
+        said = job.communicate(timeout=30)[1]
+        return job.returncode, said
 
     def calls(self):
         return (self.folder / "calls").read_text().splitlines()
@@ -123,17 +123,17 @@ def test_one_wandb_run_for_all_starts(site):
     ],
 )
 def test_mistakes_end_in_a_sentence(site, words, variables, sentence):
-    code, told = site.end(*words, **variables)
-    assert (code, told.count("\n")) == (2, 1)
-    assert sentence in told
+    code, said = site.end(*words, **variables)
+    assert (code, said.count("\n")) == (2, 1)
+    assert sentence in said
     assert not (site.folder / "calls").exists()
 
 
 def test_another_runs_folder_is_not_taken(site):
     site.run.mkdir(parents=True)
-    code, told = site.end("fit")
+    code, said = site.end("fit")
     assert code == 2
-    assert "is another run's" in told
+    assert "is another run's" in said
 
 
 def test_a_sweep_without_its_file():
@@ -159,21 +159,21 @@ def signalled(site, **variables):
         assert job.poll() is None, job.stderr.read()
         time.sleep(0.02)
     job.send_signal(signal.SIGUSR1)
-    told = job.communicate(timeout=60)[1]
-    return job.returncode, told
+    said = job.communicate(timeout=60)[1]
+    return job.returncode, said
 
 
 def test_the_warning_reaches_the_training_which_is_queued_again(site):
-    code, told = signalled(site, WAITS="yes", SAVES=str(site.run / "checkpoints"))
+    code, said = signalled(site, WAITS="yes", SAVES=str(site.run / "checkpoints"))
     assert code == 0
     assert site.calls()[1:] == ["USR1", "scontrol requeue 7"]
-    assert f"go on from {site.run}/checkpoints/requeue.ckpt" in told
+    assert f"go on from {site.run}/checkpoints/requeue.ckpt" in said
 
 
 def test_a_training_that_hangs_is_queued_again_without_saving(site):
     """The stand-in for scontrol kills nobody: the stand-in for srun ends when it has been called."""
-    _, told = signalled(site, HANGS="yes", LIT_ROBUST_GRACE="1", CODE="1")
-    assert "nothing was saved within 1 s" in told
+    _, said = signalled(site, HANGS="yes", LIT_ROBUST_GRACE="1", CODE="1")
+    assert "nothing was saved within 1 s" in said
     assert "scontrol requeue 7" in site.calls()
 
 
@@ -183,9 +183,9 @@ def test_three_starts_without_a_checkpoint_are_enough(site):
         assert signalled(site, WAITS="yes", ENDS="1", SLURM_RESTART_COUNT=start)[0] == 0
         (site.folder / "calls").rename(site.folder / f"calls of {start}")
         assert "scontrol requeue 7" in (site.folder / f"calls of {start}").read_text()
-    code, told = signalled(site, WAITS="yes", ENDS="1", SLURM_RESTART_COUNT="2")
+    code, said = signalled(site, WAITS="yes", ENDS="1", SLURM_RESTART_COUNT="2")
     assert code == 2
-    assert "give more --time" in told
+    assert "give more --time" in said
     assert "scontrol requeue 7" not in site.calls()
 
 
