@@ -29,7 +29,7 @@ Precision = Literal["fp32", "bf16"]
 KEPT_EVERY = 200  # steps
 
 
-class Objective(Protocol):
+class ImageObjective(Protocol):
     """What is raised: one value an image, of its own representation alone."""
 
     def __call__(self, vectors: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Ascent(NamedTuple):
 
 def ascend(
     represent: Representation,
-    objective: Objective,
+    objective: ImageObjective,
     starts: Tensor,
     settings: Settings,
     *,
@@ -266,7 +266,7 @@ def ascend(
     return state
 
 
-def _identity(represent: Representation, objective: Objective, starts: Tensor, settings: Settings) -> str:
+def _identity(represent: Representation, objective: ImageObjective, starts: Tensor, settings: Settings) -> str:
     """Return a digest of all that the result follows from."""
     state = {f"network.{name}": tensor for name, tensor in represent.network.state_dict().items()}
     about = {**asdict(settings), **represent.protocol(), "objective": objective.name}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lit_robust.analysis.ascent import Ascent, Match, Objective, Settings, ascend, relative_distance
+from lit_robust.analysis.ascent import Ascent, ImageObjective, Match, Settings, ascend, relative_distance
 from lit_robust.analysis.representation import Representation
 from lit_robust.attacks.attack import clean_logits, frozen
 from lit_robust.core.errors import UserError
@@ -36,7 +36,7 @@ class Work:
 
 def ascend_all(
     represent: Representation,
-    objective: Objective,
+    objective: ImageObjective,
     starts: Tensor,
     settings: Settings,
     work: Work,

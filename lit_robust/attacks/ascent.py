@@ -186,7 +186,7 @@ def _higher(best: Tensor, best_losses: Tensor, images: Tensor, losses: Tensor) -
     return torch.where(higher.view(-1, 1, 1, 1), images, best), torch.where(higher, losses, best_losses)
 
 
-class Outcome(NamedTuple):
+class SearchOutcome(NamedTuple):
     """Where a search led.
 
     Attributes:
@@ -206,7 +206,7 @@ class Outcome(NamedTuple):
 
 def first_success(
     model: Model, objective: Objective, start: Tensor, ball: Ball, step_size: float, steps: int
-) -> Outcome:
+) -> SearchOutcome:
     """Step up the loss, and take each image out of the work at its first iterate with the wanted answer.
 
     Every iterate counts, the start included. The answer of a gradient's forward pass, in the precision of the attack,
@@ -257,4 +257,4 @@ def first_success(
     if len(rows):
         settle(rows, images.detach())
     verdict = Score(answers != objective.labels, losses, answers, probabilities)
-    return Outcome(result, verdict, reached, spent, vanished)
+    return SearchOutcome(result, verdict, reached, spent, vanished)

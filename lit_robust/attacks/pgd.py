@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor
 
-from lit_robust.attacks.ascent import Ball, Outcome, Search, best_iterate, first_success, last_iterate
+from lit_robust.attacks.ascent import Ball, Search, SearchOutcome, best_iterate, first_success, last_iterate
 from lit_robust.attacks.attack import (
     Attack,
     AttackResult,
@@ -227,7 +227,7 @@ class PGD(Attack):
             targets = random_targets(labels, clean_logits(model, ball.clean[:1]).shape[1], generator)
         return ball, Objective(self.loss, labels, None if targets is None else targets.clone())
 
-    def _restarted(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Outcome:
+    def _restarted(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> SearchOutcome:
         """Search again, from other starts, for the images that withstood."""
         best = self._scored(model, objective, ball, generator)
         for _ in range(self.restarts - 1):
@@ -246,7 +246,7 @@ class PGD(Attack):
                 mine[into] = other[taken]
         return best
 
-    def _scored(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Outcome:
+    def _scored(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> SearchOutcome:
         if self.keep == "first":
             start = self._start(ball, generator)
             return first_success(model, objective, start, ball, self.step, self.steps)
@@ -254,7 +254,7 @@ class PGD(Attack):
         verdict = score(model, images, objective.labels, lambda logits, _: objective.loss(logits))
         spent = torch.full_like(objective.labels, self.steps)
         # A network without a gradient gives back the clean images themselves; restarts write into these.
-        return Outcome(images.clone(), verdict, objective.reached(verdict.answer), spent, vanished)
+        return SearchOutcome(images.clone(), verdict, objective.reached(verdict.answer), spent, vanished)
 
     def _search(self, model: Model, objective: Objective, ball: Ball, generator: Generators | None) -> Search:
         search = last_iterate if self.keep == "last" else best_iterate

@@ -55,7 +55,7 @@ SETS = ("imagenet", "imagenet-c", "imagenet-a", "imagenet-o", "cue-conflict")
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluationSubject:
     """What is evaluated.
 
     Attributes:
@@ -83,7 +83,7 @@ def bench_evaluation(network: str, size: int, batch: int, batches: int, rounds: 
         batches: of each of the five sets.
         rounds: measurements of each, at least 1.
     """
-    subject = Subject(network, size, batch, batches)
+    subject = EvaluationSubject(network, size, batch, batches)
     passes = {name: build_pass(way, subject) for way, name in WAYS.items()}
     for once in passes.values():
         once()
@@ -113,7 +113,7 @@ def _rate(once: Callable[[], float], images: int) -> float:
     return images / once()
 
 
-def build_pass(way: Way, subject: Subject) -> Callable[[], float]:
+def build_pass(way: Way, subject: EvaluationSubject) -> Callable[[], float]:
     """Return what passes over all sets once, and returns the seconds from the first batch to the last result."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = StandardModule(Network(subject.network, NUM_CLASSES)).to(device).eval()
@@ -121,7 +121,7 @@ def build_pass(way: Way, subject: Subject) -> Callable[[], float]:
     return partial(_bare, module, data) if way == "bare" else partial(_tested, module, data, way)
 
 
-def build_weighed(way: Way, subject: Subject) -> Callable[[], None]:
+def build_weighed(way: Way, subject: EvaluationSubject) -> Callable[[], None]:
     """Return the same without the time."""
     once = build_pass(way, subject)
 
@@ -205,7 +205,7 @@ class Clock(Callback):
 class RandomSets(LightningDataModule):
     """Random images in the form of ImageNet, ImageNet-C, -A, -O and cue-conflict images, all of them on the device."""
 
-    def __init__(self, subject: Subject, device: torch.device) -> None:
+    def __init__(self, subject: EvaluationSubject, device: torch.device) -> None:
         super().__init__()
         self.subject = subject
         generator = torch.Generator().manual_seed(0)

@@ -45,7 +45,7 @@ THETA = 50.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class MemorySubject:
     """The memory that is asked, of random keys of unit length.
 
     Attributes:
@@ -72,7 +72,7 @@ class Subject:
         return torch.arange(self.keys) * self.num_classes // self.keys
 
 
-def bench_memory(subject: Subject, rounds: int) -> str:
+def bench_memory(subject: MemorySubject, rounds: int) -> str:
     """Time retrieval in turns, weigh it in processes of its own, time building, and return the tables.
 
     Args:
@@ -101,7 +101,7 @@ def bench_memory(subject: Subject, rounds: int) -> str:
     return "\n\n".join([f"{machine(packages)}, {version_of_faiss()}", *parts, title, "  \n".join(lines)])
 
 
-def make(subject: Subject, queries: int) -> tuple[Tensor, Tensor]:
+def make(subject: MemorySubject, queries: int) -> tuple[Tensor, Tensor]:
     """Return keys and queries of unit length, on the GPU in bfloat16 where there is one."""
     generator = torch.Generator().manual_seed(0)
     keys = torch.empty(subject.keys, subject.dimensions)
@@ -111,7 +111,7 @@ def make(subject: Subject, queries: int) -> tuple[Tensor, Tensor]:
     return (keys.cuda().bfloat16(), asked.cuda()) if torch.cuda.is_available() else (keys, asked)
 
 
-def forward_step(subject: Subject, queries: int) -> Callable[[], None]:
+def forward_step(subject: MemorySubject, queries: int) -> Callable[[], None]:
     """Return a step that asks."""
     keys, asked = make(subject, queries)
     answer = _asking(subject, keys)
@@ -122,7 +122,7 @@ def forward_step(subject: Subject, queries: int) -> Callable[[], None]:
     return step
 
 
-def gradient_step(subject: Subject, queries: int) -> Callable[[], None]:
+def gradient_step(subject: MemorySubject, queries: int) -> Callable[[], None]:
     """Return a step that asks and takes the gradient of the first class's log-probabilities."""
     keys, asked = make(subject, queries)
     answer = _asking(subject, keys)
@@ -134,7 +134,7 @@ def gradient_step(subject: Subject, queries: int) -> Callable[[], None]:
     return step
 
 
-def nearest_step(subject: Subject, queries: int) -> Callable[[], None]:
+def nearest_step(subject: MemorySubject, queries: int) -> Callable[[], None]:
     """Return a step that finds the nearest neighbours."""
     keys, asked = make(subject, queries)
 
@@ -144,12 +144,12 @@ def nearest_step(subject: Subject, queries: int) -> Callable[[], None]:
     return step
 
 
-def _asking(subject: Subject, keys: Tensor) -> Callable[[Tensor], Tensor]:
+def _asking(subject: MemorySubject, keys: Tensor) -> Callable[[Tensor], Tensor]:
     chunks = chunks_of(subject.labels.to(keys.device), CHUNK_KEYS_ON_GPU if keys.is_cuda else CHUNK_KEYS)
     return lambda queries: log_probabilities(class_log_sums(queries, keys, chunks, subject.num_classes, THETA))
 
 
-def _retrieval(subject: Subject, rounds: int, device: torch.device) -> str:
+def _retrieval(subject: MemorySubject, rounds: int, device: torch.device) -> str:
     keys, queries = make(subject, subject.queries)
     answer, labels = _asking(subject, keys), subject.labels.to(device)
     gradient = gradient_step(subject, subject.queries)
@@ -179,7 +179,7 @@ def _retrieval(subject: Subject, rounds: int, device: torch.device) -> str:
     return f"{table(title, list(figures.values()), ratios)}\n\n{note}"
 
 
-def _neighbours(subject: Subject, rounds: int, device: torch.device) -> str:
+def _neighbours(subject: MemorySubject, rounds: int, device: torch.device) -> str:
     keys, queries = make(subject, subject.queries)
     faiss = import_faiss()
     index = faiss.IndexFlatIP(subject.dimensions)

@@ -46,7 +46,7 @@ PGD1 = PGD(norm="linf", eps=1 / 255, step_size=1 / 255, steps=1, start="ball")
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainingSubject:
     """What the steps train, and on how much.
 
     Attributes:
@@ -85,7 +85,7 @@ def bench_training(
     check_peers_norm(attack)
     device = _device()
     precision = choose_precision(choice, device.type)
-    subject = Subject(network, num_classes, size, batch, attack, precision)
+    subject = TrainingSubject(network, num_classes, size, batch, attack, precision)
     names: dict[Scheme, str] = {
         scheme: f"{scheme}, {precision}" for scheme in ("standard", "madry", "advprop-pgd1", "trades")
     }
@@ -125,7 +125,7 @@ def bench_training(
     return "\n".join([machine(("torch", "torchvision")), "", *lines])
 
 
-def build_step(scheme: Scheme, subject: Subject) -> Callable[[], None]:
+def build_step(scheme: Scheme, subject: TrainingSubject) -> Callable[[], None]:
     """Return a training step of a scheme, without Lightning's loop around it."""
     if scheme in PEERS:
         model = PlainClassifier(build_classifier(Network(subject.network, subject.num_classes))).to(_device())
@@ -133,7 +133,7 @@ def build_step(scheme: Scheme, subject: Subject) -> Callable[[], None]:
     return _our_step(scheme, subject)
 
 
-def _our_step(scheme: Scheme, subject: Subject) -> Callable[[], None]:
+def _our_step(scheme: Scheme, subject: TrainingSubject) -> Callable[[], None]:
     """Return a step as Lightning takes it: our ``training_step`` under autocast, backward, SGD."""
     device, spec, attack = _device(), Network(subject.network, subject.num_classes), subject.attack
     divergence = PGD(attack.norm, attack.eps, attack.step, attack.steps, start="ball", loss="kl")
@@ -162,7 +162,7 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _sample(subject: Subject) -> Batch:
+def _sample(subject: TrainingSubject) -> Batch:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(subject.batch, 3, subject.size, subject.size, generator=generator).to(_device())
     index = torch.arange(subject.batch, device=images.device)

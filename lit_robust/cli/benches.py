@@ -220,7 +220,7 @@ def bench_memory(
     """
     from lit_robust.bench import memory
 
-    subject = memory.Subject(count, dimensions, num_classes, queries, neighbours, backbone, folder)
+    subject = memory.MemorySubject(count, dimensions, num_classes, queries, neighbours, backbone, folder)
     print(memory.bench_memory(subject, rounds))
 
 

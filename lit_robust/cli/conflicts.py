@@ -12,7 +12,7 @@ from lit_robust.core.files import write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lit_robust.data.packing.conflicts import ConflictSet, Transfer
+    from lit_robust.data.packing.conflicts import ConflictSet, StyleTransfer
     from lit_robust.metrics import ShapeBias
     from lit_robust.models.network import Classifier
 
@@ -103,7 +103,7 @@ def data_cue_conflict(
     print(f"Pack them: lit-robust data shard {output} DATA/cue-conflict --split test --layout cue-conflict")
 
 
-def _gatys(network: Mapping[str, Any], settings: Mapping[str, Any], device: str) -> "Transfer":
+def _gatys(network: Mapping[str, Any], settings: Mapping[str, Any], device: str) -> "StyleTransfer":
     from lit_robust.data.packing.transfers import GatysTransfer
     from lit_robust.models import Network
     from lit_robust.stimuli.gatys import Gatys
@@ -113,7 +113,7 @@ def _gatys(network: Mapping[str, Any], settings: Mapping[str, Any], device: str)
     )
 
 
-def _adain(vgg: Path | None, decoder: Path | None, device: str) -> "Transfer":
+def _adain(vgg: Path | None, decoder: Path | None, device: str) -> "StyleTransfer":
     from lit_robust.data.packing.transfers import AdaInNetworks, FeedForwardTransfer
 
     if vgg is None or decoder is None:
@@ -121,7 +121,7 @@ def _adain(vgg: Path | None, decoder: Path | None, device: str) -> "Transfer":
     return FeedForwardTransfer(networks=AdaInNetworks(vgg=vgg, decoder=decoder, device=device), device=device)
 
 
-def _magenta(device: str) -> "Transfer":
+def _magenta(device: str) -> "StyleTransfer":
     from lit_robust.data.packing.transfers import FeedForwardTransfer, MagentaNetworks
 
     return FeedForwardTransfer(networks=MagentaNetworks(device=device), device=device)

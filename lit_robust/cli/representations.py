@@ -20,7 +20,7 @@ MANIPULATION: Mapping[str, Any] = {**INVERSION, "step_size": 0.1, "steps": 800}
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchSettings:
     """A representation, and how images are searched for that have another one.
 
     Attributes:
@@ -56,7 +56,7 @@ def analyze_inversion(
     repeats: Count = 2,
     within: Sequence[float] = (),
     studied: Studied = Studied(Path("runs/inversion"), images=64),
-    how: Search = Search(INVERSION),
+    how: SearchSettings = SearchSettings(INVERSION),
 ) -> None:
     """Search for images that have the representations of others (Engstrom et al. 2019, section 4.1).
 
@@ -89,7 +89,7 @@ def analyze_interpolation(
     judge: Mapping[str, Any] = AS_IT_IS,
     points: Count = 10,
     studied: Studied = Studied(Path("runs/interpolation"), images=16),
-    how: Search = Search(INVERSION),
+    how: SearchSettings = SearchSettings(INVERSION),
 ) -> None:
     """Go from image to image through the representation, with the mean of their pixels (section A.5, Figure 12).
 
@@ -119,7 +119,7 @@ def analyze_visualisation(
     count: Count = 16,
     starts: Count = 4,
     studied: Studied = Studied(Path("runs/visualisation"), images=512),
-    how: Search = Search(VISUALISATION),
+    how: SearchSettings = SearchSettings(VISUALISATION),
 ) -> None:
     """Raise units of a representation from images and from noise, without any prior (section 4.2, Figures 7 and 8).
 
@@ -150,7 +150,7 @@ def analyze_manipulation(
     count: Count = 4,
     rule: Literal["text", "code"] = "text",
     studied: Studied = Studied(Path("runs/manipulation"), images=8),
-    how: Search = Search(MANIPULATION),
+    how: SearchSettings = SearchSettings(MANIPULATION),
 ) -> None:
     """Add a feature to images and leave the rest of them (section 4.2.1, Figure 11).
 
@@ -174,7 +174,7 @@ def analyze_manipulation(
 
 
 def _opened(
-    name: str, data: Path, command: str, studied: Studied, how: Search, judge: Mapping[str, Any]
+    name: str, data: Path, command: str, studied: Studied, how: SearchSettings, judge: Mapping[str, Any]
 ) -> "tuple[Study, Subject]":
     """Open all that a study of representations begins with; the images first, for they are quick to be wrong."""
     from lit_robust.analysis.inversion import Work

@@ -23,7 +23,7 @@ NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class Pair(NamedTuple):
+class FoldedPair(NamedTuple):
     """A convolution and the norm that alone takes what it gives; ``name`` is the convolution's in the network."""
 
     name: str
@@ -41,7 +41,7 @@ class Trace(NamedTuple):
     """
 
     graph: fx.GraphModule | None
-    pairs: list[Pair]
+    pairs: list[FoldedPair]
     parts: list[object]
 
 
@@ -64,7 +64,7 @@ def folded(model: Callable[..., Any]) -> Iterator[None]:
     if not isinstance(model, nn.Module) or any(_is_compiled(module) for module in modules):
         yield
         return
-    taken: list[tuple[nn.Module, fx.GraphModule, list[Pair]]] = []
+    taken: list[tuple[nn.Module, fx.GraphModule, list[FoldedPair]]] = []
     try:
         for place, graph, pairs in _places(model):
             taken.append((place, graph, pairs))
@@ -95,7 +95,7 @@ def _forward(
     return (search if wanted else whole)(*given, **named)
 
 
-def _places(module: nn.Module) -> Iterator[tuple[nn.Module, fx.GraphModule, list[Pair]]]:
+def _places(module: nn.Module) -> Iterator[tuple[nn.Module, fx.GraphModule, list[FoldedPair]]]:
     """Yield the largest parts that can be traced and have something to fold, with their traces."""
     inside = list(module.modules())
     if not any(type(part) in NORMS for part in inside):
@@ -152,7 +152,7 @@ def _look(network: nn.Module, parts: list[object]) -> Trace:
         statistics = getattr(norm, "running_mean", None) is not None
         own = isinstance(norm, NORMS) and type(norm) in NORMS  # A subclass may compute otherwise.
         if once and statistics and own and type(convolution) is nn.Conv2d:
-            pairs.append(Pair(str(before.target), convolution, norm))
+            pairs.append(FoldedPair(str(before.target), convolution, norm))
             node.replace_all_uses_with(before)
             graph.erase_node(node)
     return Trace(fx.GraphModule(network, graph), pairs, parts)

@@ -14,7 +14,7 @@ Strength = tuple[str, float]
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoredMeasure:
     """One column of the card.
 
     Attributes:
@@ -31,17 +31,23 @@ class Score:
 
 
 SCORES = (
-    Score(CLEAN, "Clean", 1, "Clean is the accuracy on the images as they are."),
-    Score(ADVERSARIAL, "Attacked", 1, "Attacked is the share of images that stay right under the attack of that eps."),
-    Score(AUTOATTACK, "AutoAttack", 1, "AutoAttack is that under AutoAttack."),
-    Score(CORRUPTED, "mCE", -1, "mCE is the mean corruption error in per cent of AlexNet's."),
-    Score("corrupted", "Corrupted", 1, "Corrupted is the mean accuracy over the corruptions tested."),
-    Score(NATURAL, "A", 1, "A is the accuracy on ImageNet-A or its like."),
-    Score(RENDITIONS, "R", 1, "R is the accuracy on ImageNet-R or its like."),
-    Score(OUTLIERS, "O, AUPR", 1, "O, AUPR is how well confidence tells images of unknown classes."),
-    Score(CALIBRATION, "Calibration error", -1, "Calibration error is the RMS gap between confidence and accuracy."),
-    Score(SHAPE, "Shape bias", 0, "Shape bias is the share of shape among the decisions for shape or texture."),
-    Score(MEMORY, "Memory", 1, "Memory is the accuracy of a cache model whose backbone alone the attacker sees."),
+    ScoredMeasure(CLEAN, "Clean", 1, "Clean is the accuracy on the images as they are."),
+    ScoredMeasure(
+        ADVERSARIAL, "Attacked", 1, "Attacked is the share of images that stay right under the attack of that eps."
+    ),
+    ScoredMeasure(AUTOATTACK, "AutoAttack", 1, "AutoAttack is that under AutoAttack."),
+    ScoredMeasure(CORRUPTED, "mCE", -1, "mCE is the mean corruption error in per cent of AlexNet's."),
+    ScoredMeasure("corrupted", "Corrupted", 1, "Corrupted is the mean accuracy over the corruptions tested."),
+    ScoredMeasure(NATURAL, "A", 1, "A is the accuracy on ImageNet-A or its like."),
+    ScoredMeasure(RENDITIONS, "R", 1, "R is the accuracy on ImageNet-R or its like."),
+    ScoredMeasure(OUTLIERS, "O, AUPR", 1, "O, AUPR is how well confidence tells images of unknown classes."),
+    ScoredMeasure(
+        CALIBRATION, "Calibration error", -1, "Calibration error is the RMS gap between confidence and accuracy."
+    ),
+    ScoredMeasure(SHAPE, "Shape bias", 0, "Shape bias is the share of shape among the decisions for shape or texture."),
+    ScoredMeasure(
+        MEMORY, "Memory", 1, "Memory is the accuracy of a cache model whose backbone alone the attacker sees."
+    ),
 )
 
 

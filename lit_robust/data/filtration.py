@@ -92,7 +92,7 @@ class PoolSamples(EvaluationSamples):
         return self.cuts(image)
 
 
-class Answers(NamedTuple):
+class CropAnswers(NamedTuple):
     """What one network says of each image of a pool.
 
     Attributes:
@@ -108,7 +108,9 @@ class Answers(NamedTuple):
     highest: Tensor
 
 
-_NOTHING = Answers(*(torch.zeros(0, dtype=kind) for kind in (torch.bool, torch.float32, torch.int64, torch.float32)))
+_NOTHING = CropAnswers(
+    *(torch.zeros(0, dtype=kind) for kind in (torch.bool, torch.float32, torch.int64, torch.float32))
+)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def ask(
     file: Path | None = None,
     rank: int = 0,
     world: int = 1,
-) -> Answers:
+) -> CropAnswers:
     """Return what a network says of every image of a pool.
 
     Ranks take whole batches in turn, so that each image stands in the same batch on any number of ranks, and has the
@@ -195,7 +197,7 @@ def ask(
     if begin < len(mine):
         plan = EvaluationOrder(numbers=mine, batch_size=batch_size, rank=0, world=1)
         begin -= begin % batch_size  # Batches may have another size than in the run that was killed.
-        parts = [Answers(*(part[:begin] for part in known)) for known in parts]
+        parts = [CropAnswers(*(part[:begin] for part in known)) for known in parts]
         loader = PlannedLoader(PoolSamples(TableSource(pool.table), cuts), plan, num_workers, False, False)
         loader.sampler.start = begin // batch_size
         bar = tqdm(loader, f"asking {filtering.name}", total=plan.batches, initial=loader.sampler.start, unit="batch")
@@ -207,11 +209,11 @@ def ask(
                 write_tensors(file, _joined(parts)._asdict(), {"identity": identity})
     found = _joined(parts)
     if world > 1:
-        gathered: list[Answers] = [found] * world
+        gathered: list[CropAnswers] = [found] * world
         torch.distributed.all_gather_object(gathered, found)
         order = [np.flatnonzero(np.arange(len(pool)) // batch_size % world == other) for other in range(world)]
         places = torch.from_numpy(np.argsort(np.concatenate(order)))
-        found = Answers(*(column[places] for column in _joined(gathered)))
+        found = CropAnswers(*(column[places] for column in _joined(gathered)))
     if filtering.classes:
         return found._replace(predicted=torch.tensor(filtering.classes)[found.predicted])
     return found
@@ -234,7 +236,7 @@ def _labels(pool: TableSplit, filtering: FilterNetwork) -> Tensor:
     return torch.where(known, place, -1)
 
 
-def _answers(probabilities: Tensor, labels: Tensor, cuts: FilterCrops) -> Answers:
+def _answers(probabilities: Tensor, labels: Tensor, cuts: FilterCrops) -> CropAnswers:
     """Return what probabilities ``[B * count, C]`` of crops say of the ``[B]`` images."""
     each = probabilities.reshape(len(labels), cuts.count, -1)
     if len(labels) and int(labels.max()) >= each.shape[2]:
@@ -245,7 +247,7 @@ def _answers(probabilities: Tensor, labels: Tensor, cuts: FilterCrops) -> Answer
     labelled = labels >= 0
     own = each.gather(2, labels.clamp(min=0)[:, None, None].expand(-1, cuts.count, 1))[:, :, 0].amax(1)
     centre = each[:, 4 if cuts.crops == "ten" else 0]  # torchvision's fifth crop.
-    return Answers(
+    return CropAnswers(
         right=(each.argmax(2) == labels[:, None]).any(1),
         confidence=torch.where(labelled, own, 0.0),
         predicted=centre.argmax(1),
@@ -253,11 +255,11 @@ def _answers(probabilities: Tensor, labels: Tensor, cuts: FilterCrops) -> Answer
     )
 
 
-def _joined(parts: Sequence[Answers]) -> Answers:
-    return Answers(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+def _joined(parts: Sequence[CropAnswers]) -> CropAnswers:
+    return CropAnswers(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _read(file: Path, identity: str) -> Answers | None:
+def _read(file: Path, identity: str) -> CropAnswers | None:
     """Return the answers that another call with the same arguments kept; None where there are none."""
     from safetensors import SafetensorError, safe_open
 
@@ -267,7 +269,7 @@ def _read(file: Path, identity: str) -> Answers | None:
         with safe_open(file, "pt") as opened:
             if (opened.metadata() or {}).get("identity") != identity:
                 return None
-            return Answers(*(opened.get_tensor(name) for name in Answers._fields))
+            return CropAnswers(*(opened.get_tensor(name) for name in CropAnswers._fields))
     except SafetensorError:
         return None
 
@@ -285,7 +287,7 @@ class Stage(NamedTuple):
 
 
 def hard_images(
-    labels: NDArray[np.int64], answers: Sequence[Answers], most_confidence: float = 0.15, per_confusion: int = 15
+    labels: NDArray[np.int64], answers: Sequence[CropAnswers], most_confidence: float = 0.15, per_confusion: int = 15
 ) -> list[Stage]:
     """Choose the images that every network gets wrong, least confidence in the true class first.
 
@@ -328,7 +330,7 @@ def hard_images(
 
 
 def anomalous_images(
-    keys: Sequence[str], answers: Sequence[Answers], least_confidence: float = 0.5, leave_out: Sequence[str] = ()
+    keys: Sequence[str], answers: Sequence[CropAnswers], least_confidence: float = 0.5, leave_out: Sequence[str] = ()
 ) -> list[Stage]:
     """Choose the images that every network takes for a class it knows, most confidence first.
 
@@ -357,7 +359,7 @@ def anomalous_images(
     ]
 
 
-def _check(answers: Sequence[Answers], fraction: float, name: str) -> None:
+def _check(answers: Sequence[CropAnswers], fraction: float, name: str) -> None:
     if not answers:
         raise UserError("No network filters: name at least one.")
     if not 0 <= fraction <= 1:

@@ -16,7 +16,7 @@ from lit_robust.data.loading.samples import SampleTable
 from lit_robust.data.loading.splits import Split, TableSplit
 from lit_robust.data.packing.classes import DIGITS, number_classes
 from lit_robust.data.packing.encode import extension_of, is_picture, named_by_ending, readable
-from lit_robust.data.packing.layouts import Listing, class_images
+from lit_robust.data.packing.layouts import FolderListing, class_images
 from lit_robust.data.packing.sources import Tree, folders_in
 from lit_robust.data.settings import check_given
 
@@ -135,7 +135,7 @@ def open_folders(folder: Path, labels: Labels, known: Sequence[str] = ()) -> Tab
     if packed := next((file.tar for file in tree.files if file.tar is not None), None):
         raise UserError(f"{packed} is the tar of a class: unpack it, or pack {folder} by `lit-robust data shard`.")
     pictures = [file for file in tree.files if is_picture(file.name)]
-    (found,), rule = class_images(Listing(tree, "", pictures, ()), labels, known)
+    (found,), rule = class_images(FolderListing(tree, "", pictures, ()), labels, known)
     images = found.images
     if not images:
         raise UserError(f"{folder} holds no class folders with images: it must have one folder of images a class.")

@@ -79,14 +79,14 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Section:
+class DashboardSection:
     """A group of panels under one heading."""
 
     name: str
     panels: tuple[Panel, ...]
 
 
-def plan(runs: Sequence[RunResults]) -> list[Section]:
+def plan(runs: Sequence[RunResults]) -> list[DashboardSection]:
     """Return the sections of a workspace for runs like these, in order; a section without panels is left out.
 
     Measures of one kind share a panel: an attack's eps, the corruptions' errors, the categories' biases.
@@ -111,7 +111,7 @@ def plan(runs: Sequence[RunResults]) -> list[Section]:
         panels[MEMORY] += _memory_panels(results, titles)
     lines = THROUGHPUT if modules == {MEMORY_MODULE} else LEARNING | THROUGHPUT
     panels[TRAINING] += [Panel("lines", title, keys) for title, keys in lines.items()]
-    return [Section(name, tuple(found)) for name, found in panels.items() if found]
+    return [DashboardSection(name, tuple(found)) for name, found in panels.items() if found]
 
 
 def _one_a_key(results: Iterable[Iterable[Result]]) -> list[Result]:
@@ -251,7 +251,7 @@ def _memory_panels(results: Iterable[Result], titles: Mapping[str, str]) -> list
     ]
 
 
-def plain_plan(sections: Iterable[Section]) -> list[dict[str, Any]]:
+def plain_plan(sections: Iterable[DashboardSection]) -> list[dict[str, Any]]:
     """Return a plan as lists and mappings, as ``lit-robust dashboard --output`` writes it."""
     return [{"section": section.name, "panels": [_plain(panel) for panel in section.panels]} for section in sections]
 
@@ -305,7 +305,7 @@ def dashboard(
     print(workspace.url)
 
 
-def build_workspace(sections: Iterable[Section], entity: str, project: str, name: str) -> Any:
+def build_workspace(sections: Iterable[DashboardSection], entity: str, project: str, name: str) -> Any:
     """Return a workspace of the package wandb-workspaces, which has not been saved; needs no network.
 
     Args:

@@ -15,7 +15,7 @@ from lit_robust.core.scorecard import (
     OUTLIERS,
     SCORES,
     SHAPE,
-    Score,
+    ScoredMeasure,
     main_strength,
     scores,
 )
@@ -43,7 +43,7 @@ class CardColumn:
         marks: name to value of what a value is held against: chance, AlexNet, humans.
     """
 
-    score: Score
+    score: ScoredMeasure
     detail: str
     found: dict[str, Result]
     best: frozenset[str]
@@ -69,7 +69,7 @@ def card_columns(runs: Sequence[Run]) -> list[CardColumn]:
     return columns
 
 
-def _best(score: Score, values: Mapping[str, Result]) -> frozenset[str]:
+def _best(score: ScoredMeasure, values: Mapping[str, Result]) -> frozenset[str]:
     finite = {label: result.value for label, result in values.items() if math.isfinite(result.value)}
     if not score.better or len(finite) < 2:
         return frozenset()
@@ -78,7 +78,7 @@ def _best(score: Score, values: Mapping[str, Result]) -> frozenset[str]:
     return best if len(best) < len(finite) else frozenset()
 
 
-def _detail(score: Score, values: Mapping[str, Result]) -> str:
+def _detail(score: ScoredMeasure, values: Mapping[str, Result]) -> str:
     first = next(iter(values.values()))
     if score.name in (ADVERSARIAL, MEMORY):
         return strength_words(first)
@@ -100,7 +100,7 @@ def strength_words(result: Result) -> str:
     return f"{NORM_TITLES.get(norm, norm)}, eps {eps_text(norm, result.facets['eps'])}"
 
 
-def _marks(score: Score, values: Mapping[str, Result]) -> dict[str, float]:
+def _marks(score: ScoredMeasure, values: Mapping[str, Result]) -> dict[str, float]:
     first = next(iter(values.values())).protocol
     if score.name == CORRUPTED:
         return {"AlexNet": 1.0}

@@ -60,7 +60,7 @@ PLAIN = Layout()
 HARD = Layout(radius=(0.18, 0.3), offset=0.36, turn=0.5, clutter=6)
 
 
-class Draws:
+class FigureDraws:
     """Uniform numbers from the raw words of PCG64.
 
     NumPy keeps the words of a bit generator the same for ever, but not what ``Generator`` makes of them (NEP 19).
@@ -103,7 +103,7 @@ def draw_figure(
     _check("outline", outline, OUTLINES)
     _check("texture", texture, TEXTURES)
     _check_size(size)
-    draws = Draws(seed)
+    draws = FigureDraws(seed)
     spans = (LIGHT, DARK) if draws.uniform(0, 1) < 0.5 else (DARK, LIGHT)
     figure, ground = draws.colour(spans[0]), draws.colour(spans[1])
     x, y = _axes(size)
@@ -123,7 +123,7 @@ def figure_mask(*, outline: int, size: int, seed: np.random.SeedSequence, layout
     """
     _check("outline", outline, OUTLINES)
     _check_size(size)
-    draws = Draws(seed)
+    draws = FigureDraws(seed)
     for _ in range(7):  # Which is the lighter, and the two colours.
         draws.uniform(0, 1)
     coverage: NDArray[np.float32] = _coverage(_place_outline(OUTLINES[outline], *_axes(size), layout, draws))
@@ -210,7 +210,7 @@ def _rotate(
 
 
 def _place_outline(
-    name: str, x: NDArray[np.float32], y: NDArray[np.float32], layout: Layout, draws: Draws
+    name: str, x: NDArray[np.float32], y: NDArray[np.float32], layout: Layout, draws: FigureDraws
 ) -> NDArray[np.bool_]:
     radius = draws.uniform(*layout.radius)
     right, up = draws.uniform(-layout.offset, layout.offset), draws.uniform(-layout.offset, layout.offset)
@@ -219,7 +219,7 @@ def _place_outline(
 
 
 def _place_texture(
-    name: str, x: NDArray[np.float32], y: NDArray[np.float32], layout: Layout, draws: Draws
+    name: str, x: NDArray[np.float32], y: NDArray[np.float32], layout: Layout, draws: FigureDraws
 ) -> NDArray[np.bool_]:
     period = draws.uniform(*layout.period)
     # Some hundred periods of phase, so that grain is never the same twice.
@@ -229,7 +229,7 @@ def _place_texture(
 
 
 def _draw_ground(
-    x: NDArray[np.float32], y: NDArray[np.float32], colour: NDArray[np.float32], strips: int, draws: Draws
+    x: NDArray[np.float32], y: NDArray[np.float32], colour: NDArray[np.float32], strips: int, draws: FigureDraws
 ) -> NDArray[np.float32]:
     """Return ``[size, size, 3]``: the ground's colour, crossed by strips of other colours."""
     side = x.shape[1] // SUPERSAMPLING

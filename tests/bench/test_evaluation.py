@@ -7,10 +7,10 @@ import torch
 from pytorch_lightning import Trainer
 
 from lit_robust.bench import evaluation, measuring
-from lit_robust.bench.evaluation import SETS, WAYS, RandomSets, Subject, build_pass
+from lit_robust.bench.evaluation import SETS, WAYS, EvaluationSubject, RandomSets, build_pass
 from lit_robust.cli import main
 
-SUBJECT = Subject("torchvision/resnet18", 32, 4, 3)
+SUBJECT = EvaluationSubject("torchvision/resnet18", 32, 4, 3)
 
 
 def test_every_measure_has_results_of_all_images(tmp_path, monkeypatch):

@@ -43,5 +43,5 @@ def test_what_is_built_is_a_whole_memory(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("step", [memory.forward_step, memory.gradient_step, memory.nearest_step])
 def test_steps_that_are_weighed_run(step, tmp_path):
-    subject = memory.Subject(50, 8, 5, 4, 3, "lit_robust/resnet_tiny", tmp_path)
+    subject = memory.MemorySubject(50, 8, 5, 4, 3, "lit_robust/resnet_tiny", tmp_path)
     step(subject, 4)()

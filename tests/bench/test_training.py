@@ -11,11 +11,11 @@ import torch
 from lit_robust.attacks import PGD
 from lit_robust.bench import measuring, training
 from lit_robust.bench.measuring import PlainClassifier, count_operations, product_rate
-from lit_robust.bench.training import Subject, build_step, madrylab_step
+from lit_robust.bench.training import TrainingSubject, build_step, madrylab_step
 from lit_robust.models import Network, build_classifier
 
 NETWORK = Network("lit_robust/resnet_tiny", 8)
-SUBJECT = Subject(NETWORK.name, NETWORK.num_classes, 32, 4, PGD(eps=0.5, step_size=0.2, steps=3), "fp32")
+SUBJECT = TrainingSubject(NETWORK.name, NETWORK.num_classes, 32, 4, PGD(eps=0.5, step_size=0.2, steps=3), "fp32")
 
 
 def test_the_table_has_every_scheme_and_both_peers(monkeypatch):

@@ -12,7 +12,7 @@ from PIL import Image
 from lit_robust.cli import main
 from lit_robust.core.errors import UserError
 from lit_robust.data import EvaluationCrop
-from lit_robust.data.packing.conflicts import ConflictSet, Pair, category_images, conflict_pairs, make_conflicts
+from lit_robust.data.packing.conflicts import ConflictSet, CuePair, category_images, conflict_pairs, make_conflicts
 from lit_robust.data.packing.recognise import cues
 from lit_robust.models import Network, build_classifier
 from lit_robust.models.weights import read_state_dict
@@ -190,4 +190,4 @@ def test_categories_that_the_judge_lacks_are_refused(sources, network, capsys):
 
 
 def test_a_pair_is_named_from_one():
-    assert Pair("cat", "bear", 0, 4).name == "cat/cat1-bear5"
+    assert CuePair("cat", "bear", 0, 4).name == "cat/cat1-bear5"

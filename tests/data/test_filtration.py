@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from lit_robust.core.errors import UserError
 from lit_robust.data.filtration import (
-    Answers,
+    CropAnswers,
     FilterCrops,
     FilterNetwork,
     anomalous_images,
@@ -36,7 +36,7 @@ def drawn(count, classes, seed=0, networks=2):
     source = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=source)
     answers = [
-        Answers(
+        CropAnswers(
             right=torch.rand(count, generator=source) < 0.3,
             confidence=torch.rand(count, generator=source) * 0.3,
             predicted=torch.randint(classes, (count,), generator=source),

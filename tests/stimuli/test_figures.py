@@ -49,7 +49,7 @@ def test_a_figure_depends_on_its_number_and_cues_alone():
 
 
 def test_raw_words_become_the_numbers_generators_draw():
-    draws, random = figures.Draws(seed(1)), np.random.default_rng(seed(1))
+    draws, random = figures.FigureDraws(seed(1)), np.random.default_rng(seed(1))
     assert [draws.uniform(2.0, 5.0) for _ in range(100)] == [2.0 + 3.0 * random.random() for _ in range(100)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_robust.cli.options import Count
-from lit_robust.cli.papers.runs import Run, overlay, part, recipes, run
+from lit_robust.cli.papers.runs import Command, overlay, part, recipes, run
 
 # corrected: any mistake counts, the steps cross the ball, and the last image is what is scored.
 # code: what eminorhan/robust-vision ran: to a random class, ended at the first success, clean where it fails.
@@ -73,7 +73,7 @@ class Cached:
 
     def runs(
         self, output: Path, name: str, overlays: Sequence[str], network: Sequence[str], keys: Sequence[str]
-    ) -> list[Run]:
+    ) -> list[Command]:
         """Return the run that builds a memory, and the one that tests the cache model which asks it."""
         where = ["--model.memory", output / f"memory-{name}" / "memory", *keys]
         tested = [*recipes(self.cache, *overlays), *network, *where, "--model.retrieval.theta", self.theta]
@@ -93,7 +93,7 @@ def cache_table_1(
     layer: str = LOWER,
     surrogate: Mapping[str, Any] = RESNET18,
     backbone: str = STANDARD,
-) -> list[Run]:
+) -> list[Command]:
     """Orhan & Lake 2019, Table 1 and Figure 5: two backbones and their cache models, clean and attacked at six eps.
 
     The attacks are gray-box, black-box and white-box. A weights file of the shape-based network is Geirhos et al.'s.
@@ -131,7 +131,7 @@ def cache_table_2(
     quarter: Count = 512,
     eighth: Count = 256,
     on: Literal["raw", "unit"] = "raw",
-) -> list[Run]:
+) -> list[Command]:
     """Orhan & Lake 2019, Table 2 and Figure 4: retrieval, dimensions and size of the memory, clean and gray-box.
 
     Two runs are added to the paper's six: the projections as its code did them, with queries that were not centred.
@@ -151,11 +151,11 @@ def cache_table_2(
     nearest = ["--model.retrieval.kind", "nearest", "--model.retrieval.k", k]
     whole = output / "memory" / "memory"
 
-    def ask(name: str, memory: str, *retrieval: object) -> Run:
+    def ask(name: str, memory: str, *retrieval: object) -> Command:
         where = ["--model.memory", output / memory / "memory", *keys, "--model.retrieval.theta", cached.theta]
         return run(name, "test", *tested, *net, *where, *retrieval)
 
-    def smaller(name: str, how: str, *options: object) -> Run:
+    def smaller(name: str, how: str, *options: object) -> Command:
         made = output / f"memory-{name}" / "memory"
         return run(f"memory-{name}", "memory", how, whole, made, *options, "--on", on)
 
@@ -187,7 +187,7 @@ def cache_figure_2(
     lower: str = LOWER,
     surrogate: Mapping[str, Any] = RESNET18,
     backbone: str = STANDARD,
-) -> list[Run]:
+) -> list[Command]:
     """Orhan & Lake 2019, Figures 2 and 3: which layer gives the keys, under three threat models at six eps.
 
     Figure 3 is the same with a shape-based backbone's weights. The memory of logits next to that of probabilities shows
@@ -234,7 +234,7 @@ def cache_table_4(
     crop: Count | None = 224,
     workers: int = 8,
     backbone: str = STANDARD,
-) -> list[Run]:
+) -> list[Command]:
     """Orhan & Lake 2019, Tables 3 and 4: corruption errors of two backbones and of their cache models.
 
     The memories are of the probabilities (Table 3) and of the lower layer (Table 4). Accuracy under attack is

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_robust.cli.options import Count
-from lit_robust.cli.papers.runs import Run, overlay, part, recipes, run
+from lit_robust.cli.papers.runs import Command, overlay, part, recipes, run
 from lit_robust.core.errors import UserError
 
 Networks = Mapping[str, Mapping[str, Any] | None]
@@ -59,7 +59,7 @@ def shape_tables_1_2(
     crop: Count | None = 224,
     workers: int = 8,
     base: str = "eval/quick",
-) -> list[Run]:
+) -> list[Command]:
     """Chen, Agarwal & Nguyen 2020, Tables 1 and 2: accuracy, accuracy under PGD-L2, and shape or texture bias.
 
     Of standard (S), AdvProp and robust (R) networks of three architectures, with files of your own or another lab's for
@@ -103,7 +103,7 @@ def natural_figures_2_8(
     crop: Count | None = 224,
     workers: int = 8,
     base: str = "eval/quick",
-) -> list[Run]:
+) -> list[Command]:
     """Hendrycks et al. 2021, Figures 2, 7 and 8: accuracy on ImageNet-A, and AUPR on ImageNet-O.
 
     Of augmentations and of architectures, with calibration on ImageNet-A. Weights of a library come from its server at
@@ -153,7 +153,7 @@ def natural_transfer(
     most_confidence: float = 0.15,
     per_confusion: Count = 15,
     workers: int = 8,
-) -> list[Run]:
+) -> list[Command]:
     """Hendrycks et al. 2021, section 3: what each stage leaves of a pool, and whether each network's set fools others.
 
     The pool is to be of images that no network was trained on: those that it was, it filters away itself.
@@ -204,7 +204,7 @@ def _tests(
     base: str,
     data: str,
     networks: Networks,
-) -> list[Run]:
+) -> list[Command]:
     """Return a test for each network, with the same evaluations on the same sets."""
     settings = {"trainer": {"callbacks": callbacks}, "data": part("data.RobustnessSuite", suite)}
     words = ["test", *recipes(base, overlay(output, name, settings)), "--data.root", data]

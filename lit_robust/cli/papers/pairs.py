@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_robust.cli.options import Count
 from lit_robust.cli.papers.networks import SHAPE, Networks
-from lit_robust.cli.papers.runs import Run, overlay, part, recipes, run
+from lit_robust.cli.papers.runs import Command, overlay, part, recipes, run
 from lit_robust.core.errors import UserError
 
 PAIRS: Mapping[str, Sequence[str]] = {
@@ -37,7 +37,7 @@ def shape_table_3(
     crop: Count | None = 224,
     workers: int = 8,
     base: str = "eval/quick",
-) -> list[Run]:
+) -> list[Command]:
     """Chen, Agarwal & Nguyen 2020, Table 3 and Figure 3: pairs of networks on shape-less and texture-less images.
 
     Each pair is tested on the images that both get right as they are. Scrambled, black-and-white and edge images are

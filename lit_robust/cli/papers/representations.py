@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_robust.cli.options import Count
-from lit_robust.cli.papers.runs import Run, run
+from lit_robust.cli.papers.runs import Command, run
 
 Networks = Mapping[str, Mapping[str, Any] | None]
 RESNETS: Networks = {
@@ -33,7 +33,7 @@ def representation_figures(
     steps: Count = 10_000,
     step_size: float = 1.0,
     batch: Count = 32,
-) -> list[Run]:
+) -> list[Command]:
     """Engstrom et al. 2019, Figures 3 to 12: inversion, interpolation, visualisation and manipulation, S against R.
 
     Args:

@@ -21,7 +21,7 @@ from lit_robust.core.files import write_text
 
 
 @dataclass(frozen=True)
-class Run:
+class Command:
     """One command of a table or figure.
 
     Attributes:
@@ -46,17 +46,17 @@ class Run:
         return self.words[0] in ("test", "analyze") or self.words[:3] == ("data", "filter", "transfer")
 
 
-Paper = Callable[..., list[Run]]
+Paper = Callable[..., list[Command]]
 
 
-def run(name: str, *command: object) -> Run:
+def run(name: str, *command: object) -> Command:
     """Return a run.
 
     Args:
         name: of the run.
         command: its words; what is not a text is written as JSON.
     """
-    return Run(name, tuple(word if isinstance(word, str) else _text(word) for word in command))
+    return Command(name, tuple(word if isinstance(word, str) else _text(word) for word in command))
 
 
 def overlay(output: Path, name: str, settings: Mapping[str, Any]) -> str:
@@ -111,7 +111,7 @@ def run_paper(name: str, words: Sequence[str], paper: Paper) -> None:
         raise UserError(f"No run of {name} that measures something is left: set its options to other than null.")
     if common["limit"] is not None:
         quick = ("--limit", str(common["limit"]))
-        runs = [Run(run.name, (*run.words, *quick)) if run.words[0] == "test" else run for run in runs]
+        runs = [Command(run.name, (*run.words, *quick)) if run.words[0] == "test" else run for run in runs]
     if common["list"]:
         print("\n".join(shlex.join(run.words) for run in runs))
         return
@@ -132,7 +132,7 @@ def _compare(title: str, folders: list[Path], output: Path) -> None:
     print(f"Open {output / 'report.html'} in a browser.")
 
 
-def _identity(run: Run, output: Path, others: Mapping[str, str], contents: dict[str, str]) -> str:
+def _identity(run: Command, output: Path, others: Mapping[str, str], contents: dict[str, str]) -> str:
     """Return a text of all that a run follows from: its words, recipes, weights and data, and the runs it builds on."""
     recipes = [word for before, word in pairwise(with_recipes(run.words)) if before == "-c"]
     texts = [Path(recipe).read_text(encoding="utf-8") for recipe in recipes]
@@ -153,7 +153,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(entry)
 
 
-def _run_once(run: Run, folder: Path, what: str, identity: str) -> None:
+def _run_once(run: Command, folder: Path, what: str, identity: str) -> None:
     """Run a command, unless it is finished."""
     if steps.begin(folder, what, identity):
         print(f"{folder} is finished already.")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from lit_robust.cli.options import Count
 from lit_robust.cli.papers.networks import SHAPE, Networks
-from lit_robust.cli.papers.runs import Run, run
+from lit_robust.cli.papers.runs import Command, run
 
 
 def shape_table_4(
@@ -22,7 +22,7 @@ def shape_table_4(
     resize: Count | None = 256,
     crop: Count | None = 224,
     limit_images: Count | None = 500,
-) -> list[Run]:
+) -> list[Command]:
     """Chen, Agarwal & Nguyen 2020, Table 4 and Figures 4 to 10: smoothness, concepts and ablations of units, S and R.
 
     Args:

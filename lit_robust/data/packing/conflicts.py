@@ -30,7 +30,7 @@ from lit_robust.shards.write import remove_leftovers, sole_writer
 RECORD = "made-by.json"
 
 
-class Pair(NamedTuple):
+class CuePair(NamedTuple):
     """One image to make.
 
     Attributes:
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
         return f"{self.shape}/{self.shape}{self.content + 1}-{self.texture}{self.pattern + 1}"
 
 
-class Transfer(Protocol):
+class StyleTransfer(Protocol):
     """Gives contents the textures of other images."""
 
     @property
@@ -87,7 +87,7 @@ def category_images(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def conflict_pairs(contents: Mapping[str, int], textures: Mapping[str, int], each: int, seed: int) -> list[Pair]:
+def conflict_pairs(contents: Mapping[str, int], textures: Mapping[str, int], each: int, seed: int) -> list[CuePair]:
     """Return ``each`` images of every ordered pair of categories, those without conflict, too.
 
     Args:
@@ -109,7 +109,7 @@ def conflict_pairs(contents: Mapping[str, int], textures: Mapping[str, int], eac
                 )
             random = np.random.Generator(np.random.PCG64(key_seed(seed, "cue-conflict", f"{shape}-{texture}")))
             chosen = sorted(random.permutation(shapes * patterns)[:each].tolist())
-            pairs += [Pair(shape, texture, *divmod(number, patterns)) for number in chosen]
+            pairs += [CuePair(shape, texture, *divmod(number, patterns)) for number in chosen]
     return pairs
 
 
@@ -132,7 +132,7 @@ class ConflictSet:
     contents: Path
     textures: Path
     folder: Path
-    transfer: Transfer
+    transfer: StyleTransfer
     crop: EvaluationCrop = EvaluationCrop()
     tiles: int = 1
     each: int = 1
@@ -152,7 +152,7 @@ class ConflictSet:
         return category_images(self.contents), category_images(self.textures)
 
     @cached_property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[CuePair]:
         """What is to be made."""
         contents, textures = ({name: len(files) for name, files in part.items()} for part in self.images)
         return conflict_pairs(contents, textures, self.each, self.seed)
@@ -179,7 +179,7 @@ class ConflictSet:
         }
         return {**said, "sha256": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
-    def path(self, pair: Pair) -> Path:
+    def path(self, pair: CuePair) -> Path:
         """Return where an image stands."""
         return self.folder / f"{pair.name}.png"
 
@@ -209,7 +209,7 @@ class ConflictSet:
         places = range(-(-len(self.pairs) // self.batch))
         return [place for place in places if not all(self.path(pair).is_file() for pair in self.chosen(place))]
 
-    def chosen(self, place: int) -> list[Pair]:
+    def chosen(self, place: int) -> list[CuePair]:
         """Return the pairs of a batch."""
         return self.pairs[place * self.batch : (place + 1) * self.batch]
 

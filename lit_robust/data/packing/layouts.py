@@ -62,7 +62,7 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
-class Listing:
+class FolderListing:
     """The part of a source that is looked at.
 
     Attributes:
@@ -104,11 +104,11 @@ class Options:
         return usual if self.labels == "auto" else self.labels
 
 
-def _imagenets_folders(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _imagenets_folders(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     return class_images(source, options.labels_or("imagenet"), options.known)
 
 
-def class_images(source: Listing, labels: Labels, known: Sequence[str] = ()) -> tuple[list[ImageSet], str]:
+def class_images(source: FolderListing, labels: Labels, known: Sequence[str] = ()) -> tuple[list[ImageSet], str]:
     """Return the images in class folders, at any depth within each.
 
     Args:
@@ -130,13 +130,13 @@ def class_images(source: Listing, labels: Labels, known: Sequence[str] = ()) -> 
     return _one_set(inside, names, labels, lambda classes, kind: number_classes(classes, kind, known))
 
 
-def _wnid_names(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _wnid_names(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     loose = [file for file in source.images if "/" not in file.name]
     wnids = [file.name.split("_")[0].split(".")[0] for file in loose]
     return _one_set(loose, wnids, options.labels_or("imagenet"), number_classes)
 
 
-def _flat(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _flat(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     label_file = options.label_file
     if label_file is None:
         raise UserError(f"The images of {source.where} lie in one folder: name their classes by --label-file.")
@@ -148,7 +148,7 @@ def _flat(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     return _labelled(loose, text, str(label_file), options.labels_or("imagenet"), options.labels)
 
 
-def _annotated(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _annotated(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     file = next((file for file in source.others if file.name == ANNOTATIONS), None)
     if file is None:
         raise UserError(f"{source.where} has no {ANNOTATIONS}: name the folder that has it.")
@@ -177,7 +177,7 @@ def _labelled(
     return sets, f"{rule}; {unused:,} names of the label file have no image" if unused else rule
 
 
-def _cells(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _cells(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     found = [(file, cell) for file in source.images if (cell := cell_of(file.name)) is not None]
     classes = number_classes(sorted({file.name.split("/")[-2] for file, _ in found}), options.labels)
     images: dict[str, list[Image]] = {}
@@ -195,7 +195,7 @@ def _cells(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
     return sets, f"{classes.rule}, in {len(sets)} cells"
 
 
-def _cue_conflict(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _cue_conflict(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     images = [file for file in source.images if file.name.count("/") == 1]
     shapes = sorted({file.name.split("/")[0] for file in images})
     for file in images:
@@ -210,7 +210,7 @@ def _cue_conflict(source: Listing, options: Options) -> tuple[list[ImageSet], st
     ], "numbered by the sorted names of their shapes"
 
 
-def _human_stimuli(source: Listing, options: Options) -> tuple[list[ImageSet], str]:
+def _human_stimuli(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]:
     names = [_key(file.name) for file in source.images]
     return _one_set(source.images, [condition_and_category(key)[1] for key in names], "sorted", number_classes)
 
@@ -230,7 +230,7 @@ def _key(name: str) -> str:
 
 
 # The sets of a source in a layout, and half a sentence on how their classes are numbered.
-READERS: Mapping[Layout, Callable[[Listing, Options], tuple[list[ImageSet], str]]] = {
+READERS: Mapping[Layout, Callable[[FolderListing, Options], tuple[list[ImageSet], str]]] = {
     "class-folders": lambda source, options: class_images(source, options.labels, options.known),
     "flat": _flat,
     "wnid-names": _wnid_names,
@@ -276,7 +276,9 @@ def find_images(tree: Tree, layout: Layout, split: str, options: Options) -> Fou
     labelled = options.label_file is not None
     root = find_root(pictures, split, annotated, labelled)
     here = [_below(root, file) for file in tree.files if file.name.startswith(root)]
-    inside = Listing(tree, root, [f for f in here if is_picture(f.name)], [f for f in here if not is_picture(f.name)])
+    inside = FolderListing(
+        tree, root, [f for f in here if is_picture(f.name)], [f for f in here if not is_picture(f.name)]
+    )
     if any(file.name.endswith(".cls") for file in inside.others):
         raise UserError(f"{inside.where} holds WebDataset shards' members: read the shards as they are.")
     packed_up = [file.name for file in inside.others if file.name.lower().endswith(ARCHIVES)]

@@ -53,7 +53,7 @@ class GatysTransfer:
         return {"method": "gatys", **network, **{k: _plain(v) for k, v in asdict(self.settings).items()}}
 
     def transfer(self, contents: Tensor, textures: Tensor, keys: Sequence[str]) -> Tensor:
-        """Return uint8 images; see `lit_robust.data.packing.conflicts.Transfer`."""
+        """Return uint8 images; see `lit_robust.data.packing.conflicts.StyleTransfer`."""
         seeds = [key_seed(self.settings.seed, "gatys", key) for key in keys]
         made, _ = self.settings.transfer(
             lambda images: outputs(self.classifier, images, self.settings.layers),
@@ -169,7 +169,7 @@ class FeedForwardTransfer:
         return self.networks.described
 
     def transfer(self, contents: Tensor, textures: Tensor, keys: Sequence[str]) -> Tensor:
-        """Return uint8 images; see `lit_robust.data.packing.conflicts.Transfer`."""
+        """Return uint8 images; see `lit_robust.data.packing.conflicts.StyleTransfer`."""
         with torch.inference_mode(), full_precision(torch.device(self.device).type):
             return self.networks.apply(contents, self.networks.style(textures))
 
