@@ -99,6 +99,11 @@ def test_a_checkpoint_that_watches_nothing_is_no_hindrance(tmp_path):
     assert trainer.global_step == 3
 
 
+def test_without_a_warmup_the_attack_is_whole_from_the_start():
+    assert [AttackSchedule().strength(epochs) for epochs in (1e-6, 3.0)] == [1.0, 1.0]
+    assert [AttackSchedule(2.0).strength(epochs) for epochs in (0.5, 2.0, 3.0)] == [0.25, 1.0, 1.0]
+
+
 def test_validation_is_attacked_in_the_epochs_the_schedule_names():
     schedule = AttackSchedule(validate_every=3)
     assert [schedule.validates(epoch, last=epoch == 7) for epoch in range(8)] == [
@@ -115,7 +120,7 @@ def test_without_attacked_validation_nothing_is_logged(tmp_path):
 
 
 @pytest.mark.parametrize(("scheme", "every"), [(AdversarialModule, 1), (AdvPropModule, 50), (TradesModule, 1)])
-def test_an_attack_that_moves_nothing_is_logged_and_warned_of_once(tmp_path, scheme, every):
+def test_an_attack_that_moves_nothing_is_logged_and_warned_of_once(tmp_path, scheme, every, monkeypatch):
     """Where loggers wait for the device, and at the end of a training that has fewer steps than that."""
     module = scheme(NETWORK, SETTINGS, PGD(eps=0.5, start="ball", loss="kl" if scheme is TradesModule else "margin"))
     trainer = fit(module, tmp_path, epochs=1)
@@ -123,9 +128,18 @@ def test_an_attack_that_moves_nothing_is_logged_and_warned_of_once(tmp_path, sch
     assert ("train/auxiliary_loss" in trainer.callback_metrics) == (scheme is AdvPropModule)
     # A layer of zeros that is not trained hides every gradient.
     torch.nn.init.zeros_(module.classifier.network.fc.weight).requires_grad_(False)
+    looked = []
+    own = scheme._warn_of
+
+    def look(self, unmoved, what):
+        looked.append((what, self.global_step))
+        own(self, unmoved, what)
+
+    monkeypatch.setattr(scheme, "_warn_of", look)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         trainer = fit(module, tmp_path, epochs=2, every=every)
+    assert [step for what, step in looked if what == "training"] == ([1, 2, 3, 4, 5, 6] if every == 1 else [6])
     assert float(trainer.callback_metrics["train/unmoved"]) == float(trainer.callback_metrics["val/unmoved"]) == 1
     warned = [str(one.message) for one in said if "never moved" in str(one.message)]
     assert sorted(sentence.split(" of the images")[0] for sentence in warned) == [

@@ -151,6 +151,19 @@ def test_a_checkpoint_builds_the_module_again(tmp_path, scheme):
     assert again.describe()["settings"]["mixing"]["class_path"].endswith(type(scheme).__name__)
 
 
+def test_each_batch_of_each_epoch_draws_by_itself(tmp_path, monkeypatch):
+    """Whatever images it holds: the streams of six batches of two epochs are six."""
+    own, states = Mixup.__call__, []
+
+    def keep(self, model, images, rng):
+        states.append(rng.bit_generator.state["state"]["state"])
+        return own(self, model, images, rng)
+
+    monkeypatch.setattr(Mixup, "__call__", keep)
+    fit(StandardModule(NETWORK, SETTINGS, Mixup(alpha=0.7)), tmp_path, max_epochs=2)
+    assert len(set(states)) == len(states) == 6
+
+
 class Shares(Callback):
     """Keeps every weight as it is after each step."""
 

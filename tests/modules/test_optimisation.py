@@ -164,6 +164,8 @@ def test_the_body_has_a_rate_of_its_own():
         torch.nn.Conv2d(3, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 5)
     )
     assert head_of(network, 5) is network[3]
+    convolutions = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 1), torch.nn.Flatten())
+    assert head_of(convolutions, 5) is convolutions[1]
     with pytest.raises(UserError, match="no linear layer or convolution of 7 outputs"):
         head_of(network, 7)
     settings = Optimisation(learning_rate=0.5, body_rate=0.1, norm_decay=False)

@@ -64,3 +64,9 @@ def test_a_step_is_the_formula_s(tmp_path, monkeypatch):
 def test_another_attack_loss_or_a_negative_weight_is_refused(attack, beta):
     with pytest.raises(UserError, match="its attack raises kl and beta is 0 or more"):
         TradesModule(NETWORK, SETTINGS, attack, beta=beta)
+
+
+def test_a_checkpoint_builds_the_module_again(tmp_path):
+    fit(TradesModule(NETWORK, SETTINGS, ATTACK, beta=3.0), tmp_path).save_checkpoint(tmp_path / "module.ckpt")
+    again = TradesModule.load_from_checkpoint(tmp_path / "module.ckpt")
+    assert (again.attack, again.beta, again.optimisation) == (ATTACK, 3.0, SETTINGS)
