@@ -203,5 +203,8 @@ def _label_map(file: Path) -> NDArray[np.int64]:
             levels = np.asarray(picture)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{file} is not a readable label map ({error}): copy the set again.") from error
-    levels = levels.astype(np.int64)  # Red + 256 green overflows in the file's own type.
-    return levels if levels.ndim == 2 else levels[:, :, 0] + 256 * levels[:, :, 1]
+    if levels.ndim == 2:
+        return levels.astype(np.int64)
+    # Red + 256 green overflows in the file's own type.
+    numbers: NDArray[np.uint16] = levels[:, :, 0] | levels[:, :, 1].astype(np.uint16) << 8
+    return numbers.astype(np.int64)

@@ -305,23 +305,23 @@ def add_images(
         category: ``[L]`` of each label.
         axes: layer to where the pixels of label maps lie among its places.
     """
+    none = torch.zeros(3, 0, dtype=torch.int64, device=next(iter(maps.values())).device)
     for row, image in enumerate(images):
-        has, by_whole = _add_labels(tally, image, category)
-        table = image.cumulated().to(next(iter(maps.values())).device)
-        for name, values in maps.items():
-            counts = _counts(values[row], thresholds[name], image.size, table, axes[name])
-            _add_units(tally, slices[name], counts, image, category, has, by_whole)
+        runs = [tuple(none)]
+        for name, units in slices.items():
+            for unit, first, count in passing(maps[name][row], thresholds[name], image.size, axes[name]):
+                runs.append((unit + units.start, first, count))
+        unit, first, count = (torch.cat(parts) for parts in zip(*runs, strict=True))
+        _add_units(tally, _counts(len(tally.unit), unit, first, count, image), image, category)
 
 
-def _counts(maps: Tensor, limits: Tensor, size: tuple[int, int], table: Tensor, axis: Axis) -> Tensor:
-    """Return the pixels of each unit's mask by combination of labels, float64 whole numbers ``[C, J]``."""
-    counts = torch.zeros(len(maps), table.shape[1], dtype=torch.float64, device=maps.device)
-    for unit, first, count in passing(maps, limits, size, axis):
-        bags = torch.searchsorted(unit, torch.arange(len(maps), device=maps.device))
-        # Sums of whole numbers below 2^53: exact.
-        counts += functional.embedding_bag(first + count, table, bags, mode="sum")
-        counts -= functional.embedding_bag(first, table, bags, mode="sum")
-    return counts.cpu()
+def _counts(units: int, unit: Tensor, first: Tensor, count: Tensor, image: Labels) -> Tensor:
+    """Return the pixels of each unit's mask by combination of labels, float64 whole numbers ``[U, J]``."""
+    table = image.cumulated().to(unit.device)
+    bags = torch.searchsorted(unit, torch.arange(units, device=unit.device))
+    # Sums of whole numbers below 2^53: exact.
+    ends = functional.embedding_bag(first + count, table, bags, mode="sum")
+    return (ends - functional.embedding_bag(first, table, bags, mode="sum")).cpu()
 
 
 def _add_labels(tally: Tally, image: Labels, category: Tensor) -> tuple[Tensor, Tensor]:
@@ -340,18 +340,17 @@ def _add_labels(tally: Tally, image: Labels, category: Tensor) -> tuple[Tensor, 
     return has, by_whole
 
 
-def _add_units(
-    tally: Tally, units: slice, counts: Tensor, image: Labels, category: Tensor, has: Tensor, by_whole: Tensor
-) -> None:
-    """Add how many pixels of each combination of an image's labels lie in the masks of a layer's units, ``[C, J]``."""
+def _add_units(tally: Tally, counts: Tensor, image: Labels, category: Tensor) -> None:
+    """Add how many pixels of each combination of an image's labels lie in the masks of all units, ``[U, J]``."""
+    has, by_whole = _add_labels(tally, image, category)
     area = counts.sum(1).long()
     both = (counts @ image.marks).long()
     touching = by_whole.repeat(len(area), 1)
     own = category[image.labels]
     for place in torch.unique(own[own >= 0]).tolist():
         touching[:, place] |= both[:, own == place].any(1)
-    tally.unit[units] += area
-    tally.unit_in[units] += area[:, None] * has
-    tally.unit_touching[units] += area[:, None] * touching
-    tally.both[units, image.labels] += both
-    tally.both[units, image.whole] += area[:, None]
+    tally.unit += area
+    tally.unit_in += area[:, None] * has
+    tally.unit_touching += area[:, None] * touching
+    tally.both[:, image.labels] += both
+    tally.both[:, image.whole] += area[:, None]

@@ -49,8 +49,10 @@ class UpperQuantile:
     def settle(self) -> Tensor:
         """End the first pass: return the place ``[units]`` in ``RISING`` of each quantile's code."""
         above = int(self.share * self.total)
-        from_top = self.counts[:, RISING.flip(0)].cumsum(1)
-        passed = (from_top <= above).sum(1)  # Places, from the top, that lie above the quantile's.
+        negative, positive = self.counts.chunk(2, 1)
+        from_top = torch.cat([positive.flip(1), negative], 1).cumsum(1)
+        # Places, from the top, that lie above the quantile's.
+        passed = torch.searchsorted(from_top, torch.full((len(from_top), 1), above), right=True)[:, 0]
         beyond = from_top.gather(1, (passed - 1).clamp(min=0)[:, None])[:, 0]
         self.rank = above - torch.where(passed > 0, beyond, 0)
         self.bins = BINS - 1 - passed
