@@ -50,7 +50,8 @@ PEERS = {
 
 
 @pytest.mark.parametrize("operation", range(ops.OPERATIONS))
-@pytest.mark.parametrize("amount", [-9.3, -0.7, 1.0, 4.4, 10.0])
+# With 2.6 and 7.6 a step of posterising is reached by little.
+@pytest.mark.parametrize("amount", [-9.3, -0.7, 1.0, 2.6, 4.4, 7.6, 10.0])
 def test_an_operation_is_pillows(operation, amount):
     image = picture()
     ours = applied(tensor(image), np.array([operation]), np.array([amount]))[0].permute(1, 2, 0)
@@ -121,6 +122,23 @@ def test_chains_that_change_nothing_give_the_image(monkeypatch):
     monkeypatch.setattr("lit_robust.modules.augmix.apply", lambda pixels, *_: pixels)
     view = AugMix().view(images, np.random.default_rng(0))
     torch.testing.assert_close(view, (images * 255).round() / 255, rtol=0, atol=1e-6)
+
+
+def test_each_image_weighs_its_chains_by_itself(monkeypatch):
+    """Each chain gives a colour of its own to black images, so that a view's colour is the chains' weights."""
+    calls = iter(range(100))
+
+    def colour(pixels, _):
+        return torch.eye(3)[next(calls) // ops.DEEPEST].view(1, 3, 1, 1).expand_as(pixels) * 255
+
+    monkeypatch.setattr("lit_robust.modules.augmix.apply", colour)
+    weights = AugMix().view(torch.zeros(2000, 3, 1, 1), np.random.default_rng(0))[:, :, 0, 0].numpy()
+    shares = weights / weights.sum(1, keepdims=True)
+    # Dirichlet(1, 1, 1): each of mean 1/3 and variance 1/18; Beta(1, 1): mean 1/2, variance 1/12.
+    assert np.abs(shares.mean(0) - 1 / 3).max() < 5 * (1 / 18 / 2000) ** 0.5
+    assert shares.var(0) == pytest.approx(np.full(3, 1 / 18), rel=0.15)
+    assert weights.sum(1).mean() == pytest.approx(0.5, abs=5 * (1 / 12 / 2000) ** 0.5)
+    assert weights.sum(1).var() == pytest.approx(1 / 12, rel=0.15)
 
 
 def test_a_view_follows_from_its_generator_and_leaves_the_images():
@@ -202,7 +220,8 @@ def test_a_run_repeats_itself_and_a_checkpoint_builds_the_module_again(tmp_path)
     assert not torch.equal(train(2)[0].model.network.fc.weight, module.model.network.fc.weight)
     assert trainer.callback_metrics["train/divergence"] > 0
     trainer.save_checkpoint(tmp_path / "module.ckpt")
-    assert AugMixModule.load_from_checkpoint(tmp_path / "module.ckpt").augmix == AugMix(severity=3)
+    again = AugMixModule.load_from_checkpoint(tmp_path / "module.ckpt")
+    assert (again.augmix, again.optimisation, again.network) == (AugMix(severity=3), SETTINGS, module.network)
 
 
 @pytest.mark.parametrize(

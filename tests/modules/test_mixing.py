@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lit_robust.core.batch import Batch
 from lit_robust.core.errors import UserError
+from lit_robust.core.seeds import stream_seed
 from lit_robust.models import build_classifier
-from lit_robust.modules import CutMix, Mixup, MoEx, StandardModule
+from lit_robust.modules import AugMixModule, CutMix, Mixup, MoEx, StandardModule
 from lit_robust.modules.mixing import Mixed, exchange_moments, random_patch
 
 SCHEMES = [Mixup(alpha=0.7), CutMix(), MoEx(layer="layers.0")]
@@ -151,17 +152,20 @@ def test_a_checkpoint_builds_the_module_again(tmp_path, scheme):
     assert again.describe()["settings"]["mixing"]["class_path"].endswith(type(scheme).__name__)
 
 
-def test_each_batch_of_each_epoch_draws_by_itself(tmp_path, monkeypatch):
-    """Whatever images it holds: the streams of six batches of two epochs are six."""
-    own, states = Mixup.__call__, []
+@pytest.mark.parametrize("name", ["mixing", "augmix"])
+def test_each_batch_of_each_epoch_has_a_stream_of_its_own(tmp_path, monkeypatch, name):
+    """Of the run's seed, a name, the epoch, the batch and the rank, whatever images it holds."""
+    asked = []
 
-    def keep(self, model, images, rng):
-        states.append(rng.bit_generator.state["state"]["state"])
-        return own(self, model, images, rng)
+    def stream(*parts):
+        asked.append(parts)
+        return stream_seed(*parts)
 
-    monkeypatch.setattr(Mixup, "__call__", keep)
-    fit(StandardModule(NETWORK, SETTINGS, Mixup(alpha=0.7)), tmp_path, max_epochs=2)
-    assert len(set(states)) == len(states) == 6
+    module = StandardModule(NETWORK, SETTINGS, Mixup(0.7)) if name == "mixing" else AugMixModule(NETWORK, SETTINGS)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    monkeypatch.setattr(f"{type(module).__module__}.stream_seed", stream)
+    fit(module, tmp_path, max_epochs=2)
+    assert asked == [(7, name, epoch, batch, 0) for epoch in range(2) for batch in range(3)]
 
 
 class Shares(Callback):

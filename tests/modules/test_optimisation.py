@@ -95,7 +95,9 @@ def test_norms_are_free_of_adamws_decay():
     ("given", "says"),
     [
         ({"learning_rate": 0.0}, "learning_rate 0.0, weight_decay 0.0001 and momentum 0.9: give a rate above 0"),
+        ({"learning_rate": float("inf")}, "give a rate above 0"),
         ({"weight_decay": -1.0}, "give a rate above 0"),
+        ({"weight_decay": float("inf")}, "give a rate above 0"),
         ({"momentum": 1.0}, "give a rate above 0"),
         ({"step_epochs": 0}, "give 1 or more, 0 or more, and 0 to 1"),
         ({"warmup_epochs": -1.0}, "give 1 or more, 0 or more, and 0 to 1"),
@@ -176,6 +178,13 @@ def test_the_body_has_a_rate_of_its_own():
     assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in network[3].parameters()]
     with pytest.raises(UserError, match="body_rate is -1: give 0, to freeze"):
         Optimisation(body_rate=-1)
+
+
+def test_a_network_without_a_last_layer_of_its_classes_trains_as_a_whole(monkeypatch):
+    module = StandardModule(Network("lit_robust/resnet_tiny", 5), Optimisation(schedule="constant"))
+    monkeypatch.setattr("lit_robust.modules.base.head_of", lambda *_: pytest.fail("no layer is asked for"))
+    count = sum(len(group["params"]) for group in module.configure_optimizers()["optimizer"].param_groups)
+    assert count == len(list(module.model.parameters()))
 
 
 @pytest.mark.parametrize("body_rate", [0.0, 0.5])
