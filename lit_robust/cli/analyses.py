@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_robust.cli.options import Count, Seed
+from lit_robust.cli.ranks import ranks
 from lit_robust.cli.representations import (
     analyze_interpolation,
     analyze_inversion,
@@ -161,6 +162,8 @@ def analyze_dissection(
 ) -> None:
     """Say which marked concept each unit's strongest activations fall on: network dissection, in exact counts.
 
+    `torchrun --nproc-per-node 4 -m lit_robust analyze dissection ...` shares the images among processes.
+
     Args:
         command: the command line
         concepts: images with marked concepts: Broden's folder, or one with images/, maps/ and names.csv; `lit-robust
@@ -190,13 +193,16 @@ def analyze_dissection(
         raise UserError(f"quantile is {quantile}: give a share between 0 and 1, such as 0.005.")
     study = Study("dissection", output, command, network_of(network))
     marked = open_concepts(concepts, limit)
-    classifier = study.build()
-    first = marked.pixels(0)[None].float().div(255).to(study.device)
-    names = stages(classifier, first) if layers is None else list(layers)
-    axes: dict[str, Axis] = dict.fromkeys(names, bilinear)
-    if upsampling == "receptive-field":
-        axes = {name: at_centres(receptive_field(classifier, name), first.shape[2]) for name in names}
-    found = dissect(classifier, marked, names, quantile, axes, batch)
+    with ranks() as (rank, _):
+        classifier = study.build()
+        first = marked.pixels(0)[None].float().div(255).to(study.device)
+        names = stages(classifier, first) if layers is None else list(layers)
+        axes: dict[str, Axis] = dict.fromkeys(names, bilinear)
+        if upsampling == "receptive-field":
+            axes = {name: at_centres(receptive_field(classifier, name), first.shape[2]) for name in names}
+        found = dissect(classifier, marked, names, quantile, axes, batch)
+    if rank > 0:
+        return
     protocol = {"concepts": concepts.name, "images": len(marked), "upsampling": upsampling, "thresholds": "exact"}
     outcome = labelled_study(found, marked, denominator, least_iou, protocol)
     results = list(outcome.results)

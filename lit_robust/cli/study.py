@@ -17,6 +17,7 @@ from lit_robust.cli.options import made
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import file_sha256
 from lit_robust.core.results import RunResults
+from lit_robust.core.seeds import run_seed, stream_seed
 from lit_robust.models import Classifier, Network, build_classifier, weights_digest
 from lit_robust.models.foreign.checkpoint import names_file
 from lit_robust.modules.base import read_hyperparameters
@@ -83,7 +84,9 @@ class Study:
         self.random = self.network.weights is None and ":" not in self.network.name
         if self.random:
             print(f"warning: {RANDOM}: give --network.weights.", file=sys.stderr)
-        self.classifier = build_classifier(self.network).eval().to(self.device)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(stream_seed(run_seed(), "weights"))  # So that random ones are the same in each process.
+            self.classifier = build_classifier(self.network).eval().to(self.device)
         for parameter in self.classifier.parameters():
             parameter.requires_grad_(False)
         self.weights_sha256 = weights_digest(self.classifier.network)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from PIL import Image
+from two_processes import in_two_ranks
 
 from lit_robust.cli import main
 from lit_robust.core.results import RunResults
@@ -56,6 +57,19 @@ def test_filters_concepts_and_units(toy, tmp_path):
     page = (tmp_path / "page.html").read_text()
     for study in ("smoothness", "dissection", "ablation"):
         assert f"Study: {study}" in page
+
+
+def test_two_processes_dissect_as_one(tmp_path):
+    """Of eleven images the first has six; random weights are the same in both."""
+    concepts = str(tmp_path / "concepts")
+    assert main(["data", "concepts", concepts, "--count", "11", "--size", "24"]) == 0
+    words = ["analyze", "dissection", *NET, "--concepts", concepts, "--quantile", "0.03", "--layers", "[relu]"]
+    assert main([*words, "--output", str(tmp_path / "one")]) == 0
+    assert in_two_ranks([*words, "--output", str(tmp_path / "two")]) == [0, 0]
+    assert rows(tmp_path / "one/units.csv") == rows(tmp_path / "two/units.csv")
+    one, two = (RunResults.load(tmp_path / name) for name in ("one", "two"))
+    assert one.results == two.results
+    assert len({row["iou"] for row in rows(tmp_path / "one/units.csv")}) > 3
 
 
 def test_a_quantile_that_is_none(tmp_path, capsys):

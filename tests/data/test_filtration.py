@@ -1,10 +1,6 @@
 """Filtration by its rules' own words, and its crops and files next to torchvision's and brute force."""
 
 import json
-import multiprocessing
-import os
-import socket
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +9,7 @@ import torch
 from scipy.stats import entropy
 from torch import nn
 from torchvision.transforms import v2
+from two_processes import in_two_ranks
 
 from lit_robust.core.errors import UserError
 from lit_robust.data.filtration import (
@@ -262,27 +259,6 @@ def test_from_pool_to_reviewed_set_by_commands(pool, tmp_path, capsys):
     about = json.loads(Path(odd, "filtration.json").read_text())
     assert min(image["highest_confidence"][0] for image in about["images"]) >= round(float(least), 5)
     assert 0 < len(about["images"]) < 23
-
-
-def as_rank(rank, port, words):
-    from lit_robust.cli import main
-
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    sys.exit(main(words))
-
-
-def in_two_ranks(words):
-    """Run a command in two processes, as torchrun would; copies of this one, which has loaded everything."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=as_rank, args=(rank, port, words)) for rank in range(2)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join(timeout=120)
-    return [one.exitcode for one in both]
 
 
 def test_two_ranks_write_the_bytes_of_one(pool, tmp_path):
