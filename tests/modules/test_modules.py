@@ -80,6 +80,17 @@ def test_training_is_the_papers_loop(tmp_path, attack):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
+def test_the_accuracy_on_what_is_trained_is_logged(tmp_path):
+    torch.manual_seed(0)
+    module = StandardModule(NETWORK, SETTINGS)
+    batch = next(iter(Loader()))
+    with torch.no_grad():
+        right = (copy.deepcopy(module.model).train()(batch.image).argmax(1) == batch.label).float().mean()
+    assert right not in (0.0, 0.5, 1.0)
+    metrics = fit(module, tmp_path, limit_train_batches=1).callback_metrics
+    assert float(metrics["train/accuracy"]) == float(right)
+
+
 def test_random_starts_follow_from_seed_and_step(tmp_path):
     def train(seed):
         seed_everything(3)
