@@ -151,12 +151,18 @@ class OodEvaluation(EvaluationCallback):
             with metric.sync_context():
                 draws = ranking_draws(*metric.kept(), f"{score} on {self.dataset}")
             curve = {"precision_recall": [[round(value, 6) for value in point] for point in computed["curve"].tolist()]}
+            warnings = []
+            if not (positives and negatives):
+                curve, kind = {}, "of a class that is known" if positives else "an anomaly"
+                warnings.append(f"none of the images that were tested is {kind}")
             end = "" if score == PUBLISHED else f"_{score}"
             for name, extra in (("aupr", curve), ("auroc", {}), ("fpr95", {})):
                 own_protocol = {**protocol, **extra}
                 facets = {"measure": name, "score": score}
                 images = positives + negatives
-                result = self.resampled(f"{name}{end}", computed[name], own_protocol, draws.get(name), images, facets)
+                result = self.resampled(
+                    f"{name}{end}", computed[name], own_protocol, draws.get(name), images, facets, warnings
+                )
                 results.append(result if self.known is None else self._with_known(result, negatives))
         return results
 

@@ -64,18 +64,20 @@ class RobustnessSuite(RobustDataModule):
     def setup(self, stage: str) -> None:
         """Set up the members that ``stage`` needs."""
         if self.missing == "skip" and stage == "test":
-            left_out: dict[str, str] = {}
-            for member in self._used(stage):
-                if absent := [folder for folder in member.folders() if not folder.is_dir()]:
-                    left_out[member.name] = f"there is no folder {absent[0]}"
-            if len(left_out) == len(self.members):
+            absent = {
+                member.name: next(folder for folder in member.folders() if not folder.is_dir())
+                for member in self._used(stage)
+                if not all(folder.is_dir() for folder in member.folders())
+            }
+            reasons = {name: f"there is no folder {folder}" for name, folder in absent.items()}
+            if len(absent) == len(self.members):
                 root = Path(self.members[0].root)
                 one = any(root.glob("*.tar"))
                 fix = f"{root} holds the shards of one set, so give the folder above it" if one else "check the root"
-                raise UserError(f"No set of the suite is there, {next(iter(left_out.values()))}: {fix}.")
-            for name, reason in left_out.items():
-                log.warning("The set %s is left out: %s.", name, reason)
-            self._missing |= left_out
+                raise UserError(f"No set of the suite is there, {next(iter(reasons.values()))}: {fix}.")
+            if absent:
+                log.warning("Left out, as they are not there: %s.", ", ".join(map(str, absent.values())))
+            self._missing |= reasons
         for member in self._used(stage):
             member.trainer, member.limit = self.trainer, self.limit
             member.setup(stage)

@@ -185,10 +185,11 @@ def spread(value: float, draws: Draws, bounds: Interval = (0.0, 1.0)) -> Interva
         bounds: what the measure cannot leave.
 
     Returns:
-        None where the value is undefined, or half of the draws.
+        None where the value is undefined, or half of the draws; and where all draws are the same, as of images that are
+        all wrong, which say nothing of other images.
     """
     defined = draws[np.isfinite(draws)]
-    if not isfinite(value) or 2 * len(defined) < max(len(draws), 1):
+    if not isfinite(value) or 2 * len(defined) < max(len(draws), 1) or np.ptp(defined) == 0:
         return None
     low, middle, high = (float(end) for end in np.percentile(defined, (2.5, 50, 97.5)))
     return max(bounds[0], value - (middle - low)), min(bounds[1], value + (high - middle))

@@ -26,7 +26,7 @@ from lit_robust.callbacks.plain import UNCHECKED
 from lit_robust.core.errors import UserError
 from lit_robust.core.results import RunResults
 from lit_robust.data import CueConflictDataModule, EvaluationCrop
-from lit_robust.metrics import corruption_error
+from lit_robust.metrics import OodDetection, corruption_error
 from lit_robust.models import Network
 from lit_robust.modules import StandardModule
 from lit_robust.reference import benchmark_corruptions
@@ -306,6 +306,27 @@ def test_a_set_of_several_parts(network):
     assert (values["imagenet-c/mce"].count, values["imagenet-o/aupr"].count) == (300, 8)
     assert values["imagenet-o/aupr"].protocol["positive"] == "other"
     assert "imagenet-c/relative_mce" in values
+
+
+@pytest.mark.parametrize(("anomalies", "kind"), [(True, "of a class that is known"), (False, "an anomaly")])
+def test_anomalies_alone_or_none_have_no_curve_and_say_why(network, data, tmp_path, monkeypatch, anomalies, kind):
+    """As in a few images of each set, none of which is of the classes that the anomalies are compared with."""
+    own = OodDetection.update
+
+    def some(self, scores, is_out):
+        own(self, scores[is_out == anomalies], is_out[is_out == anomalies])
+
+    monkeypatch.setattr(OodDetection, "update", some)
+    parts = {"imagenet-o": {"in-distribution": data, "other": data}}
+    found = evaluate(network, parts, [OodEvaluation()], mean=MEAN, std=STD, **QUIET)
+    why = f"none of the images that were tested is {kind}"
+    assert {one.metric: one.warnings for one in found.results}["aupr"] == (UNCHECKED, why)
+    assert all(np.isnan(one.value) and one.interval is None for one in found.results)
+    found.save(tmp_path / "run")
+    write_report([tmp_path / "run"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Precision against recall" not in page
+    assert why in page
 
 
 def test_attacks_of_one_norm_are_told_apart(network, data):

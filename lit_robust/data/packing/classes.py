@@ -62,7 +62,10 @@ def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] 
                 f"{unknown[0]!r} is not one of ImageNet's 1,000 WordNet ids: set labels to sorted for other classes."
             )
         return Classes({name: places[name] for name in classes}, imagenet_names(), "numbered as ImageNet's 1,000")
-    return Classes({name: number for number, name in enumerate(classes)}, names, "numbered by their sorted names")
+    rule = "numbered by their sorted names"
+    if labels == "auto" and english.keys() >= set(classes):
+        rule += "; all are ImageNet's, whose numbers --labels imagenet gives"
+    return Classes({name: number for number, name in enumerate(classes)}, names, rule)
 
 
 def _of_numbers(classes: Sequence[str], labels: Labels) -> Classes:
