@@ -5,7 +5,7 @@ from html import escape
 
 from lit_robust.core.results import Example, Result
 from lit_robust.report.differences import DIFFERENCE, points_text
-from lit_robust.report.gallery import CUE_EXAMPLES, says
+from lit_robust.report.gallery import CUE_EXAMPLES, picture_of, says
 from lit_robust.report.html import named
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.runs import Run, read_picture
@@ -124,11 +124,12 @@ def cue_examples(runs: Sequence[Run]) -> str:
     Raises:
         UserError: an image cannot be read, is not a PNG, or lies outside its run's folder.
     """
-    images: dict[tuple[str, int], list[tuple[int, Run, Example]]] = {}
+    images: dict[tuple[str, str, int], list[tuple[int, Run, Example]]] = {}
     for number, run in enumerate(runs):
         for example in run.found.examples:
             if example.kind == CUE_EXAMPLES:
-                images.setdefault((example.dataset, example.index), []).append((number, run, example))
+                picture = example.dataset, *picture_of(run, example)
+                images.setdefault(picture, []).append((number, run, example))
     roles = list(dict.fromkeys(role for seen in images.values() for _, _, one in seen for role in one.images))
     if not roles:
         return ""

@@ -7,16 +7,21 @@ from lit_robust.core.results import Example
 from lit_robust.report.html import named
 from lit_robust.report.protocol import is_partial
 from lit_robust.report.runs import Run, read_picture
+from lit_robust.report.titles import dataset_title
 
 MOST_EXAMPLES = 36
 CUE_EXAMPLES = "one cue less"  # These stand in a section of their own.
 TITLES = {"adversarial": "clean and attacked", "cue-conflict": "shape against texture"}
 Seen = tuple[int, Run, Example]
 """A run's number and the run, with its example of an image."""
+Picture = tuple[str, int]
+"""Digest of the data, empty where unknown, and the number of the image in it."""
 
 
-def gallery(runs: Sequence[Run], dataset: str) -> str:
+def gallery(runs: Sequence[Run], dataset: str, title: str) -> str:
     """Return the runs' images of a test set as HTML, paired by image; empty if no run kept any.
+
+    Runs on other data of the same name, such as another number of images, are not paired.
 
     Few runs show up to 12 images of a kind; many show fewer, or the page would not open on a phone. Where a file is
     missing, words stand in its place.
@@ -24,24 +29,36 @@ def gallery(runs: Sequence[Run], dataset: str) -> str:
     Args:
         runs: all runs of the page, whose places settle their marks.
         dataset: name of the test set.
+        title: of the test set, which sets of one name with other classes do not share.
 
     Raises:
         UserError: an image cannot be read, is not a PNG, or lies outside its run's folder.
     """
-    groups: dict[tuple[str, str], dict[int, list[Seen]]] = {}
+    groups: dict[tuple[str, str], dict[Picture, list[Seen]]] = {}
     for number, run in enumerate(runs):
+        own = [result for result in run.found.results if result.dataset == dataset]
+        if dataset_title(dataset, own) != title:
+            continue
         for example in run.found.examples:
             if example.dataset == dataset and example.kind != CUE_EXAMPLES:
                 images = groups.setdefault((example.kind, example.series), {})
-                images.setdefault(example.index, []).append((number, run, example))
+                images.setdefault(picture_of(run, example), []).append((number, run, example))
     return "".join(_group(kind, images) for (kind, _), images in groups.items())
 
 
-def _group(kind: str, images: dict[int, list[Seen]]) -> str:
+def picture_of(run: Run, example: Example) -> Picture:
+    """Return which image an example is of: of two runs the same only where they saw the same data."""
+    digests = (one.protocol.get("shards_sha256") for one in run.found.results if one.dataset == example.dataset)
+    return next((str(digest) for digest in digests if digest), ""), example.index
+
+
+def _group(kind: str, images: dict[Picture, list[Seen]]) -> str:
     most = max(map(len, images.values()))
-    chosen = sorted(images, key=lambda index: (-len(images[index]), index))[: max(2, min(12, MOST_EXAMPLES // most))]
+    chosen = sorted(images, key=lambda picture: (-len(images[picture]), picture[1], picture[0]))[
+        : max(2, min(12, MOST_EXAMPLES // most))
+    ]
     amount = f"{len(chosen)} of {len(images)}" if len(chosen) < len(images) else str(len(images))
-    cards = "".join(_card(images[index]) for index in sorted(chosen))
+    cards = "".join(_card(images[picture]) for picture in sorted(chosen, key=lambda picture: picture[::-1]))
     owners = [(run, example.dataset) for seen in images.values() for _, run, example in seen]
     is_part = any(is_partial(r) for run, name in owners for r in run.found.results if r.dataset == name)
     partial = ' <span class="tag">partial</span>' if is_part else ""

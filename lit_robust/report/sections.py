@@ -64,7 +64,7 @@ def set_sections(runs: Sequence[Run]) -> list[Section]:
         drawn = [plot for plot in plots if plot.dataset == title]
         values = sum(column.dataset == title for column in table.columns)
         heats = "".join(heat_maps(found, name) for name in names)
-        images = "".join(gallery(runs, name) for name in names)
+        images = "".join(gallery(runs, name, title) for name in names)
         parts = [
             results_table(table, list(runs), MOST_COLUMNS, title),
             _observers(observers, runs, title),

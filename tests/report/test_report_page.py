@@ -203,6 +203,31 @@ def test_the_gallery_names_the_set_as_the_table_does_and_says_that_it_is_partial
     assert "ImageNet:" not in page.words
 
 
+def test_images_of_other_data_of_the_same_name_are_not_paired(tmp_path):
+    """Two runs saw the same images, one others of as many classes, and one others of more."""
+    facts = [("a", 8), ("a", 8), ("b", 8), ("c", 26)]
+    folders = []
+    for number, (digest, classes) in enumerate(facts):
+        folders.append(write_run(tmp_path / str(number), f"run {number}"))
+        found = RunResults.load(folders[-1])
+        about = {"shards_sha256": digest, "num_classes": classes}
+        found.results = [replace(result, protocol={**result.protocol, **about}) for result in found.results]
+        found.save(folders[-1])
+    text = write_report(folders, tmp_path / "r.html").read_text(encoding="utf-8")
+    eight, more = (
+        text[text.rindex(title) :] for title in ("imagenet of 8 classes</h2>", "imagenet of 26 classes</h2>")
+    )
+    cards = [
+        re.findall(r'alt="[^"]*, (clean|adversarial), (run \d)', card) for card in eight.split(more)[0].split("card")
+    ]
+    pictures = [("clean", "run 0"), ("adversarial", "run 0"), ("adversarial", "run 1")]
+    assert [card for card in cards if card] == [pictures, [("clean", "run 2"), ("adversarial", "run 2")]]
+    assert re.findall(r'alt="[^"]*, (clean|adversarial), (run \d)', more) == [
+        ("clean", "run 3"),
+        ("adversarial", "run 3"),
+    ]
+
+
 def test_many_observers_have_a_section_and_a_second_table(tmp_path):
     names = [f"observer_{number}" for number in range(9)]
     results = [named("cue-conflict", f"error_consistency_{n}", 0.4, "fraction", 432, {}) for n in [*names, "humans"]]
