@@ -207,7 +207,7 @@ class SaveOnSignal(Callback):
         if keeps_its_state(pl_module):
             log.warning("%s: leaving after batch %d.", number.name, batch_idx + 1)
         else:
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / FILE)
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / FILE, weights_only=False)
             log.warning("%s: saved %s after step %d, and leaving.", number.name, FILE, trainer.global_step)
         self.leaves_with = EXIT_CODES[number]
 

@@ -296,6 +296,7 @@ def test_two_ranks_that_are_interrupted_save_once_and_say_once_how_to_go_on(toy,
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("lit-robust: ")]
     assert sentence.startswith(f"lit-robust: interrupted; {kept} holds all that was done. To go on: lit-robust fit -c ")
     assert "Traceback" not in done.stderr
+    assert "weights_only" not in done.stderr  # Lightning's remark where a save does not say what it wants.
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), (None, 0)])
