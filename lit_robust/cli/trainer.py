@@ -164,13 +164,15 @@ class RobustCLI(LightningCLI):
     def after_fit(self) -> None:
         """Print where the checkpoints are, the best value, and the command that tests."""
         savers = [saver for saver in self.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+        savers.sort(key=lambda saver: saver.monitor is not None)  # The best of one that watches no value is the last.
         written = [path for saver in savers for path in (saver.last_model_path, saver.best_model_path) if path]
         if not self.trainer.is_global_zero or not written or keeps_its_state(self.model):
             return
         for saver in savers:
             if saver.monitor is not None and saver.best_model_score is not None:
                 print(f"The best {saver.monitor} is {float(saver.best_model_score):.4g}, of {saver.best_model_path}.")
-        print(f"The last checkpoint is {written[0]}.")
+        if not any(saver.monitor and saver.best_model_path == written[0] for saver in savers):
+            print(f"The last checkpoint is {written[0]}.")
         tests = self.command.replace(" fit", " test", 1)
         print(f"The training is in {self.trainer.default_root_dir}. To test it: {resuming(tests, Path(written[0]))}")
 

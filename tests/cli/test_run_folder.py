@@ -104,6 +104,22 @@ def test_a_finished_training_says_its_best_value_and_the_command_that_tests_it(t
     assert "<h1>Robustness of run</h1>" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_the_last_checkpoint_is_not_the_best_of_a_recipe_that_keeps_both(toy, tmp_path, capsys):
+    """As the recipes of Tiny ImageNet do, which name the best one first."""
+    kind, place = LAST["class_path"], {"dirpath": "checkpoints", "enable_version_counter": False}
+    best = {"class_path": kind, "init_args": {**place, "filename": "best", "monitor": "val/top1", "mode": "max"}}
+    last = {"class_path": kind, "init_args": {**place, "filename": "last"}}
+    for savers, tested in (([best, last], "last"), ([best], "best")):
+        run = tmp_path / tested
+        command = [*words("fit", run, toy)[:-1], f"--trainer.callbacks={json.dumps(savers)}", "--trainer.max_epochs=1"]
+        assert main(command) == 0
+        out = capsys.readouterr().out
+        assert (f"The last checkpoint is {run}/checkpoints/last.ckpt." in out) == (tested == "last")
+        assert out.count("The last checkpoint is") == (tested == "last")
+        assert f"of {run}/checkpoints/best.ckpt." in out
+        assert out.rstrip().endswith(f"--ckpt_path {run}/checkpoints/{tested}.ckpt")
+
+
 def test_a_second_run_is_refused_with_the_two_ways_out(whole, toy, capsys):
     """Lightning would write last-v1.ckpt, and the test of last.ckpt would test the first network."""
     before = {file: file.read_bytes() for file in whole.rglob("*") if file.is_file()}
