@@ -176,7 +176,9 @@ def _answer(words: list[str]) -> int:
                 word for place, word in enumerate(words) if word != ALL or words[place - 1] not in ("-h", "--help")
             ]
             from lit_robust.cli.trainer import run_trainer
+            from lit_robust.core.processes import keep_freed_memory
 
+            keep_freed_memory()
             run_trainer(words, command=shlex.join(["lit-robust", *words]))
         else:
             _run(words)
@@ -213,7 +215,9 @@ def _run(words: Sequence[str]) -> None:
     if name:
         from lit_robust.cli.options import call
         from lit_robust.cli.papers.runs import run_paper
+        from lit_robust.core.processes import keep_freed_memory
 
+        keep_freed_memory()
         rest = words[len(name.split()) :]
         if name.startswith("data derive "):
             from lit_robust.cli.derive import run_derive

@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import platform
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -68,3 +71,27 @@ def test_workers_end_with_a_parent_that_is_killed(start, method):
     for worker in left:
         os.kill(worker, signal.SIGKILL)
     assert not left
+
+
+KEEPING = """
+import sys
+from pathlib import Path
+from lit_robust.core.processes import keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+keep_freed_memory()
+before = resident()
+block = bytearray(64 << 20)
+block = None
+sys.exit(resident() - before > 8 << 10)  # pages
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.parametrize(("asked", "keeps"), [({}, 1), ({"MALLOC_TRIM_THRESHOLD_": "1048576"}, 0)])
+def test_freed_memory_is_kept_but_where_the_user_set_it_otherwise(asked, keeps):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    found = subprocess.run([sys.executable, "-c", KEEPING], env=environment | asked, check=False)
+    assert found.returncode == keeps
