@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_robust.attacks import PGD, Attack, AttackResult, AutoAttack, AutoAttackResult, Flags, Sweep, Verdicts
 from lit_robust.attacks.attack import check_attack, check_reach
+from lit_robust.attacks.norms import NORMS
 from lit_robust.attacks.survivors import SurvivorAttack
 from lit_robust.callbacks.display import log_curve
 from lit_robust.callbacks.evaluation import EvaluationCallback, log_images
@@ -279,6 +280,7 @@ class AdversarialAccuracy(EvaluationCallback):
 
     def _take(self, found: list[Verdicts]) -> None:
         for verdicts in found:
+            check_kept(self.attacks[verdicts.strength], verdicts.clean, verdicts.result.images)
             self.tallies[verdicts.strength].add(verdicts.result)
             broken = int(verdicts.broken.sum())
             for tally in self.tallies[verdicts.strength + 1 :]:
@@ -337,6 +339,27 @@ def check_goes_on(attack: Attack, threat_model: ThreatModel) -> None:
         raise UserError(
             f"In a {threat_model} attack {type(attack).__name__} would end where the network it sees errs, which may "
             "be at once, and not the one under test: use PGD with keep last or best."
+        )
+
+
+def check_kept(attack: Attack, clean: Tensor, attacked: Tensor) -> None:
+    """Refuse what an attack moved out of its ball, as one does that takes its eps in another norm.
+
+    Args:
+        attack: of the user's own, perhaps.
+        clean: ``[B, C, H, W]``.
+        attacked: likewise.
+
+    Raises:
+        UserError: an image is farther off than eps and a hundredth of it.
+    """
+    if not len(clean):
+        return
+    farthest = float(NORMS[attack.norm].length(attacked.float() - clean.float()).max())
+    if farthest > 1.01 * attack.eps:
+        raise UserError(
+            f"{type(attack).__name__} moves images by up to {farthest:.3g} in {attack.norm}, beyond its eps of "
+            f"{attack.eps:.3g}: let it keep to its norm and eps, or set the norm that it takes eps in."
         )
 
 

@@ -80,7 +80,8 @@ def evaluate(
 
     Returns:
         What ``results.json`` holds. ``save(folder)`` writes it for ``lit-robust report``; ``to_frame()`` gives a
-        table of pandas. Values of plain loaders have a warning: nobody checked which samples they gave.
+        table of pandas. Values of a loader that is not torch's own, or that draws its samples by another rule than
+        once each, have a warning.
 
     Raises:
         UserError: data or measures are none of these, images are outside [0, 1], or a measure needs more than the data
@@ -151,6 +152,11 @@ class Evaluated(LightningModule):
         """
         images = as_batch(batch, first=0).image
         check_unit_range(images)
+        if self.normalisation is not None and images.shape[1] != len(self.normalisation["mean"]):
+            raise UserError(
+                f"Images have {images.shape[1]} channels, and mean and std {len(self.normalisation['mean'])}: give a "
+                "number a channel, or images of as many."
+            )
         with full_precision(self.device.type), fitting(images):
             logits: Tensor = self.model(images)
         return logits

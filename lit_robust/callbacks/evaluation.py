@@ -1,5 +1,6 @@
 """The base of all evaluations: one measure on named test sets, whose samples are counted exactly."""
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from lit_robust.core.results import Example, Result
 from lit_robust.metrics.intervals import BOOTSTRAP, WILSON, Draws, Interval, spread, wilson
 
 # What of a protocol says that samples are missing.
+ROUNDING = 1e-6  # of a share.
 LIMITS = ("restricted", "skipped", "broken_images", "partial", "full_count")
 
 
@@ -202,7 +204,7 @@ class EvaluationCallback(Callback, ABC):
         Args:
             metric: name of the measure.
             value: the value.
-            unit: ``fraction`` or ``count``; ``theta`` of the one value that is a setting, the best temperature.
+            unit: ``fraction``, ``count``, or what the value is in, such as ``nats``.
             protocol: plain values that settle how it was measured.
             count: samples it was measured on; null for the whole set.
             interval: lower and upper end of a 95 % interval, where the measure has one.
@@ -244,9 +246,15 @@ class EvaluationCallback(Callback, ABC):
             of: images that it is a fraction of; null for ``count``.
         """
         base = (self.described.count if count is None else count) if of is None else of
-        interval = wilson(float(value) * base, base)
+        share = float(value)
+        if base and not -ROUNDING <= share <= 1 + ROUNDING:
+            raise UserError(
+                f"{type(self).__name__} gives {metric} as {share:g}, which is not a share of images: return "
+                f"self.result({metric!r}, value, unit, protocol), with a unit such as 'nats'."
+            )
+        share = min(max(share, 0.0), 1.0) if base else share
         whole = {**protocol, "interval": WILSON}
-        return self.result(metric, value, "fraction", whole, count, interval, facets, warnings)
+        return self.result(metric, share, "fraction", whole, count, wilson(share * base, base), facets, warnings)
 
     def resampled(
         self,
@@ -367,6 +375,11 @@ class EvaluationCallback(Callback, ABC):
         """Check the counts over all ranks, then compute, show and keep the results."""
         self._describe([one.as_seen(trainer) for one in self.tested_sets])
         self.results = self.compute()
+        if not isinstance(self.results, list) or not all(isinstance(one, Result) for one in self.results):
+            raise UserError(
+                f"compute of {type(self).__name__} returns {reprlib.repr(self.results)}: return a list of "
+                "self.share(...) and self.result(...)."
+            )
         is_partial = bool(self.results) and all(result.protocol.get("partial") for result in self.results)
         with displaying(is_partial) as self.shown:
             self.examples = self.illustrate(trainer)

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from lit_robust.core.batch import Batch, EvaluationSet
 from lit_robust.core.errors import DataError, UserError
@@ -20,6 +20,7 @@ UNCHECKED = "the loader does not say which samples it gives: that each counts ex
 REPEATED = (
     "an iterable data set gives each of the loader's {workers} worker processes all samples, unless it divides them"
 )
+DROPPED = "the loader leaves out the last {left} of its data set's {count} samples (drop_last)"
 LONGEST = 500  # characters of a transform's description
 
 
@@ -38,7 +39,8 @@ class PlainData:
 
 def describe_loader(name: str, loader: Any) -> EvaluationSet:
     """Return what is known of a loader; its count is that of its data set, 0 where that has no length."""
-    parts = [getattr(part, "dataset", None) for part in getattr(loader, "loaders", [loader])]
+    loaders = getattr(loader, "loaders", [loader])
+    parts = [getattr(part, "dataset", None) for part in loaders]
     samples = parts[0]
     protocol: dict[str, Any] = {"loader": type(loader).__name__, "samples": type(samples).__name__}
     groups = tuple(getattr(loader, "groups", ()))
@@ -58,8 +60,32 @@ def describe_loader(name: str, loader: Any) -> EvaluationSet:
         protocol=protocol,
         class_names=tuple(classes) if named else (),
         groups=groups,
-        warnings=(UNCHECKED, *([REPEATED.format(workers=workers)] if repeated else [])),
+        warnings=(
+            *([] if all(map(_gives_each_once, loaders)) else [UNCHECKED]),
+            *([REPEATED.format(workers=workers)] if repeated else []),
+            *filter(None, map(_dropped, loaders)),
+        ),
     )
+
+
+def _gives_each_once(loader: Any) -> bool:
+    """Tell whether a loader is torch's own, and gives each sample of its data set once, but for those it drops."""
+    plain = type(loader) is DataLoader and type(loader.batch_sampler) is BatchSampler
+    if not plain or isinstance(loader.dataset, IterableDataset):
+        return False
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler.num_samples == len(loader.dataset)
+    return type(sampler) is SequentialSampler
+
+
+def _dropped(loader: Any) -> str:
+    """Return what a loader leaves out at its end; empty where nothing, or unknown."""
+    if not (_gives_each_once(loader) and loader.drop_last):
+        return ""
+    count = len(loader.dataset)
+    left = count % loader.batch_size
+    return DROPPED.format(left=left, count=count) if left else ""
 
 
 def data_of(trainer: Trainer) -> Any:

@@ -1,5 +1,6 @@
 """Writes the results of a test run into its folder."""
 
+import logging
 import os
 import platform
 import time
@@ -18,6 +19,8 @@ from lit_robust.callbacks.plain import data_of, describes, description
 from lit_robust.core.errors import UserError
 from lit_robust.core.files import file_sha256
 from lit_robust.core.results import RunResults
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm", "numpy", "pillow", "simplejpeg")
 
@@ -122,6 +125,9 @@ class ResultsFile(Callback):
             results=[result for callback in evaluations for result in callback.results],
             examples=[example for callback in evaluations for example in callback.examples],
         )
+        twice = {one.key for one in found.results if sum(other.key == one.key for other in found.results) > 1}
+        for key in sorted(twice):
+            log.warning("Two measures of this run give %s: give one of them another name.", key)
         log_warnings(trainer, found.results)
         keep_evaluation(trainer, found, found.save(folder))
 

@@ -5,12 +5,14 @@ where they are used, so that help, reports and work on shards need no torch.
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from lit_robust.cli.options import Count, Seed
 from lit_robust.core.errors import DataError, UserError
 
+SPLITS = ("train", "val", "validation", "test")
 Aggregation = Literal["mean", "max", "sum"]
 Baseline = Literal["imagenet-c", "robustbench-5000"]
 Score = Literal["max_softmax", "max_logit", "energy", "memory_similarity"]
@@ -125,6 +127,8 @@ def data_shard(
     """
     from lit_robust.data.packing import shard_images
 
+    if split.isalpha() and split not in SPLITS and (near := get_close_matches(split, SPLITS, n=1, cutoff=0.8)):
+        raise UserError(f"The split is {split!r}: did you mean {near[0]}?")
     packed = shard_images(
         source=source,
         output=output,
@@ -139,7 +143,7 @@ def data_shard(
         resize=resize,
         workers=workers,
     )
-    print(f"Packed into {output}: {packed}.")
+    print(f"Packed into {output}: {packed}. Images that cannot be read: `lit-robust data verify {output} --decode`.")
 
 
 def data_verify(

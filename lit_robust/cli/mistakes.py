@@ -112,6 +112,10 @@ def _plain(reason: str, owner: str, value: str, options: Sequence[str]) -> str:
         value: what was given.
         options: dotted names of the command's options.
     """
+    if "arguments are required: " in reason and {"data", "model"} & set(re.findall(r"\w+", reason)):
+        return "name a recipe by -c; `lit-robust recipes` lists them."
+    if unvalued := re.search(r"argument (--[\w.]+): expected one argument", reason):
+        return f"the last option that begins with {unvalued[1]} has no value: write one after it."
     if unknown := re.search(r"option '([^']+)'|unrecognized arguments: (?:--)?([^\s=]+)|Option '([^']+)'", reason):
         name = next(filter(None, unknown.groups()))
         group = re.search(r"Group '([^']+)'", reason)
@@ -140,14 +144,35 @@ def _plain(reason: str, owner: str, value: str, options: Sequence[str]) -> str:
     if missing := re.search(r"Expected a dot import path string: (\S+)|no attribute '([^']+)'|No module named", reason):
         name = missing[1] or missing[2] or owner
         near = _near(name, _classes())
-        return f"there is no class {name!r}; {_did_you_mean(near) if near else 'write the import path of one.'}"
+        return f"there is no class {name!r}; {_did_you_mean(near)}" if near else _why_no_class(owner or name)
     if subclass := re.search(r"Not a valid subclass of (\w+)", reason):
         return f"{value!r} is not a {subclass[1]}: write the name or the import path of one."
     if "codec can't decode" in reason:
         return "a file that is not a text stands where settings are read; give weights as --model.network.weights FILE."
     if "instantiatable class" in reason:
-        return "give -c, or a class, before the options that change it."
+        is_path = re.fullmatch(r"\w+(\.\w+)+", value)
+        return _why_no_class(value) if is_path else "give -c, or a class, before the options that change it."
+    if kind := re.match(r"Import path does not correspond to a subclass of (\w+)", reason):
+        return f"{value} is not a {kind[1]}: write the import path of one."
+    if value.endswith(".py") and "sub-config file" in reason:
+        return f"{value} is a file of Python: write the import path of a class in it, such as {value[:-3]}.NAME."
     return f"{reason.rstrip('.')}; `--help` shows the options and their types."
+
+
+def _why_no_class(path: str) -> str:
+    """Return why an import path names no class that can be made, and what to do about it."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None) if module else None
+    except ModuleNotFoundError as error:
+        if f"{module}.".startswith(f"{error.name}."):
+            return f"there is no class {path!r}: no module {error.name} is found from this folder."
+        return f"{module} cannot be imported ({error}): install what it needs, or correct it."
+    except Exception as error:  # Whatever the user's own module raises.
+        return f"{module} cannot be imported ({type(error).__name__}: {error}): correct it."
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        return f"{path} lacks {', '.join(missing)}: write {'these methods' if len(missing) > 1 else 'this method'}."
+    return f"there is no class {path!r}: {f'{module} has none of that name' if module else 'write an import path'}."
 
 
 def _classes() -> list[str]:

@@ -350,6 +350,8 @@ def run_trainer(words: Sequence[str], command: str) -> None:
     # It says where to look in six lines at the beginning and thirty at the end; one is printed here.
     os.environ.setdefault("WANDB_SILENT", "true")
     data.load_all()
+    if any(word.partition("=")[0] == "--trainer.callbacks" for word in words) and {"-c", "--config"} & set(words):
+        warnings.warn("--trainer.callbacks replaces all of the recipe's; --trainer.callbacks+= adds one.", stacklevel=1)
     raises = {"exit_on_error": False}
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_advertisement)
     RobustCLI.command = command

@@ -77,17 +77,23 @@ class ImageNetCDataModule(SingleSetDataModule):
         folder = Path(self.root) / self.name
         kept = None if self.subset is None else read_names(self.subset)
         found = []
+        absent = [cell for cell in self.cells if not (folder / cell).is_dir()]
+        if folder.is_dir() and absent and not self.takes_what_is_there:
+            raise UserError(
+                f"{folder} lacks {len(absent)} of {len(self.cells)} cells, the first is {absent[0]}: copy them there, "
+                "or set corruptions to null, as `-c eval/suite` does, which tests those that are there."
+            )
         cells = cells_there(folder, self.cells) if self.takes_what_is_there else self.cells
         for cell in tqdm(cells, f"opening {self.name}", unit="cell", delay=2):
             check_origin(folder / cell, self.name)
             split = open_table(folder / cell, "val", self.reading)
             found.append(split if kept is None else restrict(split, kept))
         joined = join_cells(found, [self.groups.index(cell) for cell in cells], cells)
-        absent = lacking(cells, self.cells)
-        if not absent:
+        lacks = lacking(cells, self.cells)
+        if not lacks:
             return joined
-        log.warning("%s: %s, so no mean takes them in.", folder, absent)
-        return replace(joined, protocol={**joined.protocol, "lacking_cells": absent})
+        log.warning("%s: %s, so there is no mean over all corruptions.", folder, lacks)
+        return replace(joined, protocol={**joined.protocol, "lacking_cells": lacks})
 
 
 def check_origin(folder: Path, name: str) -> None:

@@ -305,8 +305,8 @@ def check_classes(split: Split, num_classes: int) -> None:
             f"--model.network.num_classes the data's count, at least {needed}, or correct that class."
         )
     if split.num_classes is not None and needed != num_classes:
-        part = ", or pack a part of ImageNet with --labels imagenet" if needed < num_classes == 1000 else ""
+        part = "pack a part of ImageNet with --labels imagenet, or " if needed < num_classes == 1000 else ""
         raise UserError(
             f"The network has {num_classes} classes, but {split.where} has {needed}: "
-            f"give --model.network.num_classes {needed}{part}."
+            f"{part}give --model.network.num_classes {needed}."
         )

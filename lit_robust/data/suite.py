@@ -78,6 +78,13 @@ class RobustnessSuite(RobustDataModule):
             if absent:
                 log.warning("Left out, as they are not there: %s.", ", ".join(map(str, absent.values())))
             self._missing |= reasons
+        elif stage == "test":
+            for folder in (folder for member in self._used(stage) for folder in member.folders()):
+                if not folder.is_dir():
+                    raise UserError(
+                        f"There is no folder {folder}, which this recipe tests on: check the root, or leave out what "
+                        "is missing, by --data.missing skip."
+                    )
         for member in self._used(stage):
             member.trainer, member.limit = self.trainer, self.limit
             member.setup(stage)

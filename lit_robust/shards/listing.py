@@ -274,6 +274,11 @@ def list_split(folder: Path, split: str | None) -> Listing:
     if listing is None and split is None:
         raise UserError(f"There are no shards in {folder}: check the path, or make some with `lit-robust data shard`.")
     if listing is None:
+        if not contents.claims and not contents.tars and any(one.is_dir() for one in folder.iterdir()):
+            raise UserError(
+                f"{folder} holds no shards: pack the images there with `lit-robust data shard {folder} OUTPUT --split "
+                f"{split}`, and name the root of OUTPUT."
+            )
         there = ", ".join(contents.claims) or ", ".join(contents.tars[:3]) or "no tars"
         raise UserError(f"There is no split {split!r} in {folder}, which holds {there}: check folder and split.")
     if listing.problems:

@@ -274,7 +274,7 @@ def check_absent(folder: Path, split: str, stem: str) -> None:
     path, info = read_info(folder)
     there = [name for name in (split, ALIASES.get(split)) if name in info.get("splits", {})]
     if there:
-        raise UserError(f"{path} has a split {there[0]!r} already: remove it, or choose another folder or split.")
+        raise UserError(f"{path} has a split {there[0]!r} already: choose another folder or split, or delete this one.")
     if folder.is_dir() and any(re.fullmatch(any_shard(stem), file.name) for file in folder.iterdir()):
         raise UserError(f"{folder} holds {stem}-*.tar already: remove them, or choose another folder.")
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torchvision.datasets import ImageFolder
 
 from lit_robust import evaluate
-from lit_robust.attacks import FAB, PGD, Attack
+from lit_robust.attacks import FAB, PGD, Attack, AttackResult
+from lit_robust.attacks.attack import score
 from lit_robust.callbacks import (
     AdversarialAccuracy,
     CalibrationEvaluation,
@@ -70,7 +71,7 @@ def test_a_loader_an_attack_and_a_measure(network, data, tmp_path, capfd):
     values = {(one.dataset, one.metric): one for one in found.results}
     assert values["tensordataset", "top1"].value == 15 / 21
     assert {one.dataset for one in found.results} == {"tensordataset"}
-    assert all(one.warnings[0] == UNCHECKED for one in found.results)
+    assert all(UNCHECKED not in one.warnings for one in found.results)
     adversarial = next(one for one in found.results if one.measure == "adversarial_accuracy")
     assert 0 < adversarial.value < 15 / 21
     # The network is as it was, and so is the caller's random state.
@@ -181,6 +182,11 @@ def test_grey_images(network):
     assert found.results[0].value == expected
 
 
+def test_images_of_other_channels_than_the_mean_are_refused(network):
+    with pytest.raises(UserError, match="Images have 1 channels, and mean and std 3: give a number a channel"):
+        evaluate(network, (torch.rand(6, 1, 16, 16), [0, 1] * 3), [CleanAccuracy()], mean=MEAN, std=STD, **QUIET)
+
+
 class Unnamed(Attack):
     def __call__(self, model, images, labels, *, generator=None):
         return images
@@ -202,6 +208,30 @@ class Counted(EvaluationCallback):
 class Unprepared(Counted):
     def __init__(self):
         self.seen = 0
+
+
+@dataclass
+class Careless(Attack):
+    """Takes eps as a step of each pixel, whatever norm it says."""
+
+    eps: float = 0.03
+    norm: str = "linf"
+
+    def __call__(self, model, images, labels, *, generator=None):
+        attacked = (images + self.eps).clamp(0, 1)
+        found = score(model, attacked, labels, lambda *of: nn.functional.cross_entropy(*of, reduction="none"))
+        return AttackResult(
+            attacked, found.success, found.loss, torch.ones_like(labels), torch.zeros_like(labels), found.probabilities
+        )
+
+
+def test_an_attack_that_leaves_its_ball_is_refused(network, data):
+    named = {"mean": MEAN, "std": STD, **QUIET}
+    assert evaluate(network, data, Careless(), **named).results[0].value <= 15 / 21
+    with pytest.raises(
+        UserError, match=r"Careless moves images by up to 0\.8\d* in l2, beyond its eps of 0.03: let it"
+    ):
+        evaluate(network, data, Careless(norm="l2"), **named)
 
 
 def test_a_measure_of_ones_own_needs_no_set(network, data):
@@ -320,7 +350,7 @@ def test_anomalies_alone_or_none_have_no_curve_and_say_why(network, data, tmp_pa
     parts = {"imagenet-o": {"in-distribution": data, "other": data}}
     found = evaluate(network, parts, [OodEvaluation()], mean=MEAN, std=STD, **QUIET)
     why = f"none of the images that were tested is {kind}"
-    assert {one.metric: one.warnings for one in found.results}["aupr"] == (UNCHECKED, why)
+    assert {one.metric: one.warnings for one in found.results}["aupr"] == (why,)
     assert all(np.isnan(one.value) and one.interval is None for one in found.results)
     found.save(tmp_path / "run")
     write_report([tmp_path / "run"], tmp_path / "page.html")

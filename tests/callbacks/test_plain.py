@@ -5,7 +5,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from lit_robust.attacks import PGD
 from lit_robust.callbacks import (
@@ -83,7 +83,7 @@ def test_accuracy_of_ones_own_module_on_ones_own_loader(tmp_path, returns):
     top1 = found["imagenet/top1"]
     assert top1.value == right(module, data).double().mean()
     assert (top1.count, top1.protocol["samples"]) == (21, "TensorDataset")
-    assert all(one.warnings == (UNCHECKED,) for one in found.values())
+    assert all(one.warnings == () for one in found.values())
     assert "imagenet/ece" in found
     told = RunResults.load(tmp_path)
     assert told.model["network"] == "Own"
@@ -199,6 +199,16 @@ def test_a_part_is_marked_and_a_loader_without_length_is_counted(tmp_path):
     found = results_of(tmp_path / "stream", Own(), DataLoader(Endless(), batch_size=8), CleanAccuracy("mine"))
     assert found["mine/top1"].count == 21
     assert "partial" not in found["mine/top1"].protocol
+    assert found["mine/top1"].warnings == (UNCHECKED,)
+
+    cut = DataLoader(data, batch_size=8, shuffle=True, drop_last=True)
+    found = results_of(tmp_path / "dropped", Own(), cut, CleanAccuracy("mine"))
+    assert found["mine/top1"].count == 16
+    assert found["mine/top1"].warnings == ("the loader leaves out the last 5 of its data set's 21 samples (drop_last)",)
+
+    drawn = DataLoader(data, batch_size=8, sampler=RandomSampler(data, replacement=True))
+    found = results_of(tmp_path / "drawn", Own(), drawn, CleanAccuracy("mine"))
+    assert found["mine/top1"].warnings == (UNCHECKED,)
 
     repeated = DataLoader(data, batch_size=8, sampler=[*range(21), 0, 1])
     found = results_of(tmp_path / "repeated", Own(), repeated, CleanAccuracy("mine"))
@@ -220,7 +230,48 @@ def test_our_module_and_kept_predictions_on_a_plain_loader(tmp_path):
     data = samples()
     found = results_of(tmp_path, module, DataLoader(data, batch_size=8), CleanAccuracy("mine"), KeepPredictions("mine"))
     assert found["mine/top1"].value == right(module, data).double().mean()
-    assert found["mine/top1"].warnings == (UNCHECKED,)
+    assert found["mine/top1"].warnings == ()
+
+
+class Odd(CleanAccuracy):
+    """A measure whose author took another way than the base's."""
+
+    def __init__(self, gives):
+        super().__init__("mine")
+        self.gives = gives
+
+    def compute(self):
+        return self.gives(self)
+
+
+@pytest.mark.parametrize(
+    ("gives", "sentence"),
+    [
+        (
+            lambda own: [own.share("entropy", 1.7, {})],
+            "entropy as 1.7, which is not a share of images: return self.res",
+        ),
+        (lambda own: [own.share("odd", -0.1, {})], "Odd gives odd as -0.1, which is not a share"),
+        (lambda own: 0.5, r"compute of Odd returns 0.5: return a list of self.share\(...\) and self.result"),
+        (lambda own: [0.5], r"compute of Odd returns \[0.5\]: return a list"),
+    ],
+)
+def test_a_measure_that_gives_something_else_ends_in_a_sentence(tmp_path, gives, sentence):
+    with pytest.raises(UserError, match=sentence):
+        results_of(tmp_path, Own(), DataLoader(samples(), batch_size=8), Odd(gives))
+
+
+def test_a_measure_in_a_unit_of_its_own_and_a_share_that_was_rounded(tmp_path):
+    both = Odd(lambda own: [own.result("entropy", 1.7, "nats", {}), own.share("all", 1 + 1e-7, {})])
+    found = results_of(tmp_path, Own(), DataLoader(samples(), batch_size=8), both)
+    assert (found["mine/entropy"].value, found["mine/entropy"].unit) == (1.7, "nats")
+    assert (found["mine/all"].value, found["mine/all"].interval[1]) == (1, 1)
+
+
+def test_two_measures_of_one_name_are_warned_of(tmp_path, caplog):
+    again = Odd(lambda own: [own.share("top1", 0.5, {})])
+    results_of(tmp_path, Own(), DataLoader(samples(), batch_size=8), CleanAccuracy("mine"), again)
+    assert "Two measures of this run give test/mine/top1: give one of them another name." in caplog.text
 
 
 def test_several_processes_cannot_share_a_plain_loader(tmp_path, monkeypatch):

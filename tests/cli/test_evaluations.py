@@ -103,7 +103,7 @@ def test_null_leaves_an_evaluation_out(recipes_callbacks):
         ("adversarial.atack.eps 1", "(AdversarialAccuracy): there is no option 'atack.eps'; did you mean 'attack'?"),
         ("adversarial.attack.norm l3", "expected one of l1, l2, linf, got 'l3'"),
         ("adversarial.attack.eps big", "expected float, got 'big'"),
-        ("clean.dataset", "expected one argument"),
+        ("clean.dataset", "has no value: write one after it"),
     ],
 )
 def test_wrong_words_end_in_a_sentence(recipes_callbacks, word, expected):

@@ -89,13 +89,39 @@ def sentence(args, capsys):
         (["--seed_everything", "x"], "In seed_everything: expected bool or int, got 'x'"),
         (["--model", "StandardModul"], "In model: there is no class 'StandardModul'; did you mean 'StandardModule'?"),
         (["--data", "lit_robust.data.RobustSuite"], "no class 'RobustSuite'; did you mean 'RobustnessSuite'?"),
-        (["--trainer.callbacks+", "nowhere.Bar"], "there is no class 'nowhere.Bar'; write the import path of one."),
+        (
+            ["--trainer.callbacks+", "nowhere.Bar"],
+            "no class 'nowhere.Bar': no module nowhere is found from this folder.",
+        ),
+        (["--trainer.callbacks+", "bar"], "there is no class 'bar': write an import path."),
+        (["--trainer.callbacks+", "json.Bar"], "there is no class 'json.Bar': json has none of that name."),
+        (["--trainer.callbacks+", "json.JSONDecoder"], "json.JSONDecoder is not a Callback: write the import path of"),
+        (
+            ["--trainer.callbacks+", "lit_robust.callbacks.EvaluationCallback"],
+            "lit_robust.callbacks.EvaluationCallback lacks compute, prepare, update: write these methods.",
+        ),
     ],
 )
 def test_on_the_command_line(words, more, expected, capsys):
     said = sentence(["fit", *words, *more], capsys)
     assert expected in said
     assert "\n" not in said
+
+
+def test_a_command_without_a_recipe_or_with_an_option_without_its_value(capsys):
+    assert "name a recipe by -c; `lit-robust recipes` lists them." in sentence(["test"], capsys)
+    said = sentence(["test", "-c", "eval/quick", "--model.network.weights"], capsys)
+    assert "the last option that begins with --model has no value: write one after it." in said
+
+
+def test_callbacks_that_take_the_place_of_a_recipes_are_warned_of(capsys):
+    with pytest.warns(UserWarning, match=r"replaces all of the recipe's; --trainer.callbacks\+= adds one"):
+        sentence(["test", "-c", "eval/quick", "--trainer.callbacks", "lit_robust.callbacks.Nothing"], capsys)
+
+
+def test_a_misspelt_split_is_refused(tmp_path, capsys):
+    said = sentence(["data", "shard", str(tmp_path), str(tmp_path / "set"), "--split", "testt"], capsys)
+    assert "The split is 'testt': did you mean test?" in said
 
 
 @pytest.mark.parametrize(
@@ -189,7 +215,7 @@ def test_limits_and_baselines(words, capsys):
         ),
         (["report", "/nowhere"], "No results file at /nowhere: name a folder that `lit-robust test` wrote into."),
         (["data", "shard", "/nowhere", "out", "--split", "val"], "There is no folder /nowhere: unpack the images"),
-        (["fit"], "required: fit.data, fit.model"),
+        (["fit"], "name a recipe by -c"),
     ],
 )
 def test_other_commands(args, expected, capsys):

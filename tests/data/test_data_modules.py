@@ -81,7 +81,7 @@ def test_imagenet_c_is_one_loader_whose_samples_carry_their_cell(tmp_path):
 
 def test_imagenet_c_takes_the_papers_fifteen_and_names_what_is_missing(tmp_path):
     write(tmp_path / "imagenet-c" / "gaussian_noise" / "1", "val", [7])
-    with pytest.raises(UserError, match="gaussian_noise/2"):
+    with pytest.raises(UserError, match="imagenet-c lacks 74 of 75 cells, the first is gaussian_noise/2: copy them"):
         ready(ImageNetCDataModule(tmp_path, **SMALL))
     assert len(ImageNetCDataModule(tmp_path).cells) == 75
     with pytest.raises(UserError, match=r"corruptions is \['rain'\]: name some of gaussian_noise"):
@@ -105,7 +105,7 @@ def test_imagenet_c_by_null_is_what_there_is_of_it(tmp_path, caplog):
         "spatter/3"
     }
     assert (
-        f"{folder}: 46 of 75 cells are not there, the first is gaussian_noise/2, so no mean takes them in."
+        f"{folder}: 46 of 75 cells are not there, the first is gaussian_noise/2, so there is no mean over all corru"
         in caplog.text
     )
     with pytest.raises(UserError, match="imagenet-c has no folder <corruption>/<severity>, such as gaussian_noise/5"):
@@ -246,7 +246,7 @@ def test_a_suite_names_its_sets_and_leaves_out_a_missing_one_only_when_told(tmp_
         ImageNetADataModule(evaluation=WHOLE, **SMALL),
         ImageNetODataModule(evaluation=WHOLE, **SMALL),
     ]
-    with pytest.raises(UserError, match="imagenet-o"):
+    with pytest.raises(UserError, match="imagenet-o, which this recipe tests on: .* by --data.missing skip"):
         RobustnessSuite(members, tmp_path).setup("test")
     suite = RobustnessSuite(members, tmp_path, missing="skip")
     suite.setup("test")

@@ -147,7 +147,9 @@ def test_the_same_command_again_writes_nothing_and_another_is_refused(tmp_path):
     assert str(again) == "60 images in 1 shard; all of them finished before"
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
     for change in ({"seed": 1}, {"shard_size": 50}, {"resize": 8}):
-        with pytest.raises(UserError, match="has a split 'train' already: remove it, or choose another folder"):
+        with pytest.raises(
+            UserError, match="has a split 'train' already: choose another folder or split, or delete this one"
+        ):
             shard_images(source, tmp_path / "set", "train", **change)
     (source / "class0" / "image0.JPEG").write_bytes(b"longer or shorter")
     with pytest.raises(UserError, match="has a split 'train' already"):
@@ -319,7 +321,7 @@ def test_on_the_command_line(tmp_path, capsys):
     assert said == [
         f"{source}: layout class-folders, 6 images, classes numbered by their sorted names.",
         f"Packed into {tmp_path / 'set'}: 6 images in 1 shard; not packed: 3 other files (2 .avif, 1 without ending), "
-        "such as LICENSE.",
+        f"such as LICENSE. Images that cannot be read: `lit-robust data verify {tmp_path / 'set'} --decode`.",
     ]
     for more, expected in (
         (["--seed", "1"], "has a split 'train' already"),

@@ -274,6 +274,16 @@ def test_paths_that_are_of_no_cell(name):
         (["1/1.jpg", "01/1.jpg"], {}, "The classes '01' and '1' are one number: rename one"),
         (["a/1.jpg"], {}, "All images of .* lie in a: give --layout class-folders"),
         (["a/1.jpg", "a/1.cls"], {}, "members: read the shards as they are"),
+        (
+            ["1/n01440764/a.jpg", "5/n01443537/a.jpg"],
+            {},
+            "The folders 1, 5 of .* as the severities of one corruption do",
+        ),
+        (
+            ["c/fog/1/n01440764/a.jpg", "a/n01440764/a.jpg"],
+            {},
+            "holds a besides the cells of ImageNet-C: pack the folder",
+        ),
         (["1.jpg"], {"layout": "class-folders"}, "No images in .* in the layout class-folders"),
         (["1.jpg"], {"layout": "flat"}, "name their classes by --label-file"),
         (["a/1.jpg"], {"layout": "tiny-imagenet-val"}, "has no val_annotations.txt"),
@@ -367,7 +377,8 @@ def test_stems_keep_dots_that_begin_no_ending():
             "auto",
             (),
             [0, 1],
-            "numbered by their sorted names; all are ImageNet's, whose numbers --labels imagenet gives",
+            "numbered by their sorted names, 0 to 1; all are ImageNet's: a network of its 1,000 needs --labels "
+            "imagenet here",
         ),
         ([WNIDS[3], "zebra"], "auto", (), [0, 1], "numbered by their sorted names"),
         (WNIDS, "auto", (), list(range(1000)), "numbered as ImageNet's 1,000"),

@@ -150,6 +150,11 @@ def test_folders_and_shards_are_not_mistaken_for_each_other(tmp_path):
         UserError, match="imagenet/val holds no shards: read plain folders .* with ImageFolderDataModule"
     ):
         ImageNetDataModule(tmp_path).setup("test")
+    (tmp_path / "imagenet-a" / "n01498041").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match="imagenet-a holds no shards: pack the images there with `lit-robust data shard"
+    ):
+        ImageNetADataModule(tmp_path).setup("test")
     (tmp_path / "imagenet" / "imagenet-train-0000.tar").write_bytes(b"")
     with pytest.raises(
         UserError, match="imagenet holds shards, not folders of images: read it with ImageNetDataModule"

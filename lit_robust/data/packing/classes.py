@@ -64,7 +64,7 @@ def number_classes(classes: Sequence[str], labels: Labels, known: Sequence[str] 
         return Classes({name: places[name] for name in classes}, imagenet_names(), "numbered as ImageNet's 1,000")
     rule = "numbered by their sorted names"
     if labels == "auto" and english.keys() >= set(classes):
-        rule += "; all are ImageNet's, whose numbers --labels imagenet gives"
+        rule += f", 0 to {len(classes) - 1}; all are ImageNet's: a network of its 1,000 needs --labels imagenet here"
     return Classes({name: number for number, name in enumerate(classes)}, names, rule)
 
 

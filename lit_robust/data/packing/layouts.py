@@ -143,7 +143,8 @@ def _flat(source: FolderListing, options: Options) -> tuple[list[ImageSet], str]
     try:
         text = label_file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise UserError(f"The label file {label_file} cannot be read ({error}): name a text file.") from error
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"The label file {label_file} cannot be read ({why}): name a text file.") from error
     loose = [file for file in source.images if "/" not in file.name]
     return _labelled(loose, text, str(label_file), options.labels_or("imagenet"), options.labels)
 

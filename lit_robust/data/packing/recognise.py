@@ -160,7 +160,11 @@ def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, wher
         return "flat"
     if ANNOTATIONS in others:
         return "tiny-imagenet-val"
-    if any(cell_of(name) for name in images):
+    if cells := {name.split("/")[0] for name in images if cell_of(name)}:
+        if besides := sorted({name.split("/")[0] for name in images} - cells):
+            raise UserError(
+                f"{where} holds {besides[0]} besides the cells of ImageNet-C: pack the folder of each set by itself."
+            )
         return "imagenet-c"
     if all(TINY_TEST.fullmatch(name) for name in images):
         raise UserError(
@@ -185,6 +189,11 @@ def recognise(images: Sequence[str], others: Sequence[str], labelled: bool, wher
         raise UserError(
             f"All images of {where} lie in {min(classes)}: give --layout class-folders if that is their one class, a "
             "--label-file or another folder if not."
+        )
+    if classes <= set(map(str, SEVERITIES)) and all(WNID.fullmatch(name.split("/")[1]) for name in inside):
+        raise UserError(
+            f"The folders {', '.join(sorted(classes))} of {where} hold folders of classes, as the severities of one "
+            "corruption do: pack the folder above, which has the corruptions."
         )
     for published in ("imagenet-a", "imagenet-o"):
         if classes == {imagenet_wnids()[number] for number in imagenet_subset(published)}:
