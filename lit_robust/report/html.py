@@ -95,7 +95,9 @@ def _part(table: Table, runs: list[Run], part: list[int], dataset: str | None) -
 
 def run_head(number: int, run: Run) -> str:
     """Return the first cell of a run's row: its name, and what network it is."""
-    return f'<th scope="row">{named(number, run.label)}<small>{escape(network(run))}</small></th>'
+    # Where it is too long for a line it breaks at a stroke.
+    what = escape(network(run)).replace("/", "/<wbr>")
+    return f'<th scope="row">{named(number, run.label)}<small>{what}</small></th>'
 
 
 def bar_scale(cells: Iterable[Cell | None]) -> float:
@@ -201,17 +203,23 @@ def joined(words: Iterable[str]) -> str:
 
 
 PRINTED = '<p class="printed">On paper are the runs that were unfolded on the screen; the page has all.</p>'
+UNFOLDED = 2  # runs
 DRAWN = ("precision_recall",)  # long lists, which a plot shows
 
 
 def record(runs: list[Run]) -> str:
-    """Return a foldable block a run, with all that its results file tells; only those unfolded are printed."""
-    return PRINTED + "".join(_run_record(number, run) for number, run in enumerate(runs))
+    """Return a foldable block a run, with all that its results file tells; only those unfolded are printed.
+
+    One or two are unfolded from the beginning, so that whoever prints a page without a look at it has them.
+    """
+    is_open = len(runs) <= UNFOLDED
+    blocks = (_run_record(number, run, is_open) for number, run in enumerate(runs))
+    return ("" if is_open else PRINTED) + "".join(blocks)
 
 
-def _run_record(number: int, run: Run) -> str:
+def _run_record(number: int, run: Run, is_open: bool) -> str:
     return (
-        f"<details><summary>{named(number, run.label)} <small>{escape(network(run))}</small></summary>"
+        f"<details{' open' if is_open else ''}><summary>{named(number, run.label)} <small>{escape(network(run))}</small></summary>"
         f"{_about(run)}"
         f"{''.join(_protocol(results) for results in protocols(run.found.results))}</details>"
     )

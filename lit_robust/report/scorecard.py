@@ -9,6 +9,7 @@ from lit_robust.core.results import Result
 from lit_robust.core.scorecard import (
     ADVERSARIAL,
     AUTOATTACK,
+    CALIBRATION,
     CLEAN,
     CORRUPTED,
     MEMORY,
@@ -29,6 +30,7 @@ from lit_robust.report.titles import DATASETS, NORM_TITLES, dataset_title, eps_t
 
 ARROWS = {1: "\N{UPWARDS ARROW}", -1: "\N{DOWNWARDS ARROW}", 0: ""}
 PEOPLE = "humans"
+SHORT = 8  # characters of a heading that stands in one line
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ def _own(column: CardColumn, result: Result) -> str:
 def _ahead(column: CardColumn, labels: Sequence[str]) -> str:
     """Say which of the runs is best in a column, and whether the second best can be told from it."""
     place = {ADVERSARIAL: f"under attack ({column.detail})", AUTOATTACK: f"under AutoAttack ({column.detail})",
-             CLEAN: "on clean images"}.get(column.score.name, f"by {column.score.title}")  # fmt: skip
+             CLEAN: "on clean images", OUTLIERS: f"by AUPR on {column.detail}", "corrupted": f"on {column.detail}",
+             CALIBRATION: "by calibration error"}.get(column.score.name, f"by {column.score.title}")  # fmt: skip
     place = f"on {column.detail}" if len(column.score.title) == 1 else place
     order = sorted(
         (label for label in labels if label in column.found and math.isfinite(column.found[label].value)),
@@ -164,11 +167,11 @@ def _ahead(column: CardColumn, labels: Sequence[str]) -> str:
             f"{place} {' and '.join(label for label in order if label in column.best)} are best, at {_percent(result)}"
         )
     second = column.found[others[0]]
-    words = f"{place} {best} is best, at {_percent(result)}{span}"
-    if result.interval and second.interval:
-        apart = result.interval[0] > second.interval[1] or result.interval[1] < second.interval[0]
-        words += f", before {others[0]} at {_percent(second)}" + ("" if apart else ", whose interval overlaps")
-    return words
+    if not result.interval or not second.interval:
+        return f"{place} {best} is best, at {_percent(result)}{span}"
+    if result.interval[0] > second.interval[1] or result.interval[1] < second.interval[0]:
+        return f"{place} {best} is best, at {_percent(result)}{span}, before {others[0]} at {_percent(second)}"
+    return f"{place} {best} and {others[0]} lead, at {_percent(result)} and {_percent(second)}; their intervals overlap"
 
 
 def _percent(result: Result) -> str:
@@ -219,5 +222,6 @@ def _head(column: CardColumn) -> str:
     word = {1: "more is better", -1: "less is better"}.get(column.score.better, "")
     mark = f' <span class="arrow" title="{word}">{arrow}</span>' if arrow else ""
     held = "".join(f"<small>{escape(name)} {100 * value:.3g}</small>" for name, value in column.marks.items())
-    title = "<br>".join(map(escape, column.score.title.rsplit(" ", 1)))
+    words = column.score.title.rsplit(" ", 1) if len(column.score.title) > SHORT else [column.score.title]
+    title = "<br>".join(map(escape, words))
     return f'<th scope="col"><span class="head">{title}{mark}</span><small>{escape(column.detail)}</small>{held}</th>'

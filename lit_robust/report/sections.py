@@ -22,7 +22,7 @@ from lit_robust.report.studies import detector_plots, distance_plots, layer_tabl
 from lit_robust.report.table import Table, compare, compare_observers
 from lit_robust.report.titles import dataset_title, order
 
-MOST_COLUMNS = 8  # fit on an upright sheet of A4 and on a screen of 1280 px
+MOST_COLUMNS = 7  # fit on an upright sheet of A4 and on a screen of 1280 px
 
 
 @dataclass(frozen=True)

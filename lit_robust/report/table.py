@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import ceil
 from typing import Literal
 
 from lit_robust.core.results import Result, RunResults
@@ -184,7 +185,9 @@ def parts(columns: Sequence[Column], most: int) -> list[list[int]]:
         group = list(members)
         alike = bool(found) and columns[found[-1][-1]].is_attack == columns[group[0]].is_attack
         if not alike or len(found[-1]) + len(group) > most:
-            found += [group[start : start + most] for start in range(0, len(group), most)]
+            # Of like width, so that no column stands alone.
+            size = ceil(len(group) / ceil(len(group) / most))
+            found += [group[start : start + size] for start in range(0, len(group), size)]
         else:
             found[-1] += group
     return found

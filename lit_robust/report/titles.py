@@ -156,7 +156,7 @@ def series_title(result: Result) -> str:
     for axis, value in result.facets.items():
         if axis in ("measure", "series", "attack", "eps") or USUAL.get(axis) == value:
             continue
-        word = f"{value:g}" if isinstance(value, float) else str(value).replace("_", " ")
+        word = f"{value:.4g}" if isinstance(value, float) else str(value).replace("_", " ")
         word = NORM_TITLES.get(word, word) if axis == "norm" else word
         words.append(word if axis in (*SPEAKING, "norm") else f"{axis.replace('_', ' ')} {word}")
     return ", ".join(words)

@@ -19,7 +19,7 @@ from lit_robust.core.results import Example, RunResults
 from lit_robust.report import load_runs, report, write_report
 from lit_robust.report.runs import read_picture, unique_labels
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "br", "wbr", "hr", "link", "input"}
 
 
 class Page(HTMLParser):

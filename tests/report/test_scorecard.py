@@ -91,17 +91,20 @@ def test_chance_and_published_marks():
     assert marks["shape_bias"] == {"humans": pytest.approx(0.96, abs=0.01)}
 
 
-@pytest.mark.parametrize(("second", "words"), [((0.1, 0.2), ""), ((0.1, 0.26), ", whose interval overlaps")])
-def test_the_sentence_of_what_was_found(second, words):
-    dash = "\N{EN DASH}"
-    expected = (
-        f"Under attack (L2, eps 3) two is best, at 30.0 % (95 % interval 25.0{dash}35.0), before one at 15.0 %{words}; "
-    )
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ((0.1, 0.2), "two is best, at 30.0 % (95 % interval 25.0\N{EN DASH}35.0), before one at 15.0 %"),
+        ((0.1, 0.26), "two and one lead, at 30.0 % and 15.0 %; their intervals overlap"),
+    ],
+)
+def test_the_sentence_of_what_was_found(second, expected):
     runs = [
         run("one", result("top1", 0.7), attacked(3.0, 0.15, interval=second)),
         run("two", result("top1", 0.6), attacked(3.0, 0.3, interval=(0.25, 0.35))),
     ]
-    assert finding(runs, card_columns(runs)) == f"{expected}on clean images one is best, at 70.0 %."
+    expected = f"Under attack (L2, eps 3) {expected}; on clean images one is best, at 70.0 %."
+    assert finding(runs, card_columns(runs)) == expected
     assert finding(runs[:1], card_columns(runs[:1])) == "one: clean 70.0 %, attacked (L2, eps 3) 15.0 %."
     assert finding([run("bare")], []) == ""
 

@@ -119,7 +119,7 @@ def _attack_words(settings: Mapping[str, object]) -> str:
     words = [str(settings.get("name", "attack"))]
     titled = {"name", "norm"}
     if {"steps", "step_size_over_eps"} <= settings.keys():
-        words.append(f"{settings['steps']} steps of {plain(settings['step_size_over_eps'])} eps")
+        words.append(f"{settings['steps']} steps of {settings['step_size_over_eps']:.3g} eps")
         titled |= {"steps", "step_size_over_eps"}
     words += [f"{key.replace('_', ' ')} {plain(value)}" for key, value in settings.items() if key not in titled]
     return ", ".join(words)

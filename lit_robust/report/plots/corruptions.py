@@ -170,7 +170,8 @@ def corruption_error_plots(runs: Mapping[str, RunResults]) -> list[Plot]:
 
 
 def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], dataset: str, name: str) -> Plot:
-    rows = [MEAN, *in_order(corruption for found in values.values() for corruption in found.errors)]
+    has_mean = any(found.mean_error for found in values.values())
+    rows = [MEAN] * has_mean + in_order(corruption for found in values.values() for corruption in found.errors)
     percent = {label: _percentages(found) for label, found in values.items()}
     title = "Corruption errors"
     few = len(values) <= MOST_BARS
@@ -194,9 +195,10 @@ def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], datas
         axes.set_xlim(left=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows])
-        axes.get_yticklabels()[0].set_fontweight("bold")
+        if has_mean:
+            axes.get_yticklabels()[0].set_fontweight("bold")
         for place in range(len(rows) - 1):
-            axes.axhline(place + 0.5, color=INK if place == 0 else RULE, linewidth=0.8, zorder=1)
+            axes.axhline(place + 0.5, color=INK if has_mean and place == 0 else RULE, linewidth=0.8, zorder=1)
         axes.set_xlabel("corruption error, % of AlexNet's")
         axes.tick_params(length=0, pad=6)
         axes.spines[:].set_visible(False)
@@ -205,6 +207,7 @@ def _error_plot(values: Mapping[str, CorruptionValues], labels: list[str], datas
         )
         svg = to_svg(figure, name, f"{dataset}: {title}", "; ".join(words))
     caption = "Errors summed over the severities, divided by AlexNet's; 100 is AlexNet. Lower is better."
+    caption += "" if has_mean else " There is no mean, as corruptions are missing."
     caption += ends_words((_of(found, row) for label, found in values.items() for row in percent[label]), "Thin lines")
     if any(_is_partial(found, row) for label, found in values.items() for row in percent[label]):
         caption += HOLLOW
