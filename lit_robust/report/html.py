@@ -218,8 +218,9 @@ def record(runs: list[Run]) -> str:
 
 
 def _run_record(number: int, run: Run, is_open: bool) -> str:
+    words = f"{named(number, run.label)} <small>{escape(network(run))}</small>"
     return (
-        f"<details{' open' if is_open else ''}><summary>{named(number, run.label)} <small>{escape(network(run))}</small></summary>"
+        f"<details{' open' if is_open else ''}><summary>{words}</summary>"
         f"{_about(run)}"
         f"{''.join(_protocol(results) for results in protocols(run.found.results))}</details>"
     )
