@@ -2,8 +2,11 @@
 
 import os
 import resource
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 from lit_robust.core.errors import DataError, printable
 from lit_robust.core.files import open_regular
@@ -65,6 +68,27 @@ class OpenShard:
             os.close(self._descriptor)
 
 
+CHUNK = 4 << 20  # bytes that are read ahead at once
+AHEAD = 64  # shards of a reader that count as read ahead: more than the lanes of an order in blocks read at once.
+
+
+@lru_cache(1)
+def _queue_of(_process: int) -> SimpleQueue[Path]:
+    """Return what this process's thread takes shards to read ahead from; a daemon, which no process waits for."""
+    queue: SimpleQueue[Path] = SimpleQueue()
+    Thread(target=_read_through, args=(queue,), name="read ahead", daemon=True).start()
+    return queue
+
+
+def _read_through(queue: SimpleQueue[Path]) -> None:
+    room = bytearray(CHUNK)
+    while True:
+        # What cannot be read is an error to whoever asks for a sample of it.
+        with suppress(OSError), queue.get().open("rb", buffering=0) as shard:
+            while shard.readinto(room):
+                pass
+
+
 # ImageNet-C alone has 75 readers, of 50 shards each.
 _shared_open = lru_cache(max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1))(OpenShard)
 
@@ -84,6 +108,7 @@ class IndexedReader:
     def __init__(self, index: ShardIndex, max_open: int | None = None) -> None:
         self.index = index
         self.max_open = max_open
+        self._ahead: dict[int, None] = {}
         self._open = _shared_open if max_open is None else lru_cache(max_open)(OpenShard)
 
     def __reduce__(self) -> tuple[type["IndexedReader"], tuple[ShardIndex, int | None]]:
@@ -99,6 +124,21 @@ class IndexedReader:
     def name(self, number: int) -> str:
         """Return what to call sample ``number`` in a message: its key and its tar."""
         return printable(f"{self.key(number)} in {self.index.shard_path(number)}")
+
+    def read_ahead(self, number: int) -> None:
+        """Have the whole shard of a sample read into the system's cache, from beginning to end, by a thread.
+
+        For an order that keeps to few shards at a time, on disks that are slow at scattered reads. Once for each shard,
+        until `AHEAD` others came.
+        """
+        place = int(self.index.shard[number])
+        if place not in self._ahead:
+            _queue_of(os.getpid()).put(self.index.folder / self.index.shards[place])
+            while len(self._ahead) >= AHEAD:
+                del self._ahead[next(iter(self._ahead))]
+        else:
+            del self._ahead[place]
+        self._ahead[place] = None
 
     def image_bytes(self, number: int) -> bytes:
         """Return the encoded image of sample ``number`` (0 to N-1).

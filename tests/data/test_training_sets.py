@@ -24,18 +24,20 @@ from lit_robust.data import (
 from lit_robust.data.loading.samples import SampleTable
 from lit_robust.data.loading.splits import TableSplit, check_same_classes
 from lit_robust.reference import imagenet_names, imagenet_wnids
-from lit_robust.shards import ShardWriter
+from lit_robust.shards import IndexedReader, ShardWriter
 
 
-def test_every_module_shuffles_alike_through_its_own_loader(tmp_path):
+def test_every_module_shuffles_alike_through_its_own_loader(tmp_path, monkeypatch):
     write(tmp_path / "imagenet", "train", list(range(40)))
     write(tmp_path / "imagenet", "val", [0])
-    orders = []
+    orders, ahead = [], []
+    monkeypatch.setattr(IndexedReader, "read_ahead", lambda self, number: ahead.append(number))
     for reading in (Reading(), Reading(shuffle="block", block=8)):
         module = ImageNetDataModule(tmp_path, PLAIN, WHOLE, batch_size=4, num_workers=0, seed=1, reading=reading)
         module.setup("fit")
         orders.append([batch.index.tolist() for batch in islice(module.train_dataloader(), 20)])
         assert sorted(np.concatenate(orders[-1]).tolist()) == list(range(40))
+        assert len(ahead) == (40 if reading.shuffle == "block" else 0)
     assert orders[0] != orders[1]
 
 

@@ -1,12 +1,15 @@
 """The index of a split: kept while it holds, made once where several processes want it."""
 
+import io
 import json
 import multiprocessing
 import os
 import pickle
+import queue
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from shard_making import entries, write_tar
 from lit_robust.core.errors import DataError
 from lit_robust.shards import IndexedReader, ShardIndex
 from lit_robust.shards import index as index_module
+from lit_robust.shards import read as read_module
 from lit_robust.shards.index import cache_paths, one_at_a_time
 
 
@@ -197,6 +201,24 @@ def test_a_change_during_the_run_is_noticed(folder, change, opened):
     if change is forge:
         images = {key: body.replace(b"1", b"2") for key, body in images.items()}
     assert all(read.image_bytes(number) == images[read.key(number)[2:]] for number in range(4, len(again)))
+
+
+def test_a_shard_is_read_ahead_once_and_from_beginning_to_end(folder, monkeypatch):
+    asked, wanted = [], queue.SimpleQueue()
+    monkeypatch.setattr(read_module, "_queue_of", lambda process: SimpleNamespace(put=asked.append))
+    monkeypatch.setattr(read_module, "AHEAD", 1)
+    reader = IndexedReader(ShardIndex.open(folder, "val"))
+    for number in (0, 1, 3, 5, 0):
+        reader.read_ahead(number)
+    assert [path.name for path in asked] == ["x-val-0.tar", "x-val-1.tar", "x-val-0.tar"]
+
+    content, done = io.BytesIO(bytes(read_module.CHUNK + 5)), threading.Event()
+    content.close = done.set
+    threading.Thread(target=read_module._read_through, args=(wanted,), daemon=True).start()
+    wanted.put(folder / "not there")
+    wanted.put(SimpleNamespace(open=lambda mode, buffering: content))
+    assert done.wait(60)
+    assert content.tell() == read_module.CHUNK + 5
 
 
 def test_a_shard_that_is_replaced_while_it_is_open(folder):

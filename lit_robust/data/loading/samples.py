@@ -19,7 +19,7 @@ from lit_robust.core.seeds import stream_seed
 from lit_robust.data.loading.blocks import BatchMemory, batch_memory
 from lit_robust.data.loading.order import Request
 from lit_robust.data.loading.transforms import CropError, EvaluationCrop, Image, TrainingCrop
-from lit_robust.shards import decode_rgb
+from lit_robust.shards import IndexedReader, decode_rgb
 
 Column = NDArray[np.int64]
 NO_CLASS = -1
@@ -169,14 +169,19 @@ class TableSource(Source):
 
     Args:
         table: the samples.
+        whole_shards: whether the order keeps to few shards at a time, which then are read as a whole.
     """
 
-    def __init__(self, table: SampleTable) -> None:
+    def __init__(self, table: SampleTable, whole_shards: bool = False) -> None:
         self.table = table
+        self.whole_shards = whole_shards
 
     def fetch(self, request: Request) -> Encoded:
         """Return the samples of the request's numbers."""
         numbers = request.numbers
+        for reader, row in map(self.table.find, numbers.tolist()) if self.whole_shards else ():
+            if isinstance(reader, IndexedReader):
+                reader.read_ahead(row)
 
         def read(place: int) -> bytes:
             reader, row = self.table.find(int(numbers[place]))

@@ -41,7 +41,9 @@ class Reading:
 
     Attributes:
         shuffle: order of training samples: ``global``, each anywhere in the epoch; or ``block``, the shards in random
-            order and the samples of a few shards shuffled together, for file systems on which scattered reads are slow.
+            order and the samples of a few shards shuffled together, for disks on which scattered reads are slow: each
+            shard is read ahead as a whole, into the system's cache, of which it takes as much as a stream of
+            ``$TMPDIR``.
             What comes from a URL is always shuffled in blocks.
         block: samples that are shuffled together, where the order is in blocks: those of as many whole shards as hold
             this many. A rank reads in 12 places at once. In each it needs the shards of at most two blocks, so of a
@@ -149,7 +151,7 @@ class TableSplit(Split):
             return TableSource(self.table), GlobalShuffle(count=len(self), seed=seed, **vars(share))
         lanes = reading.lanes(share.batch_size)
         plan = BlockShuffle(lengths=self.table.lengths, block=reading.block, seed=seed, lanes=lanes, **vars(share))
-        return TableSource(self.table), plan
+        return TableSource(self.table, whole_shards=True), plan
 
     def evaluation(self, share: Share) -> tuple[Source, Plan]:
         """Return all samples, each valid once over all ranks."""
