@@ -15,7 +15,8 @@
 - ``imagenet_c_alexnet.csv``: AlexNet's errors on ImageNet-C; its sources and loader are in ``corruption_baselines.py``.
 - ``published/imagenet_testbed_standard.csv``: accuracies of 85 networks that Taori et al. 2020 call standard training
   (modestyachts/imagenet-testbed ``robustness_top1s.csv``, ``model_types.py``): those at least 55 % right on ImageNet,
-  without its own training runs (``aws``, ``batch64``, subsampled); ``imagenet_of_r`` is ImageNet's images of
+  without its own training runs (``aws``, ``batch64``, subsampled); those of ImageNet-V2 on the images as published
+  (``-format-val``), and ObjectNet's ``objectnet-1.0-beta``; ``imagenet_of_r`` is ImageNet's images of
   ImageNet-R's classes, ``imagenet_of_objectnet`` of ObjectNet's. A network without a value in a
   column is left out of that column's line.
 - ``published/``: other published values of networks, a file a source, which each file names.
